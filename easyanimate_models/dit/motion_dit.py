@@ -1,0 +1,193 @@
+"""The denoiser of V1 to V3: a PixArt-alpha image transformer with a motion module in every block (paper 3.1)."""
+
+from dataclasses import dataclass
+
+import comfy.ldm.common_dit
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from einops import rearrange
+from torch import Tensor, nn
+
+from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias
+from .motion_module import MotionConfig, MotionModule
+
+CLIP_WIDTH = 768
+CLIP_TOKENS = 8
+SIZE_CONDITIONED = 128  # only models of this sample size are told resolution and aspect ratio
+SPACE_RATIO = 8
+
+
+@dataclass(frozen=True)
+class LongSkips:
+    """U-ViT: outputs of the first `stored` blocks are added before block `start` and later, last in first out."""
+
+    stored: int
+    start: int
+
+
+@dataclass(frozen=True)
+class MotionDiTConfig:
+    """One network. `motion` lists the module kinds that blocks take in turn; empty means a plain image model."""
+
+    in_channels: int
+    latent_channels: int
+    width: int
+    depth: int
+    heads: int
+    caption_channels: int
+    motion: tuple[MotionConfig, ...]
+    skips: LongSkips | None
+    sample_size: int
+    clip_tokens: bool
+    patch: int
+
+
+class MotionDiTBlock(nn.Module):
+    """Spatial self-attention per frame, motion module, cross-attention to the text, feed-forward."""
+
+    def __init__(self, width: int, heads: int, motion: MotionConfig | None, dtype, device, operations):
+        super().__init__()
+        leaf = (dtype, device, operations)
+        norm = {"elementwise_affine": False, "eps": 1e-6, "dtype": dtype, "device": device}
+        self.scale_shift_table = nn.Parameter(torch.empty(6, width, device=device))
+        self.norm1 = operations.LayerNorm(width, **norm)
+        self.attn1 = Attention(width, heads, True, *leaf)
+        self.attn_temporal = MotionModule(width, motion, *leaf) if motion else None
+        self.attn2 = Attention(width, heads, True, *leaf)
+        self.norm2 = operations.LayerNorm(width, **norm)
+        self.ff = FeedForward(width, False, *leaf)
+
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None, modulation: Tensor, frames: int, options):
+        """`x` [B, F*N, D]; `modulation` [B, 6*D]."""
+        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + modulation.unflatten(1, (6, -1))
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)  # (B, 1, D) each
+        h = self.norm1(x) * (1 + scale_attn) + shift_attn
+        h = self.attn1(rearrange(h, "b (f n) d -> (b f) n d", f=frames), options=options)
+        x = x + gate_attn * rearrange(h, "(b f) n d -> b (f n) d", f=frames)
+        if self.attn_temporal is not None:
+            h = self.attn_temporal(rearrange(x, "b (f n) d -> (b f) n d", f=frames), frames, options)
+            x = rearrange(h, "(b f) n d -> b (f n) d", f=frames)
+        x = x + self.attn2(x, context, bias, options)
+        return x + gate_ff * self.ff(self.norm2(x) * (1 + scale_ff) + shift_ff)
+
+
+class MotionDiT(nn.Module):
+    """Predicts the noise in video latents; see `forward` for the shapes."""
+
+    def __init__(self, config: MotionDiTConfig, dtype=None, device=None, operations=None, **_):
+        super().__init__()
+        leaf = (dtype, device, operations)
+        width = config.width
+        self.config = config
+        self.dtype = dtype
+        kinds = [config.motion[i % len(config.motion)] if config.motion else None for i in range(config.depth)]
+        with_size = config.sample_size == SIZE_CONDITIONED
+        self.pos_embed = PatchEmbed(config.in_channels, width, config.patch, config.sample_size, *leaf)
+        self.adaln_single = AdaLNSingle(width, with_size, *leaf)
+        gelu = nn.GELU(approximate="tanh")
+        self.caption_projection = TwoLayer(config.caption_channels, width, gelu, *leaf)
+        self.clip_projection = None
+        if config.clip_tokens:
+            self.clip_projection = TwoLayer(CLIP_WIDTH, CLIP_TOKENS * width, gelu, *leaf)
+        self.transformer_blocks = nn.ModuleList(MotionDiTBlock(width, config.heads, k, *leaf) for k in kinds)
+        self.long_connect_fc = nn.ModuleList()
+        for _ in range(config.skips.stored if config.skips else 0):
+            self.long_connect_fc.append(operations.Linear(width, width, dtype=dtype, device=device))
+        self.norm_out = operations.LayerNorm(width, elementwise_affine=False, eps=1e-6, dtype=dtype, device=device)
+        self.scale_shift_table = nn.Parameter(torch.empty(2, width, device=device))
+        outputs = config.patch**2 * 2 * config.latent_channels
+        self.proj_out = operations.Linear(width, outputs, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
+        """The noise `[B, latent channels, F, H, W]` in `x` `[B, in channels, F, H, W]`; see `_forward`."""
+        options = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        attention_mask: Tensor | None = None,
+        clip_embeds: Tensor | None = None,
+        clip_mask: Tensor | None = None,
+        resolution: Tensor | None = None,
+        aspect_ratio: Tensor | None = None,
+        transformer_options=None,
+        **_,
+    ) -> Tensor:
+        """`timesteps` [B]; `context` [B, L, C]; masks [B, L] and [B, 8] with 1 keep, 0 drop; `clip_embeds` [B, 768].
+
+        `resolution` [B, 2] (height, width in pixels) and `aspect_ratio` [B] default to those of `x`.
+        """
+        frames, height, width = x.shape[2:]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, (1, self.config.patch, self.config.patch))
+        grid = (frames, x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch)
+        size = self._size(x.shape[0], height, width, resolution, aspect_ratio, x.device)
+        modulation, embedded = self.adaln_single(timesteps, size, x.dtype)
+        context, bias = self._context(context, attention_mask, clip_embeds, clip_mask)
+
+        x = self.pos_embed(rearrange(x, "b c f h w -> (b f) c h w"))
+        x = rearrange(x, "(b f) n d -> b (f n) d", f=frames)
+        x = self._blocks(x, context, bias, modulation, frames, transformer_options)
+        x = self._unpatchify(self._final(x, embedded), *grid)
+        return x[:, :, :, :height, :width]
+
+    def _blocks(self, x: Tensor, context: Tensor, bias: Tensor | None, modulation: Tensor, frames: int, options):
+        skips, used = [], 0
+        stored, start = (self.config.skips.stored, self.config.skips.start) if self.config.skips else (0, 0)
+        replace = options.get("patches_replace", {}).get("dit", {})
+        for i, block in enumerate(self.transformer_blocks):
+            if skips and i >= start:
+                x = x + self.long_connect_fc[used](skips.pop())
+                used += 1
+            if ("double_block", i) in replace:
+                x = self._replaced(replace["double_block", i], block, x, context, bias, modulation, frames, options)
+            else:
+                x = block(x, context, bias, modulation, frames, options)
+            if i < stored:
+                skips.append(x)
+        return x
+
+    @staticmethod
+    def _replaced(patch, block, x: Tensor, context: Tensor, bias, modulation: Tensor, frames: int, options) -> Tensor:
+        """A block under a host patch such as skip-layer guidance."""
+
+        def original(args):
+            return {"img": block(args["img"], args["txt"], bias, args["vec"], frames, args["transformer_options"])}
+
+        args = {"img": x, "txt": context, "vec": modulation, "transformer_options": options}
+        return patch(args, {"original_block": original})["img"]
+
+    def _context(self, context: Tensor, mask, clip_embeds, clip_mask) -> tuple[Tensor, Tensor | None]:
+        """Text tokens, then the CLIP tokens of the start image."""
+        context = self.caption_projection(context)
+        if mask is None and clip_embeds is not None:
+            mask = torch.ones(context.shape[:2], device=context.device)
+        if self.clip_projection is not None and clip_embeds is not None:
+            image = self.clip_projection(clip_embeds).unflatten(1, (CLIP_TOKENS, -1))
+            context = torch.cat([context, image], dim=1)
+            keep = torch.ones(image.shape[:2], device=mask.device) if clip_mask is None else clip_mask
+            mask = torch.cat([mask, keep.to(mask)], dim=1)
+        return context, None if mask is None else attention_bias(mask, context.dtype)
+
+    def _size(self, batch: int, height: int, width: int, resolution, aspect_ratio, device) -> tuple[Tensor, Tensor]:
+        if resolution is None:
+            resolution = torch.tensor([[height, width]], device=device) * SPACE_RATIO
+        if aspect_ratio is None:
+            aspect_ratio = torch.tensor([height / width], device=device)
+        return resolution.expand(batch, 2), aspect_ratio.reshape(-1).expand(batch)
+
+    def _final(self, x: Tensor, embedded: Tensor) -> Tensor:
+        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + embedded[:, None]
+        shift, scale = table.chunk(2, dim=1)
+        return self.proj_out(self.norm_out(x) * (1 + scale) + shift)
+
+    def _unpatchify(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
+        """Tokens to latents; the learned sigma, the second half of the channels, is dropped."""
+        p, channels = self.config.patch, self.config.latent_channels
+        sizes = {"f": frames, "h": rows, "w": columns, "p": p, "q": p}
+        x = rearrange(x, "b (f h w) (p q c) -> b c f (h p) (w q)", **sizes)
+        return x[:, :channels]

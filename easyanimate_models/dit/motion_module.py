@@ -1,0 +1,105 @@
+"""The motion module (paper section 3.1): attention over time, plugged into every block of an image transformer.
+
+V3 calls it hybrid: even blocks attend over frames at each position, twice; in odd blocks the second attention
+is global, over all frames and positions.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .layers import Attention, FeedForward
+
+NORM_GROUPS = 32
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """One kind of motion module: the attention kinds in order, and the heads of each."""
+
+    attentions: tuple[str, ...]  # "temporal" or "global"
+    heads: int
+
+
+class TemporalAttention(Attention):
+    """Across frames, at a fixed position. The encoding of the frame number is added first."""
+
+    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+        positions = x.shape[1]
+        x = rearrange(x, "(b f) n d -> (b n) f d", f=frames) + frame_positions(frames, x)
+        x = super().forward(x, options=options)
+        return rearrange(x, "(b n) f d -> (b f) n d", n=positions)
+
+
+class GlobalAttention(Attention):
+    """Across all frames and positions. The encoding of the frame number is added first."""
+
+    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+        x = rearrange(x, "(b f) n d -> b f n d", f=frames) + frame_positions(frames, x)[:, None]
+        tokens = super().forward(x.flatten(1, 2), options=options)
+        return tokens.view_as(x).flatten(0, 1)
+
+
+KINDS = {"temporal": TemporalAttention, "global": GlobalAttention}
+
+
+class MotionBlock(nn.Module):
+    """The attentions in order, then a feed-forward, each on the normed input beside a residual."""
+
+    def __init__(self, width: int, config: MotionConfig, dtype, device, operations):
+        super().__init__()
+        leaf = {"dtype": dtype, "device": device}
+        kinds = [KINDS[name] for name in config.attentions]
+        self.attention_blocks = nn.ModuleList(
+            kind(width, config.heads, False, dtype, device, operations) for kind in kinds
+        )
+        self.norms = nn.ModuleList(operations.LayerNorm(width, eps=1e-5, **leaf) for _ in kinds)
+        self.ff = FeedForward(width, True, dtype, device, operations)
+        self.ff_norm = operations.LayerNorm(width, eps=1e-5, **leaf)
+
+    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+        for norm, attention in zip(self.norms, self.attention_blocks, strict=True):
+            x = x + attention(norm(x), frames, options)
+        return x + self.ff(self.ff_norm(x))
+
+
+class TemporalTransformer(nn.Module):
+    """Group norm per frame, linear in, motion block, linear out (zero when training starts), residual."""
+
+    def __init__(self, width: int, config: MotionConfig, dtype, device, operations):
+        super().__init__()
+        leaf = {"dtype": dtype, "device": device}
+        self.norm = operations.GroupNorm(NORM_GROUPS, width, eps=1e-6, **leaf)
+        self.proj_in = operations.Linear(width, width, **leaf)
+        self.transformer_blocks = nn.ModuleList([MotionBlock(width, config, dtype, device, operations)])
+        self.proj_out = operations.Linear(width, width, **leaf)
+
+    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+        h = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        h = self.proj_in(h)
+        for block in self.transformer_blocks:
+            h = block(h, frames, options)
+        return x + self.proj_out(h)
+
+
+class MotionModule(nn.Module):
+    """Tokens `[B*F, N, D]` in and out; the extra level is the checkpoint's."""
+
+    def __init__(self, width: int, config: MotionConfig, dtype, device, operations):
+        super().__init__()
+        self.temporal_transformer = TemporalTransformer(width, config, dtype, device, operations)
+
+    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+        return self.temporal_transformer(x, frames, options)
+
+
+def frame_positions(frames: int, like: Tensor) -> Tensor:
+    """Sinusoids of the frame number, `[frames, D]`: even channels sine, odd cosine."""
+    width = like.shape[-1]
+    position = torch.arange(frames, device=like.device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10000.0) / width))
+    angles = position * rate
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(like.dtype)

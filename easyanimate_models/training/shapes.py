@@ -1,0 +1,117 @@
+"""Clips made in code: one coloured shape on a plain background, moving as its caption says.
+
+They are what the built-in tiny model is trained on and judged by: what is in a clip is known exactly.
+"""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIZE = 64
+FRAMES = 24
+
+SHAPES = {
+    "circle": ("circle", "ball", "disc"),
+    "square": ("square", "box", "block"),
+    "triangle": ("triangle", "pyramid"),
+}
+COLOURS = {
+    "red": (224, 40, 40),
+    "green": (40, 184, 64),
+    "blue": (48, 88, 240),
+    "yellow": (240, 216, 48),
+    "purple": (168, 56, 216),
+    "white": (248, 248, 248),
+}
+BACKGROUNDS = {"black": (16, 16, 16), "grey": (120, 120, 120)}
+MOTIONS = {
+    "stay": ("stays still", "does not move", "is standing still", "rests"),
+    "left": ("moves left", "is moving to the left", "goes left", "slides to the left"),
+    "right": ("moves right", "is moving to the right", "goes right", "slides to the right"),
+    "up": ("moves up", "is rising", "goes up", "floats upwards"),
+    "down": ("moves down", "is falling", "goes down", "sinks downwards"),
+    "grow": ("grows", "is growing", "gets bigger", "becomes larger"),
+}
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a clip shows."""
+
+    shape: str
+    colour: str
+    background: str
+    motion: str
+
+
+def split_scenes(seed: int = 0) -> tuple[list[Scene], list[Scene]]:
+    """All combinations as (training, held out); every fifth of a shuffled list is held out."""
+    scenes = [Scene(s, c, b, m) for s in SHAPES for c in COLOURS for b in BACKGROUNDS for m in MOTIONS]
+    random.Random(seed).shuffle(scenes)
+    held_out = scenes[::5]
+    return [s for s in scenes if s not in set(held_out)], held_out
+
+
+def caption(scene: Scene, rng: random.Random, moving: bool = True) -> str:
+    """One of many wordings; the background is named three times in four, the motion only if `moving`."""
+    subject = f"{scene.colour} {rng.choice(SHAPES[scene.shape])}"
+    place = f" on a {scene.background} background" if rng.random() < 0.75 else ""
+    action = f" {rng.choice(MOTIONS[scene.motion])}" if moving else ""
+    form = rng.randrange(4)
+    if form == 0:
+        return f"a {subject}{action}{place}"
+    if form == 1:
+        return f"the {subject}{action}{place}"
+    if form == 2:
+        return f"{subject}{action}{place}"
+    return f"{place.removeprefix(' ') + ', ' if place else ''}a {subject}{action}"
+
+
+def render(scenes: list[Scene], rng: random.Random, frames: int = FRAMES) -> tuple[Tensor, Tensor]:
+    """Clips `[B, 3, T, H, W]` in [-1, 1] and the path of the centre with the radius, `[B, T, 3]`, in pixels."""
+    paths = torch.stack([_path(scene.motion, rng, frames) for scene in scenes])
+    x, y, radius = (v[..., None, None] for v in paths.unbind(-1))  # (B, T, 1, 1)
+    grid = torch.arange(SIZE, dtype=torch.float32) + 0.5
+    dx, dy = grid[None, None, None, :] - x, grid[None, None, :, None] - y
+    cover = torch.stack(
+        [_cover(s.shape, dx[i], dy[i], radius[i]) for i, s in enumerate(scenes)]
+    )[:, None]  # (B, 1, T, H, W)
+    front = _rgb(COLOURS[s.colour] for s in scenes)
+    back = _rgb(BACKGROUNDS[s.background] for s in scenes)
+    return back + cover * (front - back), paths
+
+
+def _path(motion: str, rng: random.Random, frames: int) -> Tensor:
+    """Centre and radius over time; the shape stays inside the frame."""
+    t = torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([rng.random()])
+    if motion == "grow":
+        start, stop = rng.uniform(5, 7), rng.uniform(15, 18)
+        radius = start + (stop - start) * t
+    else:
+        radius = torch.full_like(t, rng.uniform(9, 12))
+    room = SIZE / 2 - float(radius.max()) - 1
+    centre = [SIZE / 2 + rng.uniform(-room, room) for _ in range(2)]
+    line = []
+    for axis, step in enumerate(DIRECTIONS.get(motion, (0, 0))):
+        travel = step * rng.uniform(1.6, 2.0) * room
+        line.append(SIZE / 2 + travel * (t - 0.5) if step else torch.full_like(t, centre[axis]))
+    return torch.stack([*line, radius], dim=-1)
+
+
+def _cover(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
+    """How much of each pixel the shape covers, 0 to 1, by signed distance to its edge."""
+    if shape == "circle":
+        distance = (dx * dx + dy * dy).sqrt() - radius
+    elif shape == "square":
+        distance = torch.maximum(dx.abs(), dy.abs()) - 0.9 * radius
+    else:  # a triangle standing on its base
+        slope = (2 * dx.abs() - dy - radius) / 5**0.5
+        distance = torch.maximum(slope, dy - radius)
+    return (0.5 - distance).clamp(0, 1)
+
+
+def _rgb(colours) -> Tensor:
+    return torch.tensor(list(colours), dtype=torch.float32)[:, :, None, None, None] / 127.5 - 1

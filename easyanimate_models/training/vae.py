@@ -1,0 +1,70 @@
+"""Teach a Slice VAE: stills first, then clips, cut into slices as inference cuts them (paper section 3.2)."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..vae.slice_vae import SliceVAE
+from ..vae.slicing import plan_encode
+
+Clips = Callable[[int, int, random.Random], tuple[Tensor, Tensor]]  # (batch, frames) -> clips, paths
+
+
+@dataclass(frozen=True)
+class VAEStage:
+    """From which step on what is shown: `batch` clips of `frames`, cut to `crop` pixels around the subject."""
+
+    from_step: int
+    batch: int
+    frames: int
+    crop: int
+
+
+def vae_objective(vae: SliceVAE, clips: Clips, stages: tuple[VAEStage, ...], kl_weight: float, seed: int):
+    """L1 + L2 + KL on whole clips or crops; the network is convolutional, so a crop near the subject teaches most."""
+
+    def objective(step: int) -> tuple[Tensor, dict[str, float]]:
+        stage = max((s for s in stages if s.from_step <= step), key=lambda s: s.from_step)
+        rng = random.Random(seed * 1_000_003 + step)
+        x, paths = clips(stage.batch, stage.frames, rng)
+        x = crop_near(x, paths, stage.crop, rng).contiguous(memory_format=torch.channels_last_3d)
+        mean, logvar = encode_moments(vae, x)
+        y = vae.decode(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
+        mse = F.mse_loss(y, x)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        loss = F.l1_loss(y, x) + mse + kl_weight * kl
+        return loss, {"psnr": float(psnr(mse)), "kl": float(kl)}
+
+    return objective
+
+
+def encode_moments(vae: SliceVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of a whole clip, slice by slice."""
+    parts = [vae.moments(x[:, :, s.start : s.stop]) for s in plan_encode(x.shape[2])]
+    mean, logvar = zip(*parts, strict=True)
+    return torch.cat(mean, dim=2), torch.cat(logvar, dim=2)
+
+
+def crop_near(x: Tensor, paths: Tensor, size: int, rng: random.Random) -> Tensor:
+    """A `size` x `size` window near where the subject is at some moment, at a multiple of 8 pixels."""
+    if size >= x.shape[-1]:
+        return x
+    windows = []
+    for clip, path in zip(x, paths, strict=True):
+        cx, cy, _ = path[rng.randrange(len(path))].tolist()
+        left, top = (_snap(c + rng.uniform(-12, 12) - size / 2, x.shape[-1] - size) for c in (cx, cy))
+        windows.append(clip[:, :, top : top + size, left : left + size])
+    return torch.stack(windows)
+
+
+def psnr(mse: Tensor) -> Tensor:
+    """In dB, for pixels in [-1, 1]."""
+    return 10 * torch.log10(4 / mse.detach())
+
+
+def _snap(position: float, most: int) -> int:
+    return min(max(round(position / 8) * 8, 0), most)

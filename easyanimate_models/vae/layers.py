@@ -1,0 +1,129 @@
+"""Building blocks of the Slice VAE: 3-D residual blocks, attention over a slice, down- and upsampling.
+
+Every 3x3x3 convolution pads time with one zero frame on either side, inside the slice that it is given.
+"""
+
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+class ResidualBlock(nn.Module):
+    """norm, silu, conv, twice, beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int, **ops):
+        super().__init__()
+        kw, operations = leaf(ops)
+        self.norm1 = operations.GroupNorm(groups, in_channels, eps=EPS, **kw)
+        self.conv1 = operations.Conv3d(in_channels, out_channels, 3, padding=1, **kw)
+        self.norm2 = operations.GroupNorm(groups, out_channels, eps=EPS, **kw)
+        self.conv2 = operations.Conv3d(out_channels, out_channels, 3, padding=1, **kw)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else operations.Conv3d(in_channels, out_channels, 1, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + self.shortcut(x)
+
+
+class SliceAttention(nn.Module):
+    """One attention head over all frames and positions of what it is given."""
+
+    def __init__(self, channels: int, groups: int, **ops):
+        super().__init__()
+        kw, operations = leaf(ops)
+        self.group_norm = operations.GroupNorm(groups, channels, eps=EPS, **kw)
+        self.to_q = operations.Linear(channels, channels, **kw)
+        self.to_k = operations.Linear(channels, channels, **kw)
+        self.to_v = operations.Linear(channels, channels, **kw)
+        self.to_out = operations.Linear(channels, channels, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, F*H*W, C)
+        h = optimized_attention(self.to_q(h), self.to_k(h), self.to_v(h), heads=1)
+        return x + self.to_out(h).transpose(1, 2).reshape(x.shape)
+
+
+class MidBlock(nn.Module):
+    """Residual blocks with attention between them, at the smallest size."""
+
+    def __init__(self, channels: int, layers: int, groups: int, **ops):
+        super().__init__()
+        self.convs = nn.ModuleList(ResidualBlock(channels, channels, groups, **ops) for _ in range(layers))
+        self.attentions = nn.ModuleList(SliceAttention(channels, groups, **ops) for _ in range(layers - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convs[0](x)
+        for attention, conv in zip(self.attentions, self.convs[1:], strict=True):
+            x = conv(attention(x))
+        return x
+
+
+class Downsampler(nn.Module):
+    """Half the height and width, and half the frames when `time_stride` is 2."""
+
+    def __init__(self, channels: int, time_stride: int, **ops):
+        super().__init__()
+        kw, operations = leaf(ops)
+        stride = (time_stride, 2, 2)
+        self.conv = operations.Conv3d(channels, channels, 3, stride=stride, padding=(1, 0, 0), **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsampler(nn.Module):
+    """Twice the height and width, and twice the frames when `time_factor` is 2; a single frame stays single."""
+
+    def __init__(self, channels: int, time_factor: int, **ops):
+        super().__init__()
+        kw, operations = leaf(ops)
+        self.time_factor = time_factor
+        self.conv = operations.Conv3d(channels, channels, 3, padding=1, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
+        if self.time_factor == 1 or x.shape[2] == 1:
+            return x
+        return F.interpolate(x, scale_factor=(self.time_factor, 1, 1), mode="trilinear")
+
+
+class DownBlock(nn.Module):
+    """Residual blocks, then a downsampler (none in the last block)."""
+
+    def __init__(self, in_channels: int, out_channels: int, layers: int, time_stride: int | None, groups: int, **ops):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * layers
+        pairs = zip(widths, widths[1:], strict=False)
+        self.convs = nn.ModuleList(ResidualBlock(a, b, groups, **ops) for a, b in pairs)
+        self.downsampler = Downsampler(out_channels, time_stride, **ops) if time_stride else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = conv(x)
+        return x if self.downsampler is None else self.downsampler(x)
+
+
+class UpBlock(nn.Module):
+    """Residual blocks, then an upsampler (none in the last block)."""
+
+    def __init__(self, in_channels: int, out_channels: int, layers: int, time_factor: int | None, groups: int, **ops):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * layers
+        pairs = zip(widths, widths[1:], strict=False)
+        self.convs = nn.ModuleList(ResidualBlock(a, b, groups, **ops) for a, b in pairs)
+        self.upsampler = Upsampler(out_channels, time_factor, **ops) if time_factor else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = conv(x)
+        return x if self.upsampler is None else self.upsampler(x)
+
+
+def leaf(ops: dict) -> tuple[dict[str, torch.dtype | torch.device | None], type]:
+    """`dtype, device, operations` as (keyword arguments of a leaf, the host's operations)."""
+    return {"dtype": ops["dtype"], "device": ops["device"]}, ops["operations"]
