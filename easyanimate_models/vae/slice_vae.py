@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.ops
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 
 from .layers import DownBlock, MidBlock, UpBlock, leaf
 from .slicing import frames_for, latents_for, plan_decode, plan_encode
+from .tiling import Tiling, tiled
 
 SPACE_RATIO = 8
 TIME_STRIDES = (1, 2, 2, None)  # what each of the four down blocks does to time; up blocks mirror it
 LOGVAR_RANGE = (-30.0, 20.0)
+
+OnSlice = Callable[[], None] | None
 
 
 @dataclass(frozen=True)
@@ -75,29 +79,27 @@ class Decoder(nn.Module):
 class SliceVAE(nn.Module):
     """Encoder and decoder with the slice plan around them.
 
-    Pixels are `[B, 3, T, H, W]` in [-1, 1]; latents `[B, C, F, H/8, W/8]`, unscaled.
+    Pixels are `[B, 3, T, H, W]` in [-1, 1]; latents `[B, C, F, H/8, W/8]`, unscaled. Each slice is moved to
+    `device` when its turn comes and its result goes straight to its place in `out`, wherever that lies, so that
+    peak memory is that of one slice. `on_slice` is called after each.
     """
-
-    comfy_has_chunked_io = True  # newer hosts then hand over the output buffer
 
     def __init__(self, config: SliceVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__()
         ops = {"dtype": dtype, "device": device, "operations": operations}
-        moments = 2 * config.latent_channels
+        latent, moments = config.latent_channels, 2 * config.latent_channels
         self.config = config
         self.encoder = Encoder(config, **ops)
         self.decoder = Decoder(config, **ops)
         self.quant_conv = operations.Conv3d(moments, moments, 1, dtype=dtype, device=device)
-        self.post_quant_conv = operations.Conv3d(
-            config.latent_channels, config.latent_channels, 1, dtype=dtype, device=device
-        )
+        self.post_quant_conv = operations.Conv3d(latent, latent, 1, dtype=dtype, device=device)
 
-    def encode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        b, _, t, h, w = shape
+    def latent_shape(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
+        b, _, t, h, w = pixels
         return (b, self.config.latent_channels, latents_for(t), h // SPACE_RATIO, w // SPACE_RATIO)
 
-    def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        b, _, f, h, w = shape
+    def pixel_shape(self, latents: tuple[int, ...]) -> tuple[int, ...]:
+        b, _, f, h, w = latents
         return (b, 3, frames_for(f), h * SPACE_RATIO, w * SPACE_RATIO)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,26 +111,49 @@ class SliceVAE(nn.Module):
         """The pixels of one slice of latents; see `Decoder.forward`."""
         return self.decoder(self.post_quant_conv(z), first, count)
 
-    def encode(self, x: Tensor, device=None, on_slice: Callable[[], None] | None = None) -> Tensor:
-        """The posterior mean; each slice is moved to `device` when its turn comes."""
-        device = x.device if device is None else device
-        latents = []
+    def encode(
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        tiling: Tiling | None = None,
+        device: torch.device | None = None,
+        on_slice: OnSlice = None,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The posterior mean. `prepare` turns a slice of other pixels, such as 0..1, into what the network takes."""
+        shape = self.latent_shape(x.shape)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device) if out is None else out
+
+        def network(pixels: Tensor) -> Tensor:
+            return self.moments(pixels)[0]
+
         for s in plan_encode(x.shape[2]):
-            latents.append(self.moments(x[:, :, s.start : s.stop].to(device))[0])
+            pixels = x[:, :, s.start : s.stop].to(device=device or x.device)
+            pixels = pixels if prepare is None else prepare(pixels)
+            whole = tiling is None or tiling.fits(*shape[3:])
+            latents = network(pixels) if whole else tiled(network, pixels, tiling, SPACE_RATIO, 1)
+            out[:, :, s.latent_start : s.latent_stop] = latents
             if on_slice is not None:
                 on_slice()
-        return torch.cat(latents, dim=2)
+        return out
 
     def decode(
-        self, z: Tensor, output_buffer: Tensor | None = None, on_slice: Callable[[], None] | None = None
+        self,
+        z: Tensor,
+        out: Tensor | None = None,
+        tiling: Tiling | None = None,
+        device: torch.device | None = None,
+        on_slice: OnSlice = None,
     ) -> Tensor:
-        """The pixels; each finished slice goes straight to its place in `output_buffer`."""
-        out = output_buffer
-        if out is None:
-            out = torch.empty(self.decode_output_shape(z.shape), dtype=z.dtype, device=z.device)
+        """The pixels."""
+        shape = self.pixel_shape(z.shape)
+        out = torch.empty(shape, dtype=z.dtype, device=z.device) if out is None else out
         for s in plan_decode(z.shape[2]):
-            seen = z[:, :, s.before : s.after]
-            out[:, :, s.frame_start : s.frame_stop] = self.decode_slice(seen, s.start - s.before, s.stop - s.start)
+            seen = z[:, :, s.before : s.after].to(device=device or z.device)
+            network = partial(self.decode_slice, first=s.start - s.before, count=s.stop - s.start)
+            whole = tiling is None or tiling.fits(*z.shape[3:])
+            pixels = network(seen) if whole else tiled(network, seen, tiling, 1, SPACE_RATIO)
+            out[:, :, s.frame_start : s.frame_stop] = pixels
             if on_slice is not None:
                 on_slice()
         return out

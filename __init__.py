@@ -1,0 +1,17 @@
+"""EasyAnimate for ComfyUI: hands the nodes to the host."""
+
+from comfy_api.latest import ComfyExtension
+
+from .easyanimate_models.model_files import register_folder
+from .nodes import NODES
+
+register_folder()
+
+
+class EasyAnimateExtension(ComfyExtension):
+    async def get_node_list(self):
+        return NODES
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    return EasyAnimateExtension()

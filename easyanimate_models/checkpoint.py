@@ -1,0 +1,153 @@
+"""Weights on disk: a safetensors file, an index with its shards, a component folder or a release folder.
+
+Reading is strict and never leaves the folder it was given; every error is one sentence that says what to do.
+"""
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.utils
+from torch import Tensor, nn
+
+INDEX_SUFFIX = ".safetensors.index.json"
+WEIGHT_SUFFIXES = (".safetensors", ".sft")
+PREFERRED = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+HOST_PREFIX = "model.diffusion_model."
+SHOWN_KEYS = 3
+
+
+class CheckpointError(ValueError):
+    """A file can't be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors of one component, its config.json (empty without one), and where they came from."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    config: dict
+
+
+def read_checkpoint(path: str | Path, component: str) -> Checkpoint:
+    """Read `component` ("transformer", "vae", "text_encoder") from a file, an index or a folder."""
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; put the file there or choose another one.")
+    if path.is_dir() and (path / component).is_dir():
+        path = path / component
+    weights = _weights_in(path, component) if path.is_dir() else [path]
+    if weights[0].name.endswith(INDEX_SUFFIX):
+        weights = _shards(weights[0])
+    folder = path if path.is_dir() else path.parent
+    tensors: dict[str, Tensor] = {}
+    for file in weights:
+        tensors.update(_read_file(file))
+    if any(key.startswith(HOST_PREFIX) for key in tensors) and component == "transformer":
+        tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items() if k.startswith(HOST_PREFIX)}
+    return Checkpoint(path, tensors, _read_config(folder / "config.json"))
+
+
+def _weights_in(folder: Path, component: str) -> list[Path]:
+    """The index, or the one weights file, of a component folder."""
+    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    if indices:
+        return indices[:1]
+    files = [f for f in sorted(folder.iterdir()) if f.suffix in WEIGHT_SUFFIXES]
+    named = [f for f in files if f.name in PREFERRED]
+    if len(named) == 1 or len(files) == 1:
+        return named or files
+    found = ", ".join(f.name for f in files) or "none"
+    raise CheckpointError(
+        f"{folder} should hold the weights of one {component.replace('_', ' ')} as safetensors, but has: {found}."
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names; they must lie beside it."""
+    listing = _read_json(index)
+    weight_map = listing.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} lists no weights; download it again.")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if Path(name).name != name or "\\" in name:
+            raise CheckpointError(f"{index} points outside its folder, to {name!r}; don't trust this file.")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index.name} names {name}, which is missing from {index.parent}; download it too.")
+    return [index.parent / name for name in names]
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise CheckpointError(f"{path.name} is not a safetensors file; convert it or download the safetensors version.")
+    try:
+        return comfy.utils.load_torch_file(str(path), safe_load=True)
+    except Exception as error:  # the reader's own errors have no common base
+        if "MetadataIncompleteBuffer" in str(error) or "file not fully covered" in str(error):
+            raise CheckpointError(f"{path.name} is cut short; download it again.") from error
+        raise CheckpointError(f"{path.name} is not a valid safetensors file; download it again.") from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON; download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} should hold a JSON object; download it again.")
+    return content
+
+
+def _read_config(path: Path) -> dict:
+    return _read_json(path) if path.is_file() else {}
+
+
+def describe(tensors: Iterable[str]) -> str:
+    """What a file looks like by its keys, for error messages."""
+    keys = set(tensors)
+    for probe, name in LOOKS_LIKE:
+        if any(probe in key for key in keys):
+            return name
+    return "an unknown kind of file"
+
+
+LOOKS_LIKE = (
+    (".lora_down.", "a LoRA"),
+    (".lora_A.", "a LoRA"),
+    ("input_blocks.0.0.weight", "a Stable Diffusion checkpoint"),
+    ("attn_temporal.temporal_transformer", "an EasyAnimate V1-V3 transformer"),
+    ("transformer_blocks.0.norm1.linear", "an EasyAnimate V5 transformer"),
+    ("long_connect_fc", "an EasyAnimate transformer"),
+    ("adaln_single.linear.weight", "a PixArt image transformer"),
+    ("down_blocks.0.convs.0.conv1", "an EasyAnimate video VAE"),
+    ("decoder.up_blocks.0.resnets", "an image VAE"),
+    ("decoder.up.0.block", "an image VAE"),
+    ("SelfAttention.q.weight", "a T5 text encoder"),
+    ("vision_model.", "a CLIP vision model"),
+    ("text_model.", "a CLIP text encoder"),
+)
+
+
+def require_fit(module: nn.Module, checkpoint: Checkpoint, what: str, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors that `module` needs, or one error about keys and shapes that don't fit."""
+    tensors = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in ignored)}
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    problems = [f"lacks {k}" for k in wanted if k not in tensors]
+    problems += [f"has an unexpected {k}" for k in tensors if k not in wanted]
+    problems += [
+        f"has {k} of shape {tuple(tensors[k].shape)} instead of {shape}"
+        for k, shape in wanted.items()
+        if k in tensors and tuple(tensors[k].shape) != shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - SHOWN_KEYS} more)" if len(problems) > SHOWN_KEYS else ""
+        raise CheckpointError(
+            f"{checkpoint.path.name} is not a complete {what}: it {', '.join(problems[:SHOWN_KEYS])}{more}; "
+            "download it again or choose another file."
+        )
+    logging.debug("%s: %d tensors fit %s", checkpoint.path.name, len(tensors), what)
+    return tensors

@@ -1,0 +1,61 @@
+"""The few differences between the host versions that we support, each named after the version that needs it."""
+
+import inspect
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.sample
+import comfy.sd
+import torch
+from torch import Tensor
+
+
+def patcher_class(disable_dynamic: bool = False) -> type:
+    """0.33 rebinds `CoreModelPatcher` at start-up, so it is looked up when called."""
+    plain = comfy.model_patcher.ModelPatcher
+    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+
+
+def is_dynamic(patcher) -> bool:
+    """0.33 streams weights; then they are assigned instead of copied."""
+    return patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else False
+
+
+def clip_with_weights(target, state_dict: dict[str, Tensor], **kwargs):
+    """0.33 takes the weights in the constructor of CLIP, 0.3.75 after it. Returns (clip, missing keys)."""
+    if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
+        return comfy.sd.CLIP(target, state_dict=[state_dict], **kwargs), []
+    clip = comfy.sd.CLIP(target, **kwargs)
+    missing, _ = clip.load_sd(state_dict)
+    return clip, missing
+
+
+def t5_options(detected: dict) -> dict:
+    """What `t5_xxl_detect` found beside the dtype: 0.3.75 and 0.33 name it differently."""
+    options = {}
+    if detected.get("t5xxl_scaled_fp8") is not None:
+        options["t5xxl_scaled_fp8"] = detected["t5xxl_scaled_fp8"]
+    if detected.get("t5_quantization_metadata") is not None:
+        options["t5xxl_quantization_metadata"] = detected["t5_quantization_metadata"]
+    return options
+
+
+def out_of_memory(error: Exception) -> bool:
+    """0.33 knows more kinds of it than the one exception class that 0.3.75 names."""
+    if hasattr(mm, "is_oom"):
+        return mm.is_oom(error)
+    return isinstance(error, mm.OOM_EXCEPTION)
+
+
+def scaled_fp8_dtype(tensors: dict[str, Tensor]) -> torch.dtype | None:
+    """The dtype of a file whose fp8 weights carry scales of their own, or None."""
+    marker = tensors.get("scaled_fp8")
+    return None if marker is None else marker.dtype
+
+
+def fixed_empty_latent(model, latent: dict) -> Tensor:
+    """An empty latent of another model in this model's shape; 0.33 also converts its ratios."""
+    fix = comfy.sample.fix_empty_latent_channels
+    ratios = {k: v for k, v in latent.items() if k.startswith("downscale_ratio")}
+    takes_ratios = "downscale_ratio_spacial" in inspect.signature(fix).parameters
+    return fix(model, latent["samples"], **(ratios if takes_ratios else {}))

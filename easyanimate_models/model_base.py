@@ -1,0 +1,45 @@
+"""How conditioning reaches the network: the host's conditioning dictionary in, tensors for `MotionDiT` out."""
+
+import comfy.conds
+import comfy.model_base
+from torch import Tensor
+
+from .dit.motion_dit import MotionDiT
+
+
+class MotionVideoModel(comfy.model_base.BaseModel):
+    """V1 to V3 as the host runs them: noise prediction over video latents."""
+
+    def __init__(self, model_config, device=None):
+        super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=MotionDiT)
+
+    def concat_cond(self, **kwargs) -> Tensor | None:
+        """The mask and masked-video latents of an inpainting (InP) model, `concat_latent_image`, scaled."""
+        config = self.diffusion_model.config
+        extra = config.in_channels - config.latent_channels
+        if extra == 0:
+            return None
+        latents = kwargs.get("concat_latent_image")
+        if latents is None or latents.shape[1] != extra:
+            raise ValueError(
+                "This is an inpainting (InP) model: its conditioning must carry mask and masked-video latents, "
+                "but there are none; load a text-to-video transformer instead."
+            )
+        return self.process_latent_in(latents.to(kwargs["device"]))
+
+    def extra_conds(self, **kwargs) -> dict:
+        """Text tokens with their mask, never padded by repetition as the host would."""
+        out = super().extra_conds(**kwargs)
+        names = {"cross_attn": "c_crossattn", "attention_mask": "attention_mask"}
+        names |= {"clip_embeds": "clip_embeds", "clip_mask": "clip_mask"}
+        for given, name in names.items():
+            if kwargs.get(given) is not None:
+                out[name] = comfy.conds.CONDRegular(kwargs[given])
+        return out
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        options = transformer_options or {}
+        window = options.get("context_window")
+        if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
+            c_concat = window.get_tensor(c_concat, x.device, dim=2)  # 0.3.75 does not cut it to the window
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -1,0 +1,24 @@
+"""The noise levels that the released pipelines step through."""
+
+import torch
+from torch import Tensor
+
+TIMESTEPS = 1000
+STEPS_OFFSET = 1
+LEADING = ("ddim",)  # samplers that the releases space from the start of each interval
+
+
+def release_sigmas(model_sampling, sampler: str, steps: int, denoise: float = 1.0) -> Tensor:
+    """`steps + 1` sigmas, from strong noise to 0: evenly spaced timesteps from 999 to 0, or DDIM's own spacing.
+
+    With `denoise` below 1, only the last `steps` of a longer schedule, as the host's samplers do.
+    """
+    if denoise <= 0.0:
+        return torch.zeros(0)
+    total = steps if denoise >= 1.0 else int(steps / denoise)
+    if sampler in LEADING:
+        timesteps = (torch.arange(total) * (TIMESTEPS // total)).flip(0).float() + STEPS_OFFSET
+    else:
+        timesteps = torch.linspace(TIMESTEPS - 1, 0, total)
+    sigmas = torch.stack([model_sampling.sigma(t) for t in timesteps])
+    return torch.cat([sigmas, sigmas.new_zeros(1)])[-(steps + 1) :]

@@ -1,0 +1,107 @@
+"""From a path to a host object: transformer -> ModelPatcher, VAE -> VAE, text encoder -> CLIP.
+
+A path is a safetensors file, an index file, a component folder (config.json beside the weights) or a release
+folder (`transformer/`, `vae/`, `text_encoder/`). Anything that does not fit raises `CheckpointError`.
+"""
+
+import logging
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.sd
+import comfy.supported_models_base
+import comfy.text_encoders.sd3_clip
+import comfy.utils
+import folder_paths
+import torch
+
+from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, require_fit
+from .host import clip_with_weights, is_dynamic, patcher_class, scaled_fp8_dtype
+from .model_detection import detect_t5, detect_transformer, detect_vae
+from .text_encoders.t5 import EasyAnimateTokenizer, t5_model
+from .vae.host_vae import HostVAE
+from .vae.slice_vae import SliceVAE
+
+WEIGHT_DTYPES = {
+    "default": None,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+CONSTANT_TABLES = (".pos_encoder.pe",)  # sinusoids, a seventh of the file; computed when needed
+TRAINING_LEFTOVERS = ("loss.",)
+
+
+def load_transformer(path: str | Path, weight_dtype: str = "default", disable_dynamic: bool = False):
+    """The denoiser as the host's ModelPatcher. `weight_dtype` is one of `WEIGHT_DTYPES`."""
+    checkpoint = read_checkpoint(path, "transformer")
+    release = detect_transformer(checkpoint)
+    _choose_dtype(release, checkpoint, weight_dtype)
+    model = release.get_model(checkpoint.tensors)
+    weights = require_fit(model.diffusion_model, checkpoint, "EasyAnimate transformer", CONSTANT_TABLES)
+    patcher = patcher_class(disable_dynamic)(
+        model, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
+    )
+    dynamic = is_dynamic(patcher)
+    if not dynamic:
+        model.to(patcher.offload_device)
+    model.diffusion_model.load_state_dict(weights, assign=dynamic)
+    if hasattr(patcher, "cached_patcher_init"):  # 0.33 rebuilds a model that it trains or hooks
+        patcher.cached_patcher_init = (load_transformer, (path, weight_dtype))
+    logging.info("EasyAnimate transformer %s: %s", checkpoint.path.name, type(release).__name__)
+    return patcher
+
+
+def _choose_dtype(release: comfy.supported_models_base.BASE, checkpoint: Checkpoint, weight_dtype: str) -> None:
+    """Storage and compute dtype as the host chooses them for its own models."""
+    supported = list(release.supported_inference_dtypes)
+    dtype = WEIGHT_DTYPES[weight_dtype]
+    scaled = scaled_fp8_dtype(checkpoint.tensors)
+    if scaled is not None:
+        raise CheckpointError(
+            f"{checkpoint.path.name} holds scaled fp8 weights, which can't be read yet; choose the bf16 or fp32 file "
+            "and set weight_dtype to fp8_e4m3fn."
+        )
+    if dtype is None:
+        dtype = mm.unet_dtype(
+            model_params=comfy.utils.calculate_parameters(checkpoint.tensors),
+            supported_dtypes=supported,
+            weight_dtype=comfy.utils.weight_dtype(checkpoint.tensors),
+        )
+    release.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
+    release.optimizations["fp8"] = weight_dtype.endswith("_fast")
+
+
+def load_vae(path: str | Path) -> HostVAE:
+    """The Slice VAE as the host's VAE."""
+    checkpoint = read_checkpoint(path, "vae")
+    model = SliceVAE(detect_vae(checkpoint))
+    return HostVAE(model, require_fit(model, checkpoint, "EasyAnimate video VAE", TRAINING_LEFTOVERS))
+
+
+def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
+    """The T5 encoder as the host's CLIP, with 120 tokens and their mask."""
+    checkpoint = read_checkpoint(path, "text_encoder")
+    sizes = detect_t5(checkpoint)
+    tensors = dict(checkpoint.tensors)
+    words = tensors.pop("encoder.embed_tokens.weight", None)  # some files hold the same table twice
+    tensors.setdefault("shared.weight", words)
+
+    class Target:
+        params: dict = {}
+        clip = t5_model(comfy.text_encoders.sd3_clip.t5_xxl_detect(tensors))
+        tokenizer = EasyAnimateTokenizer
+
+    clip, missing = clip_with_weights(
+        Target,
+        tensors,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(tensors),
+        tokenizer_data={},
+        model_options={"t5xxl_model_config": sizes},
+    )
+    if missing:
+        raise CheckpointError(f"{checkpoint.path.name} is not a complete T5: it lacks {missing[0]}; download it again.")
+    return clip

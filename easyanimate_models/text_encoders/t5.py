@@ -1,0 +1,51 @@
+"""The T5 text encoder of V1 to V3: the host's T5 with 120 tokens, padded and masked."""
+
+import comfy.text_encoders.sd3_clip
+from comfy import sd1_clip
+
+from ..host import t5_options
+
+TOKENS = 120
+END = 1
+
+
+class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
+    """The host's T5 tokenizer; every prompt is 120 tokens: cut with `</s>` kept, or padded."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None):
+        super().__init__(embedding_directory, tokenizer_data or {}, min_length=TOKENS)
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs):
+        row = super().tokenize_with_weights(text, return_word_ids, **kwargs)[0]
+        if len(row) > TOKENS:
+            end = next(token for token in row if token[0] == END)
+            row = [*row[: TOKENS - 1], end]
+        return [row]
+
+
+class EasyAnimateTokenizer(sd1_clip.SD1Tokenizer):
+    """What the host expects the tokenizer of a CLIP to be."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None):
+        super().__init__(embedding_directory, tokenizer_data or {}, clip_name="t5xxl", tokenizer=T5Tokenizer)
+
+
+class T5Encoder(comfy.text_encoders.sd3_clip.T5XXLModel):
+    """The host's T5, given the attention mask and handing it on for cross-attention."""
+
+    def __init__(self, **kwargs):
+        super().__init__(attention_mask=True, **kwargs)
+
+
+def t5_model(detected: dict) -> type:
+    """The class that the host's CLIP builds, for what `t5_xxl_detect` found in the file."""
+
+    class EasyAnimateT5(sd1_clip.SD1ClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            options = {**(model_options or {}), **t5_options(detected)}
+            dtype = detected.get("dtype_t5", dtype)
+            super().__init__(
+                device=device, dtype=dtype, name="t5xxl", clip_model=T5Encoder, model_options=options
+            )
+
+    return EasyAnimateT5

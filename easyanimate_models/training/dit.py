@@ -1,0 +1,74 @@
+"""Teach the denoiser: the image transformer first, then the motion modules and all of it on clips (paper 3.1, 4)."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..dit.motion_dit import MotionDiT
+
+TIMESTEPS = 1000
+BETAS = (1e-4, 2e-2)
+
+Batch = Callable[[int, random.Random], tuple[Tensor, Tensor, Tensor]]  # step -> latents, context, mask
+
+
+@dataclass(frozen=True)
+class NoiseWeights:
+    """Weight of the squared noise error, 1/snr between these bounds: layout is decided where noise is strong."""
+
+    least: float
+    most: float
+
+
+def alphas_cumprod() -> Tensor:
+    """The release's schedule: betas linear in the step."""
+    return torch.cumprod(1 - torch.linspace(*BETAS, TIMESTEPS, dtype=torch.float64), dim=0).float()
+
+
+def noise_objective(dit: MotionDiT, batches: Batch, weights: NoiseWeights, seed: int):
+    """The noise in noised latents, squared error, weighted by the signal-to-noise ratio."""
+    kept = alphas_cumprod()
+
+    def objective(step: int) -> tuple[Tensor, dict[str, float]]:
+        latents, context, mask = batches(step, random.Random(seed * 1_000_003 + step))
+        batch = latents.shape[0]
+        t = torch.randperm(TIMESTEPS)[:batch] if batch <= TIMESTEPS else torch.randint(TIMESTEPS, (batch,))
+        noise = torch.randn_like(latents)
+        signal = kept[t].view(-1, 1, 1, 1, 1)
+        noised = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        error = (dit(noised, t, context=context, attention_mask=mask).float() - noise).square().mean((1, 2, 3, 4))
+        weight = ((1 - kept[t]) / kept[t]).clamp(weights.least, weights.most)
+        strong = kept[t] < 0.2
+        figures = {"eps": float(error.detach().mean())}
+        if strong.any():
+            figures["eps_strong"] = float(error.detach()[strong].mean())
+        return (weight * error).mean(), figures
+
+    return objective
+
+
+def initialise_dit(dit: MotionDiT) -> None:
+    """What starts at zero in training: the output, cross-attention, motion modules and long skips."""
+    width = dit.config.width
+    for table in [dit.scale_shift_table, *(block.scale_shift_table for block in dit.transformer_blocks)]:
+        nn.init.normal_(table, std=width**-0.5)
+    nn.init.normal_(dit.adaln_single.linear.weight, std=0.02)
+    silent = [dit.proj_out, *dit.long_connect_fc]
+    for block in dit.transformer_blocks:
+        silent.append(block.attn2.to_out[0])
+        if block.attn_temporal is not None:
+            silent.append(block.attn_temporal.temporal_transformer.proj_out)
+    for layer in silent:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def grow_motion(image: MotionDiT, video: MotionDiT) -> None:
+    """Give `video` the weights of the image transformer; its motion modules keep theirs, silent at first."""
+    missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
+    strangers = [key for key in missing if ".attn_temporal." not in key] + list(unexpected)
+    if strangers:
+        raise ValueError(f"The image transformer does not fit the video transformer, first at {strangers[0]}.")

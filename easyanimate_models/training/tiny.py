@@ -1,0 +1,207 @@
+"""The built-in tiny model, trained from nothing: text encoder, VAE, image transformer, motion (the paper's order).
+
+`python -m easyanimate_models.training.tiny RUN_FOLDER [STAGE ...]` resumes wherever it stopped.
+"""
+
+import json
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from comfy.cli_args import args as host_args
+
+if not torch.cuda.is_available():
+    host_args.cpu = True
+host_args.use_pytorch_cross_attention = True
+
+import comfy.ops  # noqa: E402  (the host reads its arguments when imported)
+from safetensors.torch import load_file, save_file  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from transformers import T5Config  # noqa: E402
+
+from ..dit.motion_dit import LongSkips, MotionConfig, MotionDiT, MotionDiTConfig  # noqa: E402
+from ..text_encoders.t5 import T5Tokenizer  # noqa: E402
+from ..vae.slice_vae import SliceVAE, SliceVAEConfig  # noqa: E402
+from . import dit as dit_training  # noqa: E402
+from .loop import Plan, fit, initialise  # noqa: E402
+from .shapes import FRAMES, Scene, caption, render, split_scenes  # noqa: E402
+from .text_encoder import CaptionReader, reader_objective  # noqa: E402
+from .vae import VAEStage, encode_moments, vae_objective  # noqa: E402
+
+SEED = 0
+TEXT_DROPOUT = 0.1
+T5 = T5Config(
+    vocab_size=32128,
+    d_model=32,
+    d_kv=16,
+    d_ff=96,
+    num_layers=2,
+    num_heads=4,
+    feed_forward_proj="gated-gelu",
+    dropout_rate=0.0,
+)
+VAE = SliceVAEConfig(channels=(8, 16, 32, 48), layers=2, latent_channels=4, norm_groups=4, scaling_factor=1.0)
+EVEN, ODD = MotionConfig(("temporal", "temporal"), 4), MotionConfig(("temporal", "global"), 4)
+DIT = MotionDiTConfig(
+    in_channels=4,
+    latent_channels=4,
+    width=128,
+    depth=6,
+    heads=4,
+    caption_channels=32,
+    motion=(EVEN, ODD),
+    skips=LongSkips(stored=3, start=3),
+    sample_size=64,
+    clip_tokens=False,
+    patch=2,
+)
+CLIPS_PER_SCENE = 48
+OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+
+
+class Words:
+    """Captions to token ids, cut to the longest of the batch."""
+
+    def __init__(self):
+        self.tokenizer = T5Tokenizer()
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        ids = torch.tensor([[token for token, _ in self.tokenizer.tokenize_with_weights(t)[0]] for t in texts])
+        mask = (ids != 0).long()
+        length = int(mask.sum(1).max())
+        return ids[:, :length], mask[:, :length]
+
+
+def train_text_encoder(run: Path) -> None:
+    torch.manual_seed(SEED)
+    reader = CaptionReader(T5)
+    nn.init.normal_(reader.t5.shared.weight, std=0.05)
+    plan = Plan(steps=1500, learning_rate=2e-3, warmup=50, ema=0.99, clip=1.0, seed=SEED)
+    fit(run / "text_encoder", reader, reader_objective(reader, Words(), split_scenes()[0], 64, SEED), plan)
+    save_file(_plain(reader.t5), run / "text_encoder.safetensors")
+
+
+def train_vae(run: Path, steps: int = 4000) -> None:
+    torch.manual_seed(SEED)
+    vae = initialise(SliceVAE(VAE, **OPS)).to(memory_format=torch.channels_last_3d)
+    stages = (VAEStage(0, 32, 1, 32), VAEStage(int(steps * 0.15), 8, FRAMES, 32), VAEStage(int(steps * 0.8), 4, FRAMES, 64))
+    plan = Plan(steps=steps, learning_rate=3e-3, warmup=100, ema=0.998, clip=1.0, seed=SEED)
+    fit(run / "vae", vae, vae_objective(vae, training_clips(), stages, 1e-3, SEED), plan)
+    save_file(_plain(vae), run / "vae.safetensors")
+
+
+def training_clips():
+    scenes = split_scenes()[0]
+    return lambda batch, frames, rng: render([rng.choice(scenes) for _ in range(batch)], rng, frames)
+
+
+@torch.no_grad()
+def encode_dataset(run: Path) -> None:
+    """Latents of clips and of stills, computed once; scaled to unit deviation."""
+    vae = _load_vae(run)
+    rng = random.Random(SEED + 1)
+    scenes = split_scenes()[0]
+    stills, clips, names = [], [], []
+    for index, scene in enumerate(scenes):
+        pixels, _ = render([scene] * CLIPS_PER_SCENE, rng)
+        clips.append(encode_moments(vae, pixels)[0].half())
+        stills.append(vae.moments(pixels[:, :, :: FRAMES // 2][:, :, :2].transpose(1, 2).flatten(0, 1)[:, :, None])[0].half())
+        names += [index] * CLIPS_PER_SCENE
+    clips, stills = torch.cat(clips), torch.cat(stills)
+    save_file({"clips": clips, "stills": stills, "scene": torch.tensor(names)}, run / "latents.safetensors")
+    (run / "scale.json").write_text(json.dumps({"scaling_factor": round(1 / float(clips.float().std()), 5)}))
+
+
+class Latents:
+    """Batches of cached latents with freshly worded captions."""
+
+    def __init__(self, run: Path):
+        tensors = load_file(run / "latents.safetensors")
+        self.scale = json.loads((run / "scale.json").read_text())["scaling_factor"]
+        self.clips, self.stills, self.scene = tensors["clips"], tensors["stills"], tensors["scene"]
+        self.scenes = split_scenes()[0]
+        self.words = Words()
+        self.t5 = _load_t5(run)
+
+    def images(self, batch: int, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+        """Half stills, half single latent frames of clips: what the spatial layers will see in either."""
+        index = torch.tensor([rng.randrange(len(self.clips)) for _ in range(batch)])
+        half = batch // 2
+        stills = self.stills[index[:half] * 2 + torch.tensor([rng.randrange(2) for _ in range(half)])]
+        frame = torch.tensor([rng.randrange(self.clips.shape[2]) for _ in range(batch - half)])
+        frames = self.clips[index[half:], :, frame][:, :, None]
+        return self._batch(torch.cat([stills, frames]), index, rng, moving=False)
+
+    def videos(self, batch: int, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+        index = torch.tensor([rng.randrange(len(self.clips)) for _ in range(batch)])
+        return self._batch(self.clips[index], index, rng, moving=True)
+
+    def _batch(self, latents: Tensor, index: Tensor, rng: random.Random, moving: bool) -> tuple[Tensor, Tensor, Tensor]:
+        texts = []
+        for scene in (self.scenes[i] for i in self.scene[index].tolist()):
+            said = moving or rng.random() < 0.25
+            texts.append("" if rng.random() < TEXT_DROPOUT else caption(scene, rng, said))
+        ids, mask = self.words(texts)
+        with torch.no_grad():
+            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        return latents.float() * self.scale, context, mask
+
+
+def train_images(run: Path, steps: int = 4000, batch: int = 96) -> None:
+    torch.manual_seed(SEED)
+    data = Latents(run)
+    dit = initialise(MotionDiT(replace(DIT, motion=()), **OPS))
+    dit_training.initialise_dit(dit)
+    weights = dit_training.NoiseWeights(0.05, 4.0)
+    objective = dit_training.noise_objective(dit, lambda _, rng: data.images(batch, rng), weights, SEED)
+    fit(run / "images", dit, objective, Plan(steps, 1.5e-3, 100, 0.999, 1.0, SEED))
+    save_file(_plain(dit), run / "images.safetensors")
+
+
+def train_videos(run: Path, steps: int = 5000, batch: int = 32) -> None:
+    torch.manual_seed(SEED)
+    data = Latents(run)
+    image = MotionDiT(replace(DIT, motion=()), **OPS)
+    image.load_state_dict(load_file(run / "images.safetensors"))
+    dit = initialise(MotionDiT(DIT, **OPS))
+    dit_training.initialise_dit(dit)
+    dit_training.grow_motion(image, dit)
+
+    def batches(step: int, rng: random.Random):
+        return data.images(3 * batch, rng) if step % 10 == 9 else data.videos(batch, rng)
+
+    objective = dit_training.noise_objective(dit, batches, dit_training.NoiseWeights(0.05, 4.0), SEED + 7)
+    fit(run / "videos", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7))
+    save_file(_plain(dit), run / "videos.safetensors")
+
+
+def _plain(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()}
+
+
+def _load_vae(run: Path) -> SliceVAE:
+    vae = SliceVAE(VAE, **OPS)
+    vae.load_state_dict(load_file(run / "vae.safetensors"))
+    return vae.eval()
+
+
+def _load_t5(run: Path):
+    t5 = CaptionReader(T5).t5
+    t5.load_state_dict(load_file(run / "text_encoder.safetensors"))
+    return t5.eval()
+
+
+STAGES = {
+    "text_encoder": train_text_encoder,
+    "vae": train_vae,
+    "latents": encode_dataset,
+    "images": train_images,
+    "videos": train_videos,
+}
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    for stage in sys.argv[2:] or STAGES:
+        STAGES[stage](folder)

@@ -1,0 +1,142 @@
+"""The Slice VAE as the host's VAE: every node that takes one works, slice by slice, with progress and interruption."""
+
+import logging
+from collections.abc import Callable
+
+import comfy.model_management as mm
+import comfy.sd
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..host import is_dynamic, out_of_memory, patcher_class
+from .slice_vae import SPACE_RATIO, SliceVAE
+from .slicing import FRAMES_PER_SLICE, TIME_RATIO, frames_for, latents_for, plan_decode, plan_encode
+from .tiling import RELEASE_TILING, Tiling
+
+LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
+
+
+class HostVAE(comfy.sd.VAE):
+    """`comfy.sd.VAE` around a `SliceVAE`. The host's constructor guesses architectures, so it is not called."""
+
+    def __init__(self, model: SliceVAE, weights: dict[str, Tensor]):
+        self._declare(model)
+        self.first_stage_model = model.eval()
+        self.device = mm.vae_device()
+        self.vae_dtype = mm.vae_dtype(self.device, self.working_dtypes)
+        self.first_stage_model.to(self.vae_dtype)
+        if hasattr(mm, "archive_model_dtypes"):  # 0.33
+            mm.archive_model_dtypes(self.first_stage_model)
+        self.output_device = mm.intermediate_device()
+        offload = mm.vae_offload_device()
+        self.patcher = patcher_class()(self.first_stage_model, load_device=self.device, offload_device=offload)
+        self.first_stage_model.load_state_dict(weights, assign=is_dynamic(self.patcher))
+        logging.info("EasyAnimate VAE: %s on %s", self.vae_dtype, self.device)
+
+    def _declare(self, model: SliceVAE) -> None:
+        """What the host's methods and nodes read."""
+        widest = model.config.channels[1]
+        side = SPACE_RATIO
+        self.latent_channels, self.latent_dim, self.output_channels = model.config.latent_channels, 3, 3
+        self.upscale_ratio, self.upscale_index_formula = (frames_for, side, side), (TIME_RATIO, side, side)
+        self.downscale_ratio, self.downscale_index_formula = (latents_for, side, side), (TIME_RATIO, side, side)
+        per_pixel = FRAMES_PER_SLICE * LIVE_TENSORS * widest
+        self.memory_used_encode = lambda shape, dtype: per_pixel * shape[-2] * shape[-1] * mm.dtype_size(dtype)
+        self.memory_used_decode = lambda shape, dtype: (
+            per_pixel * shape[-2] * shape[-1] * side * side * mm.dtype_size(dtype)
+        )
+        self.process_input = lambda image: image * 2.0 - 1.0
+        self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+        self.working_dtypes = [torch.bfloat16, torch.float32]
+        self.disable_offload = False
+        self.not_video = False
+        self.size = None
+        self.extra_1d_channel = None
+        self.crop_input = True
+        self.pad_channel_value = None  # from here on: 0.33
+        self.handles_tiling = False
+        self.format_encoded = None
+        self.audio_sample_rate = 44100
+
+    def decode(self, samples_in: Tensor, vae_options=None, tiling: Tiling | None = None) -> Tensor:
+        """Latents `[B, C, F, h, w]` (or one frame, `[B, C, h, w]`) to images `[B, T, H, W, 3]` in 0..1.
+
+        Out of memory, it goes on with the release's tiles; the slices that were done are decoded again.
+        """
+        z = samples_in if samples_in.ndim == 5 else samples_in.unsqueeze(2)
+        return self._or_tiled(self._decode, z, tiling)
+
+    def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None) -> Tensor:
+        """The host's tiled decode. Time is always cut by slices, so the temporal tile sizes have nothing to do."""
+        return self.decode(samples, tiling=_tiling(tile_x, tile_y, overlap, 1))
+
+    def encode(self, pixel_samples: Tensor, tiling: Tiling | None = None) -> Tensor:
+        """Images `[T, H, W, C]` as one clip, or `[B, T, H, W, C]`, to latents; the sides are cropped to eights."""
+        clips = pixel_samples if pixel_samples.ndim == 5 else pixel_samples.unsqueeze(0)
+        clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
+        return self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
+
+    def encode_tiled(self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None) -> Tensor:
+        """The host's tiled encode; see `decode_tiled`."""
+        return self.encode(pixel_samples, tiling=_tiling(tile_x, tile_y, overlap, SPACE_RATIO))
+
+    def _or_tiled(self, work: Callable[[Tensor, Tiling | None], Tensor], x: Tensor, tiling: Tiling | None) -> Tensor:
+        try:
+            return work(x, tiling)
+        except Exception as error:
+            if tiling is not None or not out_of_memory(error):
+                raise
+        logging.warning("Out of memory with whole frames; going on in tiles of %d pixels.", RELEASE_TILING.side * 8)
+        mm.soft_empty_cache()
+        return work(x, RELEASE_TILING)
+
+    def _decode(self, z: Tensor, tiling: Tiling | None) -> Tensor:
+        model = self.first_stage_model
+        self._load(self.memory_used_decode(_one_tile(z.shape, tiling, 1), self.vae_dtype))
+        b, c, t, h, w = model.pixel_shape(z.shape)
+        images = torch.empty((b, t, h, w, c), device=self.output_device)
+        on_slice = _progress(b * len(plan_decode(z.shape[2])))
+        for clip, image in zip(z.to(self.vae_dtype).split(1), images.split(1), strict=True):
+            model.decode(clip, image.movedim(-1, 1), tiling, self.device, on_slice)
+        return self.process_output(images)
+
+    def _encode(self, clips: Tensor, tiling: Tiling | None) -> Tensor:
+        model = self.first_stage_model
+        self._load(self.memory_used_encode(_one_tile(clips.shape, tiling, SPACE_RATIO), self.vae_dtype))
+        latents = torch.empty(model.latent_shape(clips.shape), device=self.output_device)
+        on_slice = _progress(clips.shape[0] * len(plan_encode(clips.shape[2])))
+        for clip, latent in zip(clips.split(1), latents.split(1), strict=True):
+            model.encode(clip, latent, tiling, self.device, on_slice, prepare=self._prepare)
+        return latents
+
+    def _prepare(self, pixels: Tensor) -> Tensor:
+        return self.process_input(pixels).to(self.vae_dtype)
+
+    def _load(self, memory: float) -> None:
+        mm.load_models_gpu([self.patcher], memory_required=memory, force_full_load=self.disable_offload)
+
+
+def _progress(slices: int) -> Callable[[], None]:
+    """Moves the node's bar and stops when the user did, after each slice."""
+    bar = comfy.utils.ProgressBar(slices)
+
+    def on_slice() -> None:
+        bar.update(1)
+        mm.throw_exception_if_processing_interrupted()
+
+    return on_slice
+
+
+def _tiling(tile_x: int | None, tile_y: int | None, overlap: int | None, ratio: int) -> Tiling:
+    """The host's tile sizes as ours, in latent pixels; tiles are square, the smaller side counts."""
+    sides = [side // ratio for side in (tile_x, tile_y) if side is not None]
+    side = max(1, min(sides)) if sides else RELEASE_TILING.side
+    wanted = RELEASE_TILING.overlap if overlap is None else overlap // ratio
+    return Tiling(side, min(wanted, side // 2))
+
+
+def _one_tile(shape: tuple[int, ...], tiling: Tiling | None, ratio: int) -> tuple[int, ...]:
+    if tiling is None:
+        return tuple(shape)
+    return (*shape[:-2], *(min(side, tiling.side * ratio) for side in shape[-2:]))

@@ -1,0 +1,76 @@
+"""LATENT <-> IMAGE, slice by slice."""
+
+from comfy_api.latest import io
+
+from ..easyanimate_models.vae.host_vae import HostVAE
+from ..easyanimate_models.vae.slice_vae import SPACE_RATIO
+from ..easyanimate_models.vae.tiling import Tiling
+
+CATEGORY = "EasyAnimate/latent"
+TILE_INPUT = {
+    "default": 384,
+    "min": 0,
+    "max": 4096,
+    "step": 64,
+    "tooltip": "Frames larger than this are worked on in tiles of this many pixels; smaller tiles take less memory, "
+    "0 means whole frames.",
+}
+
+
+class EasyAnimateEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateEncode",
+            display_name="EasyAnimate Encode",
+            category=CATEGORY,
+            description="A video as latents, slice by slice; lengths of 1, 8n and 8n + 1 come back as they went in.",
+            inputs=[
+                io.Image.Input("images", tooltip="The frames of one clip."),
+                io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
+                io.Int.Input("tile_size", **TILE_INPUT),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, images, vae, tile_size) -> io.NodeOutput:
+        return io.NodeOutput({"samples": require_slice_vae(vae).encode(images, tiling=tiling_of(tile_size))})
+
+
+class EasyAnimateDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateDecode",
+            display_name="EasyAnimate Decode",
+            category=CATEGORY,
+            description="Latents as frames, slice by slice, so that memory does not grow with the video's length.",
+            inputs=[
+                io.Latent.Input("latent", tooltip="What the sampler made."),
+                io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
+                io.Int.Input("tile_size", **TILE_INPUT),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, latent, vae, tile_size) -> io.NodeOutput:
+        images = require_slice_vae(vae).decode(latent["samples"], tiling=tiling_of(tile_size))
+        return io.NodeOutput(images.flatten(0, 1))
+
+
+def require_slice_vae(vae) -> HostVAE:
+    """Only a Slice VAE knows slices; say so before anything is computed."""
+    if not isinstance(vae, HostVAE):
+        raise ValueError("This VAE is not an EasyAnimate VAE; load one with Load EasyAnimate VAE, or use VAE Decode.")
+    return vae
+
+
+def tiling_of(tile_size: int) -> Tiling | None:
+    """Tiles of `tile_size` pixels with a quarter overlap, or none for 0."""
+    side = tile_size // SPACE_RATIO
+    return Tiling(side, side // 4) if side else None
+
+
+NODES = [EasyAnimateEncode, EasyAnimateDecode]

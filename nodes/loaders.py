@@ -1,0 +1,85 @@
+"""File -> MODEL, VAE, CLIP."""
+
+from comfy_api.latest import io
+
+from ..easyanimate_models import model_files, sd
+
+CATEGORY = "EasyAnimate/loaders"
+
+
+class EasyAnimateLoadTransformer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadTransformer",
+            display_name="Load EasyAnimate Transformer",
+            category=CATEGORY,
+            description="Loads an EasyAnimate video transformer from diffusion_models, or a release folder from "
+            "models/easyanimate.",
+            inputs=[
+                io.Combo.Input(
+                    "transformer",
+                    options=list(model_files.choices("transformer")),
+                    tooltip="A safetensors file, or a release folder under models/easyanimate.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(sd.WEIGHT_DTYPES),
+                    tooltip="How the weights are kept in memory; fp8 takes half of bf16. Default suits your GPU.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, transformer, weight_dtype) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_transformer(model_files.resolve("transformer", transformer), weight_dtype))
+
+
+class EasyAnimateLoadVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadVAE",
+            display_name="Load EasyAnimate VAE",
+            category=CATEGORY,
+            description="Loads the Slice VAE that belongs to the transformer.",
+            inputs=[
+                io.Combo.Input(
+                    "vae",
+                    options=list(model_files.choices("vae")),
+                    tooltip="A file from models/vae, or a release folder under models/easyanimate.",
+                )
+            ],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, vae) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_vae(model_files.resolve("vae", vae)))
+
+
+class EasyAnimateLoadTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadTextEncoder",
+            display_name="Load EasyAnimate Text Encoder",
+            category=CATEGORY,
+            description="Loads a T5 v1.1 encoder: t5xxl_fp16 or fp8 as used by other models, or a release folder.",
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder",
+                    options=list(model_files.choices("text_encoder")),
+                    tooltip="A t5xxl file from models/text_encoders, or a release folder under models/easyanimate.",
+                )
+            ],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_text_encoder(model_files.resolve("text_encoder", text_encoder)))
+
+
+NODES = [EasyAnimateLoadTransformer, EasyAnimateLoadVAE, EasyAnimateLoadTextEncoder]

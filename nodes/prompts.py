@@ -1,0 +1,39 @@
+"""Text -> CONDITIONING."""
+
+from comfy_api.latest import io
+
+from ..easyanimate_models.text_encoders.prompt_cleaning import clean_prompt
+
+
+class EasyAnimateEncodePrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateEncodePrompt",
+            display_name="Encode EasyAnimate Prompt",
+            category="EasyAnimate/conditioning",
+            description="What the video should show, and what not, as conditioning.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The T5 text encoder."),
+                io.String.Input("positive", multiline=True, dynamic_prompts=True, tooltip="What should be seen."),
+                io.String.Input("negative", multiline=True, dynamic_prompts=True, tooltip="What should not be seen."),
+                io.Boolean.Input(
+                    "clean_text",
+                    default=True,
+                    tooltip="Lower-case the text and drop links, brackets and weights, as the releases were trained. "
+                    "Off keeps it as typed, with (word:1.2) weights.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, positive, negative, clean_text) -> io.NodeOutput:
+        texts = [clean_prompt(text) if clean_text else text for text in (positive, negative)]
+        return io.NodeOutput(*(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts))
+
+
+NODES = [EasyAnimateEncodePrompt]
