@@ -132,7 +132,9 @@ LOOKS_LIKE = (
 )
 
 
-def require_fit(module: nn.Module, checkpoint: Checkpoint, what: str, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
+def require_fit(
+    module: nn.Module, checkpoint: Checkpoint, what: str, ignored: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
     """The tensors that `module` needs, or one error about keys and shapes that don't fit."""
     tensors = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in ignored)}
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}

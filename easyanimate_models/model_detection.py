@@ -45,7 +45,8 @@ def detect_transformer(checkpoint: Checkpoint) -> EasyAnimateV3:
         )
     skips = None
     if facts.skips:
-        skips = LongSkips(given.get("uvit_stored", RELEASED_SKIPS.stored), given.get("uvit_start", RELEASED_SKIPS.start))
+        stored, start = RELEASED_SKIPS.stored, RELEASED_SKIPS.start
+        skips = LongSkips(given.get("uvit_stored", stored), given.get("uvit_start", start))
     release = EasyAnimateV3(
         MotionDiTConfig(
             in_channels=facts.in_channels,
@@ -125,9 +126,8 @@ def _motion(checkpoint: Checkpoint) -> tuple[MotionConfig, ...]:
     for parity in ("even", "odd"):
         module = given.get(f"motion_module_kwargs_{parity}", {})
         names = module.get("attention_block_types", ["Temporal_Self", "Temporal_Self"])
-        kinds.append(
-            MotionConfig(tuple(n.split("_")[0].lower() for n in names), module.get("num_attention_heads", RELEASED_HEADS))
-        )
+        attentions = tuple(name.split("_")[0].lower() for name in names)
+        kinds.append(MotionConfig(attentions, module.get("num_attention_heads", RELEASED_HEADS)))
     return tuple(kinds)
 
 
@@ -137,7 +137,8 @@ def detect_vae(checkpoint: Checkpoint) -> SliceVAEConfig:
     first = tensors.get("encoder.down_blocks.0.convs.0.conv1.weight")
     if first is None or first.ndim != 5:
         raise CheckpointError(
-            f"{checkpoint.path.name} is {describe(tensors)}, not an EasyAnimate video VAE; choose the VAE's file or folder."
+            f"{checkpoint.path.name} is {describe(tensors)}, not an EasyAnimate video VAE; "
+            "choose the VAE's file or folder."
         )
     blocks = _count(tensors, "encoder.down_blocks.")
     channels = tuple(tensors[f"encoder.down_blocks.{i}.convs.0.conv1.weight"].shape[0] for i in range(blocks))

@@ -26,10 +26,17 @@ class EasyAnimateSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What should not be seen."),
                 io.Latent.Input("latent", tooltip="An empty latent, or an encoded video with denoise below 1."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Of the noise."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Which noise to start from.",
                 ),
                 io.Int.Input("steps", default=25, min=1, max=1000, tooltip="More steps, finer result: 20 to 50."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="How closely to follow the prompt."),
+                io.Float.Input(
+                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="How strictly to follow the text."
+                ),
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
                     "scheduler",
@@ -49,9 +56,7 @@ class EasyAnimateSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise
-    ) -> io.NodeOutput:
+    def execute(cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise) -> io.NodeOutput:
         samples = fixed_empty_latent(model, latent)
         noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
         sigmas = None

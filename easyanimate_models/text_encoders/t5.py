@@ -44,8 +44,6 @@ def t5_model(detected: dict) -> type:
         def __init__(self, device="cpu", dtype=None, model_options=None):
             options = {**(model_options or {}), **t5_options(detected)}
             dtype = detected.get("dtype_t5", dtype)
-            super().__init__(
-                device=device, dtype=dtype, name="t5xxl", clip_model=T5Encoder, model_options=options
-            )
+            super().__init__(device=device, dtype=dtype, name="t5xxl", clip_model=T5Encoder, model_options=options)
 
     return EasyAnimateT5

@@ -76,9 +76,9 @@ def render(scenes: list[Scene], rng: random.Random, frames: int = FRAMES) -> tup
     x, y, radius = (v[..., None, None] for v in paths.unbind(-1))  # (B, T, 1, 1)
     grid = torch.arange(SIZE, dtype=torch.float32) + 0.5
     dx, dy = grid[None, None, None, :] - x, grid[None, None, :, None] - y
-    cover = torch.stack(
-        [_cover(s.shape, dx[i], dy[i], radius[i]) for i, s in enumerate(scenes)]
-    )[:, None]  # (B, 1, T, H, W)
+    cover = torch.stack([_cover(s.shape, dx[i], dy[i], radius[i]) for i, s in enumerate(scenes)])[
+        :, None
+    ]  # (B, 1, T, H, W)
     front = _rgb(COLOURS[s.colour] for s in scenes)
     back = _rgb(BACKGROUNDS[s.background] for s in scenes)
     return back + cover * (front - back), paths

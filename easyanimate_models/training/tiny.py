@@ -1,34 +1,28 @@
-"""The built-in tiny model, trained from nothing: text encoder, VAE, image transformer, motion (the paper's order).
-
-`python -m easyanimate_models.training.tiny RUN_FOLDER [STAGE ...]` resumes wherever it stopped.
-"""
+"""The built-in tiny model, trained from nothing: text encoder, VAE, image transformer, motion (the paper's order)."""
 
 import json
 import random
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import comfy.ops
 import torch
-from comfy.cli_args import args as host_args
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import T5Config
 
-if not torch.cuda.is_available():
-    host_args.cpu = True
-host_args.use_pytorch_cross_attention = True
-
-import comfy.ops  # noqa: E402  (the host reads its arguments when imported)
-from safetensors.torch import load_file, save_file  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from transformers import T5Config  # noqa: E402
-
-from ..dit.motion_dit import LongSkips, MotionConfig, MotionDiT, MotionDiTConfig  # noqa: E402
-from ..text_encoders.t5 import T5Tokenizer  # noqa: E402
-from ..vae.slice_vae import SliceVAE, SliceVAEConfig  # noqa: E402
-from . import dit as dit_training  # noqa: E402
-from .loop import Plan, fit, initialise  # noqa: E402
-from .shapes import FRAMES, Scene, caption, render, split_scenes  # noqa: E402
-from .text_encoder import CaptionReader, reader_objective  # noqa: E402
-from .vae import VAEStage, encode_moments, vae_objective  # noqa: E402
+from ..dit.motion_dit import LongSkips, MotionConfig, MotionDiT, MotionDiTConfig
+from ..model_detection import RELEASED_SCALING
+from ..model_files import TINY
+from ..text_encoders.t5 import T5Tokenizer
+from ..vae.slice_vae import SliceVAE, SliceVAEConfig
+from . import dit as dit_training
+from .export import set_latent_scale, transformer_config, vae_config
+from .loop import Plan, fit, initialise
+from .shapes import FRAMES, caption, render, split_scenes
+from .text_encoder import CaptionReader, reader_objective
+from .vae import VAEStage, encode_moments, vae_objective
 
 SEED = 0
 TEXT_DROPOUT = 0.1
@@ -42,7 +36,7 @@ T5 = T5Config(
     feed_forward_proj="gated-gelu",
     dropout_rate=0.0,
 )
-VAE = SliceVAEConfig(channels=(8, 16, 32, 48), layers=2, latent_channels=4, norm_groups=4, scaling_factor=1.0)
+VAE = SliceVAEConfig(channels=(16, 32, 48, 48), layers=2, latent_channels=4, norm_groups=4, scaling_factor=1.0)
 EVEN, ODD = MotionConfig(("temporal", "temporal"), 4), MotionConfig(("temporal", "global"), 4)
 DIT = MotionDiTConfig(
     in_channels=4,
@@ -83,11 +77,15 @@ def train_text_encoder(run: Path) -> None:
     save_file(_plain(reader.t5), run / "text_encoder.safetensors")
 
 
-def train_vae(run: Path, steps: int = 4000) -> None:
+def train_vae(run: Path, steps: int = 3000) -> None:
     torch.manual_seed(SEED)
     vae = initialise(SliceVAE(VAE, **OPS)).to(memory_format=torch.channels_last_3d)
-    stages = (VAEStage(0, 32, 1, 32), VAEStage(int(steps * 0.15), 8, FRAMES, 32), VAEStage(int(steps * 0.8), 4, FRAMES, 64))
-    plan = Plan(steps=steps, learning_rate=3e-3, warmup=100, ema=0.998, clip=1.0, seed=SEED)
+    stages = (
+        VAEStage(from_step=0, batch=32, frames=1, crop=32),
+        VAEStage(from_step=steps * 12 // 100, batch=8, frames=FRAMES, crop=32),
+        VAEStage(from_step=steps * 80 // 100, batch=4, frames=FRAMES, crop=64),
+    )
+    plan = Plan(steps=steps, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0, seed=SEED)
     fit(run / "vae", vae, vae_objective(vae, training_clips(), stages, 1e-3, SEED), plan)
     save_file(_plain(vae), run / "vae.safetensors")
 
@@ -99,19 +97,35 @@ def training_clips():
 
 @torch.no_grad()
 def encode_dataset(run: Path) -> None:
-    """Latents of clips and of stills, computed once; scaled to unit deviation."""
+    """Latents of clips and of stills, computed once, with the mean and deviation of each channel."""
     vae = _load_vae(run)
     rng = random.Random(SEED + 1)
-    scenes = split_scenes()[0]
-    stills, clips, names = [], [], []
-    for index, scene in enumerate(scenes):
+    stills, clips, names, colours = [], [], [], []
+    for index, scene in enumerate(split_scenes()[0]):
         pixels, _ = render([scene] * CLIPS_PER_SCENE, rng)
-        clips.append(encode_moments(vae, pixels)[0].half())
-        stills.append(vae.moments(pixels[:, :, :: FRAMES // 2][:, :, :2].transpose(1, 2).flatten(0, 1)[:, :, None])[0].half())
+        clips.append(encode_moments(vae, pixels)[0])
+        images = pixels[:, :, [0, FRAMES // 2]].transpose(1, 2).flatten(0, 1)[:, :, None]
+        stills.append(vae.moments(images)[0])
+        colours.append(F.avg_pool3d(images, (1, 8, 8)))
         names += [index] * CLIPS_PER_SCENE
     clips, stills = torch.cat(clips), torch.cat(stills)
-    save_file({"clips": clips, "stills": stills, "scene": torch.tensor(names)}, run / "latents.safetensors")
-    (run / "scale.json").write_text(json.dumps({"scaling_factor": round(1 / float(clips.float().std()), 5)}))
+    mean, deviation = clips.mean((0, 2, 3, 4)), clips.std((0, 2, 3, 4))
+    tensors = {"clips": clips.half(), "stills": stills.half(), "scene": torch.tensor(names)}
+    tensors |= {"mean": mean, "deviation": deviation}
+    tensors["preview"] = _preview_colours(_standard(stills, mean, deviation), torch.cat(colours))
+    save_file(tensors, run / "latents.safetensors")
+
+
+def _standard(latents: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    shape = (1, -1, 1, 1, 1)
+    return (latents - mean.view(shape)) / deviation.view(shape)
+
+
+def _preview_colours(latents: Tensor, colours: Tensor) -> Tensor:
+    """The linear map from latents (and 1) to the colours of their 8x8 pixels, `[5, 3]`, by least squares."""
+    x = latents.transpose(0, 1).flatten(1).T
+    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    return torch.linalg.lstsq(x, colours.transpose(0, 1).flatten(1).T).solution
 
 
 class Latents:
@@ -119,7 +133,7 @@ class Latents:
 
     def __init__(self, run: Path):
         tensors = load_file(run / "latents.safetensors")
-        self.scale = json.loads((run / "scale.json").read_text())["scaling_factor"]
+        self.mean, self.deviation = tensors["mean"], tensors["deviation"]
         self.clips, self.stills, self.scene = tensors["clips"], tensors["stills"], tensors["scene"]
         self.scenes = split_scenes()[0]
         self.words = Words()
@@ -146,7 +160,7 @@ class Latents:
         ids, mask = self.words(texts)
         with torch.no_grad():
             context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        return latents.float() * self.scale, context, mask
+        return _standard(latents.float(), self.mean, self.deviation), context, mask
 
 
 def train_images(run: Path, steps: int = 4000, batch: int = 96) -> None:
@@ -193,15 +207,35 @@ def _load_t5(run: Path):
     return t5.eval()
 
 
+def export(run: Path, folder: Path = TINY) -> None:
+    """The trained weights as a release folder in fp16, with V3's own latent scale."""
+    tensors = load_file(run / "latents.safetensors")
+    vae = _load_vae(run)
+    set_latent_scale(vae, tensors["mean"], tensors["deviation"] / RELEASED_SCALING)
+    preview = [[round(v, 4) for v in row] for row in tensors["preview"].tolist()]
+    configs = {
+        "transformer": transformer_config(DIT) | {"latent_rgb_factors": preview[:4], "latent_rgb_bias": preview[4]},
+        "vae": vae_config(replace(VAE, scaling_factor=RELEASED_SCALING)),
+        "text_encoder": {k: v for k, v in T5.to_diff_dict().items() if k != "transformers_version"},
+    }
+    weights = {
+        "transformer": load_file(run / "videos.safetensors"),
+        "vae": _plain(vae),
+        "text_encoder": load_file(run / "text_encoder.safetensors"),
+    }
+    weights["text_encoder"].pop("encoder.embed_tokens.weight", None)
+    for name, config in configs.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
+        save_file({k: v.half() for k, v in weights[name].items()}, folder / name / file, {"format": "pt"})
+
+
 STAGES = {
     "text_encoder": train_text_encoder,
     "vae": train_vae,
     "latents": encode_dataset,
     "images": train_images,
     "videos": train_videos,
+    "export": export,
 }
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    for stage in sys.argv[2:] or STAGES:
-        STAGES[stage](folder)

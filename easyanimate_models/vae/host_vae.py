@@ -77,7 +77,9 @@ class HostVAE(comfy.sd.VAE):
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
         return self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
 
-    def encode_tiled(self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None) -> Tensor:
+    def encode_tiled(
+        self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None
+    ) -> Tensor:
         """The host's tiled encode; see `decode_tiled`."""
         return self.encode(pixel_samples, tiling=_tiling(tile_x, tile_y, overlap, SPACE_RATIO))
 

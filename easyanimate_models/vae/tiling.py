@@ -16,7 +16,7 @@ class Tiling:
 
     def __post_init__(self):
         if not 0 <= self.overlap < self.side:
-            raise ValueError(f"A tile of {self.side} latents can't overlap by {self.overlap}; make the overlap smaller.")
+            raise ValueError(f"Tiles of {self.side} latents can't overlap by {self.overlap}; make the overlap smaller.")
 
     def fits(self, height: int, width: int) -> bool:
         """Whether a latent of this size is one tile anyway."""

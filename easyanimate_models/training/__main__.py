@@ -1,0 +1,16 @@
+"""`python -m easyanimate_models.training RUN_FOLDER [STAGE ...]`: train the tiny model; goes on where it stopped."""
+
+import sys
+from pathlib import Path
+
+import torch
+from comfy.cli_args import args as host_args
+
+host_args.cpu = not torch.cuda.is_available()
+host_args.use_pytorch_cross_attention = True
+
+from .tiny import STAGES  # noqa: E402  (the host reads its arguments when imported)
+
+run = Path(sys.argv[1])
+for stage in sys.argv[2:] or STAGES:
+    STAGES[stage](run)

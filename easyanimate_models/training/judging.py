@@ -1,0 +1,85 @@
+"""Say what a clip of one shape shows, by measuring its pixels: no network, no threshold tuned on generated clips."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .shapes import BACKGROUNDS, COLOURS, SHAPES, Scene
+
+FILL = {"circle": 0.785, "square": 1.0, "triangle": 0.5}  # share of the bounding box that the shape covers
+GROWTH = 1.8  # times the area
+TRAVEL = 5.0  # pixels of a 64-pixel frame
+BORDER = 2
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares of clips, 0 to 1, that show what their scene says."""
+
+    colour: float
+    motion: float
+    shape: float
+    background: float
+
+
+def look(clip: Tensor) -> Scene:
+    """What a clip `[T, H, W, 3]` in 0..1 shows; an empty clip is a scene of the nearest guesses."""
+    palette = {name: torch.tensor(rgb) / 255 for name, rgb in {**COLOURS}.items()}
+    edge = torch.cat([clip[:, :BORDER].flatten(0, 2), clip[:, -BORDER:].flatten(0, 2)])
+    back = edge.median(0).values
+    background = min(BACKGROUNDS, key=lambda name: float((torch.tensor(BACKGROUNDS[name]) / 255 - back).norm()))
+    away = (clip - back).norm(dim=-1)  # (T, H, W)
+    inside = away > 0.6 * away.amax()
+    front = clip[inside].median(0).values
+    colour = min(palette, key=lambda name: float((palette[name] - front).norm()))
+    axis = front - back
+    cover = (((clip - back) @ axis) / axis.square().sum().clamp_min(1e-4)).clamp(0, 1)
+    cover = torch.where(cover < 0.15, 0.0, cover)
+    return Scene(_shape(cover), colour, background, _motion(cover))
+
+
+def score(clips: Iterable[Tensor], scenes: Iterable[Scene]) -> Score:
+    """How often `look` sees what each scene says."""
+    pairs = [(look(clip), scene) for clip, scene in zip(clips, scenes, strict=True)]
+
+    def right(attribute: str) -> float:
+        return sum(getattr(seen, attribute) == getattr(said, attribute) for seen, said in pairs) / len(pairs)
+
+    return Score(right("colour"), right("motion"), right("shape"), right("background"))
+
+
+def centres(cover: Tensor) -> Tensor:
+    """Centre of mass `[T, 2]` as (x, y) and the area are what motion is read from."""
+    mass = cover.sum((1, 2)).clamp_min(1e-3)
+    y = torch.arange(cover.shape[1], dtype=torch.float32) + 0.5
+    x = torch.arange(cover.shape[2], dtype=torch.float32) + 0.5
+    return torch.stack([(cover.sum(1) @ x) / mass, (cover.sum(2) @ y) / mass], dim=-1)
+
+
+def _motion(cover: Tensor) -> str:
+    part = max(1, len(cover) // 6)
+    area = cover.sum((1, 2))
+    if float(area[-part:].mean() / area[:part].mean().clamp_min(1e-3)) > GROWTH:
+        return "grow"
+    path = centres(cover)
+    dx, dy = (path[-part:].mean(0) - path[:part].mean(0)).tolist()
+    if max(abs(dx), abs(dy)) < TRAVEL * cover.shape[-1] / 64:
+        return "stay"
+    if abs(dx) > abs(dy):
+        return "left" if dx < 0 else "right"
+    return "up" if dy < 0 else "down"
+
+
+def _shape(cover: Tensor) -> str:
+    fills = []
+    for frame in cover:
+        solid = frame > 0.5
+        box = int(solid.any(0).sum() * solid.any(1).sum())
+        if box > 30:
+            fills.append(int(solid.sum()) / box)
+    if not fills:
+        return next(iter(SHAPES))
+    fill = sorted(fills)[len(fills) // 2]
+    return min(FILL, key=lambda name: abs(FILL[name] - fill))

@@ -1,0 +1,86 @@
+"""The pack as the host loads it (under an alias, by path), on the host that COMFYUI_PATH names, on the CPU."""
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "0.3.75")
+GOLDEN = Path(__file__).parent / "golden"
+PACK = "easyanimate_pack"
+sys.path.insert(0, str(HOST))
+
+from comfy.cli_args import args as host_args  # noqa: E402
+
+host_args.cpu = True
+host_args.use_pytorch_cross_attention = True
+
+
+def _load(name: str, path: Path, **kwargs):
+    spec = importlib.util.spec_from_file_location(name, path, **kwargs)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+pack = _load(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+dev = _load("dev", ROOT / "dev.py")
+
+
+def part(name: str):
+    """A module of the pack: `part("easyanimate_models.dit.layers")`."""
+    return importlib.import_module(f"{PACK}.{name}")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One recorded model of the original: constructor config, weights, and cases."""
+
+    config: dict
+    weights: dict[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor]
+
+    def inputs(self, case: str) -> dict[str, torch.Tensor]:
+        return self._under(f"inputs.{case}.")
+
+    def outputs(self, case: str) -> dict[str, torch.Tensor]:
+        return self._under(f"outputs.{case}.")
+
+    def _under(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def golden(name: str) -> Golden:
+    """`tests/golden/NAME.safetensors` with its JSON; float16 storage is lossless and widened."""
+    stored = load_file(GOLDEN / f"{name}.safetensors")
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
+    weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+    return Golden(json.loads((GOLDEN / f"{name}.json").read_text()), weights, tensors)
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """||ours - theirs|| / ||theirs||."""
+    assert ours.shape == theirs.shape
+    return float((ours.float() - theirs).norm() / theirs.norm())
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The port of a real ComfyUI with this pack."""
+    with dev.server() as port:
+        yield port

@@ -1,0 +1,101 @@
+"""Runs a workflow of this folder on a ComfyUI server, as the browser does. Standard library only."""
+
+import base64
+import json
+import os
+import socket
+import struct
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+Progress = Callable[[str, int, int], None]  # node type, steps done, steps in all
+
+
+class WorkflowError(RuntimeError):
+    """The server refused or could not finish a workflow; the message is the server's."""
+
+
+def get(port: int, path: str):
+    """What the server answers to a GET, decoded."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as reply:
+        return json.load(reply)
+
+
+def post(port: int, path: str, body: dict) -> dict:
+    """What the server answers to a POST, decoded; `WorkflowError` if it refuses."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.loads(reply.read() or "{}")
+    except urllib.error.HTTPError as error:
+        raise WorkflowError(f"ComfyUI refused the workflow: {error.read().decode()[:2000]}") from error
+
+
+def load(port: int, workflow: Path) -> dict:
+    """A saved workflow (what the editor shows) as the prompt that the server runs."""
+    saved, nodes = json.loads(workflow.read_text(encoding="utf-8")), get(port, "/object_info")
+    links = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
+    prompt = {}
+    for node in saved["nodes"]:
+        if node["type"] in nodes:  # others are notes
+            prompt[str(node["id"])] = {"class_type": node["type"], "inputs": _inputs(node, nodes[node["type"]], links)}
+    return prompt
+
+
+def _inputs(node: dict, info: dict, links: dict) -> dict:
+    """The values of a node's widgets, in the order of its schema, and its links."""
+    linked = {i["name"]: links[i["link"]] for i in node.get("inputs", []) if i.get("link") is not None}
+    values, inputs = list(node.get("widgets_values", [])), {}
+    for name, spec in {**info["input"].get("required", {}), **info["input"].get("optional", {})}.items():
+        options = spec[1] if len(spec) > 1 else {}
+        if isinstance(spec[0], list) or spec[0] in WIDGETS:
+            inputs[name] = values.pop(0)
+            if options.get("control_after_generate"):
+                values.pop(0)
+        if name in linked:
+            inputs[name] = linked[name]
+    return inputs
+
+
+def run(port: int, prompt: dict, progress: Progress | None = None) -> dict:
+    """Queue a prompt, follow its progress, return what each node put out; `WorkflowError` if one fails."""
+    client = uuid.uuid4().hex
+    for event in _events(port, client):
+        data = event.get("data", {})
+        if event["type"] == "listening":
+            post(port, "/prompt", {"prompt": prompt, "client_id": client})
+        elif event["type"] == "progress" and progress:
+            progress(prompt.get(data.get("node"), {}).get("class_type", ""), data["value"], data["max"])
+        elif event["type"] == "execution_error":
+            raise WorkflowError(f"{data['node_type']}: {data['exception_message'].strip()}")
+        elif event["type"] == "execution_interrupted":
+            raise WorkflowError("interrupted")
+        elif event["type"] == "execution_success":
+            return get(port, f"/history/{data['prompt_id']}")[data["prompt_id"]]["outputs"]
+    raise WorkflowError("ComfyUI stopped before the workflow was done; its log says why.")
+
+
+def _events(port: int, client: str) -> Iterator[dict]:
+    """The text messages on the server's websocket, decoded. Enough of RFC 6455 to listen."""
+    with socket.create_connection(("127.0.0.1", port)) as s:
+        key = base64.b64encode(os.urandom(16)).decode()
+        s.sendall(
+            f"GET /ws?clientId={client} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        stream = s.makefile("rb")
+        while stream.readline().strip():
+            pass
+        yield {"type": "listening"}
+        while len(head := stream.read(2)) == 2:
+            kind, size = head
+            if size >= 126:
+                size = struct.unpack("!H" if size == 126 else "!Q", stream.read(2 if size == 126 else 8))[0]
+            payload = stream.read(size)
+            if kind & 15 == 1:
+                yield json.loads(payload)
