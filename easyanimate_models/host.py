@@ -21,13 +21,13 @@ def is_dynamic(patcher) -> bool:
     return patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else False
 
 
-def clip_with_weights(target, state_dict: dict[str, Tensor], **kwargs):
-    """0.33 takes the weights in the constructor of CLIP, 0.3.75 after it. Returns (clip, missing keys)."""
+def clip_with_weights(target, state_dict: dict[str, Tensor], **kwargs) -> comfy.sd.CLIP:
+    """0.33 takes the weights in the constructor of CLIP, 0.3.75 after it."""
     if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
-        return comfy.sd.CLIP(target, state_dict=[state_dict], **kwargs), []
+        return comfy.sd.CLIP(target, state_dict=[state_dict], **kwargs)
     clip = comfy.sd.CLIP(target, **kwargs)
-    missing, _ = clip.load_sd(state_dict)
-    return clip, missing
+    clip.load_sd(state_dict)
+    return clip
 
 
 def t5_options(detected: dict) -> dict:

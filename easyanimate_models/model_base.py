@@ -2,9 +2,26 @@
 
 import comfy.conds
 import comfy.model_base
+import comfy.model_sampling
+import torch
 from torch import Tensor
 
 from .dit.motion_dit import MotionDiT
+
+
+class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """Between two trained noise levels, timestep and sigma go linearly, as in the original; the host would round."""
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        table = self.sigmas.to(sigma)
+        high = torch.searchsorted(table, sigma.contiguous()).clamp(1, len(table) - 1)
+        low = table[high - 1]
+        return (high - 1 + (sigma - low) / (table[high] - low)).clamp(0, len(table) - 1)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        t = timestep.float().to(self.sigmas.device).clamp(0, len(self.sigmas) - 1)
+        low, high = self.sigmas[t.floor().long()], self.sigmas[t.ceil().long()]
+        return torch.lerp(low, high, t.frac()).to(timestep.device)
 
 
 class MotionVideoModel(comfy.model_base.BaseModel):
@@ -12,6 +29,7 @@ class MotionVideoModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config, device=None):
         super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=MotionDiT)
+        self.model_sampling = LinearNoiseLevels(model_config)
 
     def concat_cond(self, **kwargs) -> Tensor | None:
         """The mask and masked-video latents of an inpainting (InP) model, `concat_latent_image`, scaled."""

@@ -47,6 +47,11 @@ def detect_transformer(checkpoint: Checkpoint) -> EasyAnimateV3:
     if facts.skips:
         stored, start = RELEASED_SKIPS.stored, RELEASED_SKIPS.start
         skips = LongSkips(given.get("uvit_stored", stored), given.get("uvit_start", start))
+        if skips.stored != facts.skips:
+            raise CheckpointError(
+                f"{checkpoint.path.name} has {facts.skips} long skips, not {skips.stored}; "
+                "put the right config.json beside it."
+            )
     release = EasyAnimateV3(
         MotionDiTConfig(
             in_channels=facts.in_channels,
@@ -99,17 +104,21 @@ def _require_agreement(checkpoint: Checkpoint, facts: _Facts) -> None:
         "patch_size": facts.patch,
     }
     for name, shown in claims.items():
-        claimed = checkpoint.config.get(name)
-        if claimed is not None and claimed != shown:
-            raise CheckpointError(
-                f"config.json beside {checkpoint.path.name} says {name} {claimed}, but the weights have {shown}; "
-                "they belong to different models."
-            )
+        _require_claim(checkpoint, name, shown)
     heads = checkpoint.config.get("num_attention_heads", RELEASED_HEADS)
     if facts.width % heads:
         raise CheckpointError(
             f"{checkpoint.path.name} is {facts.width} wide, which {heads} heads don't divide; "
             "put the right config.json beside it."
+        )
+
+
+def _require_claim(checkpoint: Checkpoint, name: str, shown) -> None:
+    claimed = checkpoint.config.get(name)
+    if claimed is not None and claimed != shown:
+        raise CheckpointError(
+            f"config.json beside {checkpoint.path.name} says {name} {claimed}, but the weights have {shown}; "
+            "they belong to different models."
         )
 
 
@@ -142,11 +151,12 @@ def detect_vae(checkpoint: Checkpoint) -> SliceVAEConfig:
         )
     blocks = _count(tensors, "encoder.down_blocks.")
     channels = tuple(tensors[f"encoder.down_blocks.{i}.convs.0.conv1.weight"].shape[0] for i in range(blocks))
-    claimed = given.get("block_out_channels")
-    if claimed is not None and tuple(claimed) != channels:
+    _require_claim(checkpoint, "block_out_channels", list(channels))
+    groups = given.get("norm_num_groups", 32)
+    if any(width % groups for width in channels):
         raise CheckpointError(
-            f"config.json beside {checkpoint.path.name} says block_out_channels {claimed}, but the weights have "
-            f"{list(channels)}; they belong to different models."
+            f"{checkpoint.path.name} has {list(channels)} channels, which {groups} norm groups don't divide; "
+            "put the right config.json beside it."
         )
     if blocks != 4 or given.get("slice_compression_vae", True) is not True:
         raise CheckpointError(f"{checkpoint.path.name} is not a V3 Slice VAE; only those can be loaded so far.")
@@ -154,7 +164,7 @@ def detect_vae(checkpoint: Checkpoint) -> SliceVAEConfig:
         channels=channels,
         layers=_count(tensors, "encoder.down_blocks.0.convs."),
         latent_channels=tensors["decoder.conv_in.weight"].shape[1] if "decoder.conv_in.weight" in tensors else 4,
-        norm_groups=given.get("norm_num_groups", 32),
+        norm_groups=groups,
         scaling_factor=given.get("scaling_factor", RELEASED_SCALING),
     )
 
@@ -170,10 +180,10 @@ def detect_t5(checkpoint: Checkpoint) -> dict[str, int]:
         )
     heads = bias.shape[1]
     inner, width = tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].shape
-    vocabulary = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
+    vocabulary = tensors.get("shared.weight")
     if vocabulary is None:
-        raise CheckpointError(f"{checkpoint.path.name} has no word embeddings; download it again.")
-    return {
+        raise CheckpointError(f"{checkpoint.path.name} lacks shared.weight, its word embeddings; download it again.")
+    sizes = {
         "num_layers": _count(tensors, "encoder.block."),
         "num_heads": heads,
         "d_model": width,
@@ -181,6 +191,9 @@ def detect_t5(checkpoint: Checkpoint) -> dict[str, int]:
         "d_ff": tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0],
         "vocab_size": vocabulary.shape[0],
     }
+    for name, shown in sizes.items():
+        _require_claim(checkpoint, name, shown)
+    return sizes
 
 
 def _count(tensors: dict[str, Tensor], prefix: str) -> int:

@@ -6,6 +6,7 @@ from torch import Tensor
 TIMESTEPS = 1000
 STEPS_OFFSET = 1
 LEADING = ("ddim",)  # samplers that the releases space from the start of each interval
+ROUNDED = "dpmpp"  # these stop one step short of timestep 0, at whole timesteps
 
 
 def release_sigmas(model_sampling, sampler: str, steps: int, denoise: float = 1.0) -> Tensor:
@@ -17,7 +18,10 @@ def release_sigmas(model_sampling, sampler: str, steps: int, denoise: float = 1.
         return torch.zeros(0)
     total = steps if denoise >= 1.0 else int(steps / denoise)
     if sampler in LEADING:
+        total = min(total, TIMESTEPS)
         timesteps = (torch.arange(total) * (TIMESTEPS // total)).flip(0).float() + STEPS_OFFSET
+    elif sampler.startswith(ROUNDED):
+        timesteps = torch.linspace(TIMESTEPS - 1, 0, total + 1, dtype=torch.float64).round()[:-1].float()
     else:
         timesteps = torch.linspace(TIMESTEPS - 1, 0, total)
     sigmas = torch.stack([model_sampling.sigma(t) for t in timesteps])

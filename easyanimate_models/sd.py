@@ -5,6 +5,8 @@ folder (`transformer/`, `vae/`, `text_encoder/`). Anything that does not fit rai
 """
 
 import logging
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -18,7 +20,7 @@ import torch
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, require_fit
 from .host import clip_with_weights, is_dynamic, patcher_class, scaled_fp8_dtype
 from .model_detection import detect_t5, detect_transformer, detect_vae
-from .text_encoders.t5 import EasyAnimateTokenizer, t5_model
+from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
 from .vae.host_vae import HostVAE
 from .vae.slice_vae import SliceVAE
 
@@ -32,9 +34,10 @@ WEIGHT_DTYPES = {
 }
 CONSTANT_TABLES = (".pos_encoder.pe",)  # sinusoids, a seventh of the file; computed when needed
 TRAINING_LEFTOVERS = ("loss.",)
+QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 
 
-def load_transformer(path: str | Path, weight_dtype: str = "default", disable_dynamic: bool = False):
+def load_transformer(path: str | Path, *, weight_dtype: str = "default", disable_dynamic: bool = False):
     """The denoiser as the host's ModelPatcher. `weight_dtype` is one of `WEIGHT_DTYPES`."""
     checkpoint = read_checkpoint(path, "transformer")
     release = detect_transformer(checkpoint)
@@ -49,7 +52,7 @@ def load_transformer(path: str | Path, weight_dtype: str = "default", disable_dy
         model.to(patcher.offload_device)
     model.diffusion_model.load_state_dict(weights, assign=dynamic)
     if hasattr(patcher, "cached_patcher_init"):  # 0.33 rebuilds a model that it trains or hooks
-        patcher.cached_patcher_init = (load_transformer, (path, weight_dtype))
+        patcher.cached_patcher_init = (partial(load_transformer, weight_dtype=weight_dtype), (path,))
     logging.info("EasyAnimate transformer %s: %s", checkpoint.path.name, type(release).__name__)
     return patcher
 
@@ -83,25 +86,29 @@ def load_vae(path: str | Path) -> HostVAE:
 
 def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
     """The T5 encoder as the host's CLIP, with 120 tokens and their mask."""
-    checkpoint = read_checkpoint(path, "text_encoder")
+    checkpoint = _with_one_vocabulary(read_checkpoint(path, "text_encoder"))
     sizes = detect_t5(checkpoint)
-    tensors = dict(checkpoint.tensors)
-    words = tensors.pop("encoder.embed_tokens.weight", None)  # some files hold the same table twice
-    tensors.setdefault("shared.weight", words)
+    tensors = require_fit(t5_skeleton(sizes), checkpoint, "T5 text encoder", QUANTISATION)
 
     class Target:
         params: dict = {}
-        clip = t5_model(comfy.text_encoders.sd3_clip.t5_xxl_detect(tensors))
+        clip = t5_model(comfy.text_encoders.sd3_clip.t5_xxl_detect(checkpoint.tensors))
         tokenizer = EasyAnimateTokenizer
 
-    clip, missing = clip_with_weights(
+    return clip_with_weights(
         Target,
-        tensors,
+        dict(checkpoint.tensors),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(tensors),
         tokenizer_data={},
         model_options={"t5xxl_model_config": sizes},
     )
-    if missing:
-        raise CheckpointError(f"{checkpoint.path.name} is not a complete T5: it lacks {missing[0]}; download it again.")
-    return clip
+
+
+def _with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
+    """Some T5 files hold the word embeddings under a second name, or only there."""
+    tensors = dict(checkpoint.tensors)
+    words = tensors.pop("encoder.embed_tokens.weight", None)
+    if words is not None:
+        tensors.setdefault("shared.weight", words)
+    return replace(checkpoint, tensors=tensors)

@@ -33,7 +33,8 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
 
     @classmethod
     def execute(cls, transformer, weight_dtype) -> io.NodeOutput:
-        return io.NodeOutput(sd.load_transformer(model_files.resolve("transformer", transformer), weight_dtype))
+        path = model_files.resolve("transformer", transformer)
+        return io.NodeOutput(sd.load_transformer(path, weight_dtype=weight_dtype))
 
 
 class EasyAnimateLoadVAE(io.ComfyNode):

@@ -22,6 +22,7 @@ from comfy.cli_args import args as host_args  # noqa: E402
 
 host_args.cpu = True
 host_args.use_pytorch_cross_attention = True
+torch.set_num_threads(1)  # tiny networks: threads only wait for each other
 
 
 def _load(name: str, path: Path, **kwargs):

@@ -1,12 +1,20 @@
 """The T5 text encoder of V1 to V3: the host's T5 with 120 tokens, padded and masked."""
 
+import json
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.ops
 import comfy.text_encoders.sd3_clip
+import comfy.text_encoders.t5
+import torch
 from comfy import sd1_clip
 
 from ..host import t5_options
 
 TOKENS = 120
 END = 1
+XXL_CONFIG = Path(comfy.text_encoders.sd3_clip.__file__).with_name("t5_config_xxl.json")
 
 
 class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
@@ -43,7 +51,13 @@ def t5_model(detected: dict) -> type:
     class EasyAnimateT5(sd1_clip.SD1ClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
             options = {**(model_options or {}), **t5_options(detected)}
-            dtype = detected.get("dtype_t5", dtype)
+            dtype = mm.pick_weight_dtype(detected.get("dtype_t5"), dtype, device)  # an fp32 file needn't fill memory
             super().__init__(device=device, dtype=dtype, name="t5xxl", clip_model=T5Encoder, model_options=options)
 
     return EasyAnimateT5
+
+
+def t5_skeleton(sizes: dict[str, int]) -> comfy.text_encoders.t5.T5:
+    """The host's T5 without memory behind its weights, to compare a file with."""
+    fixed = json.loads(XXL_CONFIG.read_text(encoding="utf-8"))
+    return comfy.text_encoders.t5.T5({**fixed, **sizes}, torch.float32, "meta", comfy.ops.disable_weight_init)

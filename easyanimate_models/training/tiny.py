@@ -77,7 +77,7 @@ def train_text_encoder(run: Path) -> None:
     save_file(_plain(reader.t5), run / "text_encoder.safetensors")
 
 
-def train_vae(run: Path, steps: int = 3000) -> None:
+def train_vae(run: Path, steps: int = 2200) -> None:
     torch.manual_seed(SEED)
     vae = initialise(SliceVAE(VAE, **OPS)).to(memory_format=torch.channels_last_3d)
     stages = (
@@ -113,7 +113,7 @@ def encode_dataset(run: Path) -> None:
     tensors = {"clips": clips.half(), "stills": stills.half(), "scene": torch.tensor(names)}
     tensors |= {"mean": mean, "deviation": deviation}
     tensors["preview"] = _preview_colours(_standard(stills, mean, deviation), torch.cat(colours))
-    save_file(tensors, run / "latents.safetensors")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, run / "latents.safetensors")
 
 
 def _standard(latents: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -163,18 +163,18 @@ class Latents:
         return _standard(latents.float(), self.mean, self.deviation), context, mask
 
 
-def train_images(run: Path, steps: int = 4000, batch: int = 96) -> None:
+def train_images(run: Path, steps: int = 2500, batch: int = 96) -> None:
     torch.manual_seed(SEED)
     data = Latents(run)
     dit = initialise(MotionDiT(replace(DIT, motion=()), **OPS))
     dit_training.initialise_dit(dit)
-    weights = dit_training.NoiseWeights(0.05, 4.0)
+    weights = dit_training.NoiseWeights(0.05, 50.0)
     objective = dit_training.noise_objective(dit, lambda _, rng: data.images(batch, rng), weights, SEED)
     fit(run / "images", dit, objective, Plan(steps, 1.5e-3, 100, 0.999, 1.0, SEED))
     save_file(_plain(dit), run / "images.safetensors")
 
 
-def train_videos(run: Path, steps: int = 5000, batch: int = 32) -> None:
+def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
     torch.manual_seed(SEED)
     data = Latents(run)
     image = MotionDiT(replace(DIT, motion=()), **OPS)
@@ -186,7 +186,7 @@ def train_videos(run: Path, steps: int = 5000, batch: int = 32) -> None:
     def batches(step: int, rng: random.Random):
         return data.images(3 * batch, rng) if step % 10 == 9 else data.videos(batch, rng)
 
-    objective = dit_training.noise_objective(dit, batches, dit_training.NoiseWeights(0.05, 4.0), SEED + 7)
+    objective = dit_training.noise_objective(dit, batches, dit_training.NoiseWeights(0.05, 50.0), SEED + 7)
     fit(run / "videos", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7))
     save_file(_plain(dit), run / "videos.safetensors")
 
@@ -229,6 +229,7 @@ def export(run: Path, folder: Path = TINY) -> None:
         (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
         save_file({k: v.half() for k, v in weights[name].items()}, folder / name / file, {"format": "pt"})
+        (folder / name / file).chmod(0o644)
 
 
 STAGES = {

@@ -1,0 +1,63 @@
+"""How a video is cut into slices, in plain ints."""
+
+import pytest
+from conftest import part
+
+slicing = part("easyanimate_models.vae.slicing")
+SOME_LENGTHS = range(1, 150)
+
+
+@pytest.mark.parametrize("frames", [1, 8, 9, 16, 17, 72, 73, 144, 145])
+def test_lengths_of_1_8n_and_8n_plus_1_round_trip(frames):
+    assert slicing.frames_for(slicing.latents_for(frames)) == frames
+
+
+@pytest.mark.parametrize(("frames", "latents", "decoded"), [(5, 2, 8), (13, 4, 16)])
+def test_other_odd_lengths_change_as_the_original_does(frames, latents, decoded):
+    assert slicing.latents_for(frames) == latents
+    assert slicing.frames_for(latents) == decoded
+
+
+def test_nine_frames_are_an_image_and_a_slice():
+    assert slicing.plan_encode(9) == [slicing.EncodeSlice(0, 1, 0, 1), slicing.EncodeSlice(1, 9, 1, 3)]
+
+
+@pytest.mark.parametrize("frames", SOME_LENGTHS)
+def test_every_frame_is_encoded_once_and_in_order(frames):
+    plan = slicing.plan_encode(frames)
+    assert [i for s in plan for i in range(s.start, s.stop)] == list(range(frames))
+    assert [i for s in plan for i in range(s.latent_start, s.latent_stop)] == list(range(slicing.latents_for(frames)))
+
+
+def test_an_even_decode_plan_sees_one_pair_on_either_side():
+    assert slicing.plan_decode(8) == [
+        slicing.DecodeSlice(start=0, stop=2, before=0, after=4, frame_start=0, frame_stop=8),
+        slicing.DecodeSlice(start=2, stop=4, before=0, after=6, frame_start=8, frame_stop=16),
+        slicing.DecodeSlice(start=4, stop=6, before=2, after=8, frame_start=16, frame_stop=24),
+        slicing.DecodeSlice(start=6, stop=8, before=4, after=8, frame_start=24, frame_stop=32),
+    ]
+
+
+def test_a_lone_first_latent_neither_sees_nor_is_seen():
+    assert slicing.plan_decode(5) == [
+        slicing.DecodeSlice(start=0, stop=1, before=0, after=1, frame_start=0, frame_stop=1),
+        slicing.DecodeSlice(start=1, stop=3, before=1, after=5, frame_start=1, frame_stop=9),
+        slicing.DecodeSlice(start=3, stop=5, before=1, after=5, frame_start=9, frame_stop=17),
+    ]
+
+
+@pytest.mark.parametrize("latents", SOME_LENGTHS)
+def test_every_latent_is_decoded_once_and_in_order(latents):
+    plan = slicing.plan_decode(latents)
+    assert [i for s in plan for i in range(s.start, s.stop)] == list(range(latents))
+    assert [i for s in plan for i in range(s.frame_start, s.frame_stop)] == list(range(slicing.frames_for(latents)))
+
+
+@pytest.mark.parametrize("latents", SOME_LENGTHS)
+def test_a_slice_sees_at_most_six_latents_whatever_the_length(latents):
+    assert max(s.after - s.before for s in slicing.plan_decode(latents)) <= 6
+
+
+def test_nothing_needs_no_slices():
+    assert slicing.plan_encode(0) == slicing.plan_decode(0) == []
+    assert slicing.latents_for(0) == slicing.frames_for(0) == 0

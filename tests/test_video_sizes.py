@@ -1,0 +1,41 @@
+"""Frame and size arithmetic, in plain ints."""
+
+import pytest
+from conftest import part
+
+sizes = part("easyanimate_models.video_sizes")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "latents"),
+    [
+        ((672, 384, 72), (18, 48, 84)),
+        ((16, 16, 1), (1, 2, 2)),
+        ((64, 48, 9), (3, 6, 8)),
+        ((79, 50, 8), (2, 6, 8)),  # sides are floored to 16s, as the released pipelines do
+    ],
+)
+def test_latent_size_is_an_eighth_of_the_sides_and_a_quarter_of_the_frames(pixels, latents):
+    assert sizes.latent_size(*pixels) == latents
+
+
+@pytest.mark.parametrize(("asked", "decoded"), [(1, 1), (8, 8), (9, 9), (24, 24), (144, 144), (5, 8), (13, 16)])
+def test_decoded_length_says_how_many_frames_come_out(asked, decoded):
+    assert sizes.decoded_length(asked) == decoded
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ((0, 64, 8), "0 x 64 is too small"),
+        ((64, 15, 8), "64 x 15 is too small"),
+        ((-16, 64, 8), "-16 x 64 is too small"),
+        ((64, 64, 0), "at least 1 frame, not 0"),
+        ((64, 64, -3), "at least 1 frame, not -3"),
+    ],
+)
+def test_sizes_that_no_video_has_give_one_clear_sentence(size, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        sizes.latent_size(*size)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and sentence.count(".") == 1 and "\n" not in sentence

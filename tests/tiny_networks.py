@@ -1,0 +1,68 @@
+"""Networks small enough for a test, built as the loaders build them, with the same random weights every time."""
+
+import torch
+from conftest import part
+
+motion_dit = part("easyanimate_models.dit.motion_dit")
+motion_module = part("easyanimate_models.dit.motion_module")
+slice_vae = part("easyanimate_models.vae.slice_vae")
+host = part("easyanimate_models.host")
+host_vae = part("easyanimate_models.vae.host_vae")
+supported_models = part("easyanimate_models.supported_models")
+
+DIT = motion_dit.MotionDiTConfig(
+    in_channels=4,
+    latent_channels=4,
+    width=32,
+    depth=4,
+    heads=2,
+    caption_channels=16,
+    motion=tuple(motion_module.MotionConfig(("temporal", second), 2) for second in ("temporal", "global")),
+    skips=motion_dit.LongSkips(stored=2, start=2),
+    sample_size=64,
+    clip_tokens=False,
+    patch=2,
+)
+VAE = slice_vae.SliceVAEConfig(
+    channels=(8, 8, 16, 16), layers=2, latent_channels=4, norm_groups=4, scaling_factor=0.18215
+)
+
+
+def tiny_transformer():
+    """A ModelPatcher around `DIT`, in float32 on the CPU."""
+    release = supported_models.EasyAnimateV3(DIT)
+    release.set_inference_dtype(torch.float32, None)
+    model = release.get_model({})
+    _randomise(model.diffusion_model)
+    device = torch.device("cpu")
+    return host.patcher_class()(model, load_device=device, offload_device=device)
+
+
+def tiny_vae():
+    """The host's VAE around `VAE`."""
+    return host_vae.HostVAE(tiny_slice_vae(), tiny_slice_vae().state_dict())
+
+
+def tiny_slice_vae():
+    """The network alone."""
+    model = slice_vae.SliceVAE(VAE)
+    _randomise(model)
+    return model.eval()
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Numbers from a normal distribution, the same every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _randomise(module: torch.nn.Module) -> None:
+    """Weights of about 1 / sqrt(inputs), small biases and tables, so that every layer matters."""
+    for i, (name, parameter) in enumerate(module.named_parameters()):
+        values = random(*parameter.shape, seed=i)
+        if "norm" in name and name.endswith(".weight"):
+            values = 1 + 0.1 * values
+        elif parameter.ndim > 1 and "table" not in name:
+            values = values / parameter[0].numel() ** 0.5
+        else:
+            values = 0.1 * values
+        parameter.data.copy_(values)
