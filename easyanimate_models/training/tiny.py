@@ -198,7 +198,7 @@ def _plain(module: nn.Module) -> dict[str, Tensor]:
 def _load_vae(run: Path) -> SliceVAE:
     vae = SliceVAE(VAE, **OPS)
     vae.load_state_dict(load_file(run / "vae.safetensors"))
-    return vae.eval()
+    return vae.eval().to(memory_format=torch.channels_last_3d)
 
 
 def _load_t5(run: Path):

@@ -1,0 +1,150 @@
+"""The trainer learns, resumes bit by bit, and its truth (the clips made in code) is judged rightly."""
+
+import random
+from dataclasses import replace
+
+import comfy.ops
+import pytest
+import torch
+from conftest import part
+from torch import nn
+
+loop = part("easyanimate_models.training.loop")
+shapes = part("easyanimate_models.training.shapes")
+judging = part("easyanimate_models.training.judging")
+dit_training = part("easyanimate_models.training.dit")
+vae_training = part("easyanimate_models.training.vae")
+export = part("easyanimate_models.training.export")
+tiny = part("easyanimate_models.training.tiny")
+MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
+SliceVAE = part("easyanimate_models.vae.slice_vae").SliceVAE
+OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+PLAN = loop.Plan(steps=8, learning_rate=1e-2, warmup=2, ema=0.9, clip=1.0, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _gradients():
+    with torch.enable_grad():
+        yield
+
+
+def small_vae() -> SliceVAE:
+    torch.manual_seed(0)
+    return loop.initialise(SliceVAE(replace(tiny.VAE, channels=(4, 4, 8, 8)), **OPS))
+
+
+def small_dit(motion: bool = True) -> MotionDiT:
+    torch.manual_seed(0)
+    config = replace(tiny.DIT, width=32, depth=2, heads=2, skips=None)
+    dit = loop.initialise(MotionDiT(config if motion else replace(config, motion=()), **OPS))
+    dit_training.initialise_dit(dit)
+    return dit
+
+
+def vae_objective(vae: SliceVAE):
+    stages = (vae_training.VAEStage(0, 2, 1, 32), vae_training.VAEStage(4, 1, 8, 32))
+    return vae_training.vae_objective(vae, tiny.training_clips(), stages, 1e-3, 0)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path, monkeypatch):
+    whole, stopped, resumed = small_vae(), small_vae(), small_vae()
+    loop.fit(tmp_path / "whole", whole, vae_objective(whole), PLAN)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    objective = vae_objective(stopped)
+
+    def stopping(step: int):
+        if step == 5:
+            raise Interrupted
+        return objective(step)
+
+    with pytest.raises(Interrupted):
+        loop.fit(tmp_path / "stopped", stopped, stopping, PLAN)
+    loop.fit(tmp_path / "stopped", resumed, vae_objective(resumed), PLAN)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert (tmp_path / "whole" / "loss.png").stat().st_size > 1000
+
+
+def test_the_vae_learns(tmp_path):
+    vae = small_vae()
+    objective = vae_objective(vae)
+    before = float(objective(0)[0])
+    loop.fit(tmp_path, vae, objective, replace(PLAN, steps=40))
+    assert float(objective(0)[0]) < 0.7 * before
+
+
+def test_the_denoiser_learns(tmp_path):
+    dit = small_dit()
+
+    def batches(step: int, rng: random.Random):
+        signs = torch.tensor([rng.choice((-1.0, 1.0)) for _ in range(8)])
+        latents = signs.view(-1, 1, 1, 1, 1).expand(-1, 4, 2, 4, 4)
+        return latents, signs.view(-1, 1, 1).expand(-1, 3, 32), torch.ones(8, 3)
+
+    objective = dit_training.noise_objective(dit, batches, dit_training.NoiseWeights(0.05, 50.0), 0)
+    torch.manual_seed(0)
+    before = float(objective(0)[0])
+    loop.fit(tmp_path, dit, objective, replace(PLAN, steps=60))
+    torch.manual_seed(0)
+    assert float(objective(0)[0]) < 0.5 * before
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    layer = nn.Linear(1, 1)
+    with pytest.raises(FloatingPointError, match="not finite at step 0"):
+        loop.fit(tmp_path, layer, lambda step: (layer.weight.sum() * float("nan"), {}), PLAN)
+
+
+def test_motion_modules_are_silent_when_added():
+    image, video = small_dit(motion=False), small_dit()
+    with torch.no_grad():
+        nn.init.normal_(image.proj_out.weight)
+        dit_training.grow_motion(image, video)
+        x, context = torch.randn(1, 4, 3, 4, 4), torch.randn(1, 3, 32)
+        alone = torch.cat([image(x[:, :, f : f + 1], torch.tensor([500]), context=context) for f in range(3)], dim=2)
+        assert torch.allclose(video(x, torch.tensor([500]), context=context), alone, atol=1e-5)
+
+
+def test_the_latent_scale_is_set_without_changing_what_is_decoded():
+    vae = small_vae().requires_grad_(False)
+    x = torch.rand(1, 3, 8, 16, 16) * 2 - 1
+    z = vae.encode(x)
+    mean, deviation = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([2.0, 0.5, 1.0, 3.0])
+    pixels = vae.decode(z)
+    export.set_latent_scale(vae, mean, deviation)
+    scaled = vae.encode(x)
+    assert torch.allclose(scaled, (z - mean.view(1, 4, 1, 1, 1)) / deviation.view(1, 4, 1, 1, 1), atol=1e-5)
+    assert torch.allclose(vae.decode(scaled), pixels, atol=1e-4)
+
+
+def test_a_fifth_of_the_scenes_is_held_out():
+    training, held_out = shapes.split_scenes()
+    assert not set(training) & set(held_out)
+    assert len(held_out) == -(-len(training + held_out) // 5)
+    for part_of in ("shape", "colour", "background", "motion"):  # every word was seen in training
+        assert {getattr(s, part_of) for s in held_out} <= {getattr(s, part_of) for s in training}
+
+
+def test_the_judge_sees_what_the_clips_show():
+    scenes = [scene for half in shapes.split_scenes() for scene in half]
+    clips, _ = shapes.render(scenes, random.Random(5))
+    score = judging.score((clips.movedim(1, -1) + 1) / 2, scenes)
+    assert score == judging.Score(1.0, 1.0, 1.0, 1.0)
+
+
+def test_the_judge_is_not_fooled_by_noise():
+    noise = torch.rand(40, 24, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    scenes = (shapes.split_scenes()[1] * 2)[:40]
+    score = judging.score(noise, scenes)
+    assert max(score.colour, score.motion, score.shape) < 0.6
+
+
+def test_the_same_seed_makes_the_same_clips():
+    scenes = shapes.split_scenes()[0][:3]
+    first, _ = shapes.render(scenes, random.Random(1))
+    second, _ = shapes.render(scenes, random.Random(1))
+    assert torch.equal(first, second)
+    assert first.shape == (3, 3, 24, 64, 64) and first.abs().max() <= 1
