@@ -211,7 +211,7 @@ def export(run: Path, folder: Path = TINY) -> None:
     """The trained weights as a release folder in fp16, with V3's own latent scale."""
     tensors = load_file(run / "latents.safetensors")
     vae = _load_vae(run)
-    set_latent_scale(vae, tensors["mean"], tensors["deviation"] / RELEASED_SCALING)
+    set_latent_scale(vae, tensors["mean"], tensors["deviation"] * RELEASED_SCALING)
     preview = [[round(v, 4) for v in row] for row in tensors["preview"].tolist()]
     configs = {
         "transformer": transformer_config(DIT) | {"latent_rgb_factors": preview[:4], "latent_rgb_bias": preview[4]},
