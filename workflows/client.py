@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import struct
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -76,8 +77,18 @@ def run(port: int, prompt: dict, progress: Progress | None = None) -> dict:
         elif event["type"] == "execution_interrupted":
             raise WorkflowError("interrupted")
         elif event["type"] == "execution_success":
-            return get(port, f"/history/{data['prompt_id']}")[data["prompt_id"]]["outputs"]
+            return _outputs(port, data["prompt_id"])
     raise WorkflowError("ComfyUI stopped before the workflow was done; its log says why.")
+
+
+def _outputs(port: int, prompt_id: str) -> dict:
+    """From the server's history, which is written a moment after success is announced."""
+    for _ in range(200):
+        history = get(port, f"/history/{prompt_id}")
+        if prompt_id in history:
+            return history[prompt_id]["outputs"]
+        time.sleep(0.05)
+    raise WorkflowError("ComfyUI finished the workflow but does not say what it made; look into its output folder.")
 
 
 def _events(port: int, client: str) -> Iterator[dict]:

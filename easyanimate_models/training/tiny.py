@@ -152,6 +152,10 @@ class Latents:
         index = torch.tensor([rng.randrange(len(self.clips)) for _ in range(batch)])
         return self._batch(self.clips[index], index, rng, moving=True)
 
+    def mixed(self, batch: int) -> dit_training.Batch:
+        """Nine batches of clips, then one of images, so that single frames are not forgotten."""
+        return lambda step, rng: self.images(3 * batch, rng) if step % 10 == 9 else self.videos(batch, rng)
+
     def _batch(self, latents: Tensor, index: Tensor, rng: random.Random, moving: bool) -> tuple[Tensor, Tensor, Tensor]:
         texts = []
         for scene in (self.scenes[i] for i in self.scene[index].tolist()):
@@ -183,12 +187,21 @@ def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
     dit_training.initialise_dit(dit)
     dit_training.grow_motion(image, dit)
 
-    def batches(step: int, rng: random.Random):
-        return data.images(3 * batch, rng) if step % 10 == 9 else data.videos(batch, rng)
-
-    objective = dit_training.noise_objective(dit, batches, dit_training.NoiseWeights(0.05, 50.0), SEED + 7)
+    weights = dit_training.NoiseWeights(0.05, 50.0)
+    objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 7)
     fit(run / "videos", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7))
     save_file(_plain(dit), run / "videos.safetensors")
+
+
+def fine_tune(run: Path, steps: int = 8000, batch: int = 32) -> None:
+    """All of the transformer once more, with more weight on strong noise, where the prompt decides."""
+    data = Latents(run)
+    dit = MotionDiT(DIT, **OPS)
+    dit.load_state_dict(load_file(run / "videos.safetensors"))
+    weights = dit_training.NoiseWeights(0.05, 100.0)
+    objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 11)
+    fit(run / "fine_tune", dit, objective, Plan(steps, 8e-4, 200, 0.9995, 1.0, SEED + 11))
+    save_file(_plain(dit), run / "transformer.safetensors")
 
 
 def _plain(module: nn.Module) -> dict[str, Tensor]:
@@ -219,7 +232,7 @@ def export(run: Path, folder: Path = TINY) -> None:
         "text_encoder": {k: v for k, v in T5.to_diff_dict().items() if k != "transformers_version"},
     }
     weights = {
-        "transformer": load_file(run / "videos.safetensors"),
+        "transformer": load_file(run / "transformer.safetensors"),
         "vae": _plain(vae),
         "text_encoder": load_file(run / "text_encoder.safetensors"),
     }
@@ -238,5 +251,6 @@ STAGES = {
     "latents": encode_dataset,
     "images": train_images,
     "videos": train_videos,
+    "fine_tune": fine_tune,
     "export": export,
 }
