@@ -25,11 +25,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors of one component, its config.json (empty without one), and where they came from."""
+    """Tensors of one component, its config.json and file header (empty without one), and where they came from."""
 
     path: Path
     tensors: dict[str, Tensor]
     config: dict
+    metadata: dict
 
 
 def read_checkpoint(path: str | Path, component: str) -> Checkpoint:
@@ -44,11 +45,14 @@ def read_checkpoint(path: str | Path, component: str) -> Checkpoint:
         weights = _shards(weights[0])
     folder = path if path.is_dir() else path.parent
     tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
     for file in weights:
-        tensors.update(_read_file(file))
+        part, header = _read_file(file)
+        tensors.update(part)
+        metadata.update(header or {})
     if any(key.startswith(HOST_PREFIX) for key in tensors) and component == "transformer":
         tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items() if k.startswith(HOST_PREFIX)}
-    return Checkpoint(path, tensors, _read_config(folder / "config.json"))
+    return Checkpoint(path, tensors, _read_config(folder / "config.json"), metadata)
 
 
 def _weights_in(folder: Path, component: str) -> list[Path]:
@@ -81,11 +85,11 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     if path.suffix not in WEIGHT_SUFFIXES:
         raise CheckpointError(f"{path.name} is not a safetensors file; convert it or download the safetensors version.")
     try:
-        return comfy.utils.load_torch_file(str(path), safe_load=True)
+        return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:  # the reader's own errors have no common base
         if "MetadataIncompleteBuffer" in str(error) or "file not fully covered" in str(error):
             raise CheckpointError(f"{path.name} is cut short; download it again.") from error

@@ -6,6 +6,7 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sample
 import comfy.sd
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -28,6 +29,14 @@ def clip_with_weights(target, state_dict: dict[str, Tensor], **kwargs) -> comfy.
     clip = comfy.sd.CLIP(target, **kwargs)
     clip.load_sd(state_dict)
     return clip
+
+
+def readable_quantisation(tensors: dict[str, Tensor], metadata: dict) -> dict[str, Tensor] | None:
+    """Quantised weights as this host reads them: 0.33 has a newer form; 0.3.75 knows only scaled fp8 (else None)."""
+    if hasattr(comfy.utils, "convert_old_quants"):
+        return comfy.utils.convert_old_quants(dict(tensors), "", metadata=metadata)[0]
+    newer = any(key.endswith((".weight_scale", ".comfy_quant")) for key in tensors)
+    return None if newer else tensors
 
 
 def t5_options(detected: dict) -> dict:

@@ -18,7 +18,7 @@ import folder_paths
 import torch
 
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, require_fit
-from .host import clip_with_weights, is_dynamic, patcher_class, scaled_fp8_dtype
+from .host import clip_with_weights, is_dynamic, patcher_class, readable_quantisation, scaled_fp8_dtype
 from .model_detection import detect_t5, detect_transformer, detect_vae
 from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
 from .vae.host_vae import HostVAE
@@ -88,18 +88,24 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
     """The T5 encoder as the host's CLIP, with 120 tokens and their mask."""
     checkpoint = _with_one_vocabulary(read_checkpoint(path, "text_encoder"))
     sizes = detect_t5(checkpoint)
-    tensors = require_fit(t5_skeleton(sizes), checkpoint, "T5 text encoder", QUANTISATION)
+    weights = require_fit(t5_skeleton(sizes), checkpoint, "T5 text encoder", QUANTISATION)
+    tensors = readable_quantisation(checkpoint.tensors, checkpoint.metadata)
+    if tensors is None:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is quantised in a way that this ComfyUI can't read; update ComfyUI or choose an "
+            "fp16 or fp8 file."
+        )
 
     class Target:
         params: dict = {}
-        clip = t5_model(comfy.text_encoders.sd3_clip.t5_xxl_detect(checkpoint.tensors))
+        clip = t5_model(comfy.text_encoders.sd3_clip.t5_xxl_detect(tensors))
         tokenizer = EasyAnimateTokenizer
 
     return clip_with_weights(
         Target,
-        dict(checkpoint.tensors),
+        tensors,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(tensors),
+        parameters=comfy.utils.calculate_parameters(weights),
         tokenizer_data={},
         model_options={"t5xxl_model_config": sizes},
     )

@@ -209,16 +209,17 @@ class Progress(list):
 
     interrupt_at = None
 
-    def __call__(self, value, total, preview, **kwargs):
-        self.append((value, total))
-        if value == self.interrupt_at:
+    def update(self, bar, value):
+        bar.current += value
+        self.append((bar.current, bar.total))
+        if bar.current == self.interrupt_at:
             mm.interrupt_current_processing(True)
 
 
 @pytest.fixture
 def progress(monkeypatch):
     told = Progress()
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", told)
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update", lambda bar, value: told.update(bar, value))
     return told
 
 

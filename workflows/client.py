@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 Progress = Callable[[str, int, int], None]  # node type, steps done, steps in all
 
 
@@ -54,7 +54,8 @@ def _inputs(node: dict, info: dict, links: dict) -> dict:
     values, inputs = list(node.get("widgets_values", [])), {}
     for name, spec in {**info["input"].get("required", {}), **info["input"].get("optional", {})}.items():
         options = spec[1] if len(spec) > 1 else {}
-        if isinstance(spec[0], list) or spec[0] in WIDGETS:
+        is_widget = isinstance(spec[0], list) or spec[0] in WIDGETS
+        if is_widget and values:  # inputs that a newer host added to the end keep their defaults
             inputs[name] = values.pop(0)
             if options.get("control_after_generate"):
                 values.pop(0)

@@ -61,7 +61,7 @@ def fit(folder: Path, module: nn.Module, objective: Objective, plan: Plan) -> nn
             _follow(average, parameters, min(plan.ema, (1 + step) / (10 + step)))
             bar.update()
             if step % LOG_EVERY == 0:
-                figures = {"loss": float(loss), **figures}
+                figures = {"loss": float(loss.detach()), **figures}
                 bar.set_postfix({k: f"{v:.4f}" for k, v in figures.items()})
                 _log(folder / "log.csv", step, figures)
             done = step + 1 == plan.steps

@@ -37,7 +37,7 @@ def vae_objective(vae: SliceVAE, clips: Clips, stages: tuple[VAEStage, ...], kl_
         mse = F.mse_loss(y, x)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         loss = F.l1_loss(y, x) + mse + kl_weight * kl
-        return loss, {"psnr": float(psnr(mse)), "kl": float(kl)}
+        return loss, {"psnr": float(psnr(mse)), "kl": float(kl.detach())}
 
     return objective
 
