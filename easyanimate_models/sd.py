@@ -86,7 +86,7 @@ def load_vae(path: str | Path) -> HostVAE:
 
 def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
     """The T5 encoder as the host's CLIP, with 120 tokens and their mask."""
-    checkpoint = _with_one_vocabulary(read_checkpoint(path, "text_encoder"))
+    checkpoint = with_one_vocabulary(read_checkpoint(path, "text_encoder"))
     sizes = detect_t5(checkpoint)
     weights = require_fit(t5_skeleton(sizes), checkpoint, "T5 text encoder", QUANTISATION)
     tensors = readable_quantisation(checkpoint.tensors, checkpoint.metadata)
@@ -111,7 +111,7 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
     )
 
 
-def _with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
+def with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
     """Some T5 files hold the word embeddings under a second name, or only there."""
     tensors = dict(checkpoint.tensors)
     words = tensors.pop("encoder.embed_tokens.weight", None)
