@@ -193,7 +193,7 @@ def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
     save_file(_plain(dit), run / "videos.safetensors")
 
 
-def fine_tune(run: Path, steps: int = 8000, batch: int = 32) -> None:
+def fine_tune(run: Path, steps: int = 5500, batch: int = 32) -> None:
     """All of the transformer once more, with more weight on strong noise, where the prompt decides."""
     data = Latents(run)
     dit = MotionDiT(DIT, **OPS)

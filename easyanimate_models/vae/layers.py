@@ -92,14 +92,17 @@ class Upsampler(nn.Module):
         return F.interpolate(x, scale_factor=(self.time_factor, 1, 1), mode="trilinear")
 
 
+def _residual_blocks(in_channels: int, out_channels: int, layers: int, groups: int, **ops) -> nn.ModuleList:
+    widths = [in_channels] + [out_channels] * layers
+    return nn.ModuleList(ResidualBlock(a, b, groups, **ops) for a, b in zip(widths, widths[1:], strict=False))
+
+
 class DownBlock(nn.Module):
     """Residual blocks, then a downsampler (none in the last block)."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, time_stride: int | None, groups: int, **ops):
         super().__init__()
-        widths = [in_channels] + [out_channels] * layers
-        pairs = zip(widths, widths[1:], strict=False)
-        self.convs = nn.ModuleList(ResidualBlock(a, b, groups, **ops) for a, b in pairs)
+        self.convs = _residual_blocks(in_channels, out_channels, layers, groups, **ops)
         self.downsampler = Downsampler(out_channels, time_stride, **ops) if time_stride else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,9 +116,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, time_factor: int | None, groups: int, **ops):
         super().__init__()
-        widths = [in_channels] + [out_channels] * layers
-        pairs = zip(widths, widths[1:], strict=False)
-        self.convs = nn.ModuleList(ResidualBlock(a, b, groups, **ops) for a, b in pairs)
+        self.convs = _residual_blocks(in_channels, out_channels, layers, groups, **ops)
         self.upsampler = Upsampler(out_channels, time_factor, **ops) if time_factor else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,43 @@
+"""The built-in model does what held-out prompts say; the full figures stand in its model card."""
+
+import json
+
+import torch
+from conftest import ROOT, part
+from safetensors.torch import load_file
+
+evaluation = part("easyanimate_models.training.evaluation")
+judging = part("easyanimate_models.training.judging")
+TINY = part("easyanimate_models.model_files").TINY
+PROMPTS = 24
+
+
+def test_it_makes_what_prompts_say_that_training_never_saw():
+    scenes, prompts = evaluation.held_out_prompts(PROMPTS, seed=1)
+    score = judging.score(evaluation.generate(TINY, prompts, evaluation.Settings(), seed=1), scenes)
+    assert score.colour >= 0.8
+    assert score.motion >= 0.7
+    assert score.shape >= 0.5
+
+
+def test_its_vae_gives_held_out_clips_back():
+    assert evaluation.reconstruction_psnr(TINY, count=8) >= 28
+
+
+def test_the_template_uses_the_settings_it_was_judged_with():
+    workflow = json.loads((ROOT / "workflows" / "text_to_video_tiny.json").read_text())
+    _, _, steps, cfg, sampler, scheduler, denoise = next(
+        node["widgets_values"] for node in workflow["nodes"] if node["type"] == "EasyAnimateSampler"
+    )
+    assert evaluation.Settings(steps, cfg, sampler) == evaluation.Settings()
+    assert (scheduler, denoise) == ("easyanimate", 1)
+
+
+def test_it_is_small_and_has_every_part_of_v3():
+    files = list(TINY.rglob("*.safetensors"))
+    assert len(files) == 3
+    assert sum(file.stat().st_size for file in files) <= 16e6
+    config = part("easyanimate_models.sd").load_transformer(TINY).model.diffusion_model.config
+    assert [kind.attentions for kind in config.motion] == [("temporal", "temporal"), ("temporal", "global")]
+    assert config.skips.stored >= 3
+    assert {value.dtype for file in files for value in load_file(file).values()} == {torch.float16}
