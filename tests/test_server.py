@@ -12,6 +12,7 @@ from conftest import ROOT, dev, part
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
 BUILT_IN = part("easyanimate_models.model_files").BUILT_IN
 PROMPT = "a red ball moves to the left on a black background"
+CFG = part("easyanimate_models.training.evaluation").Settings().cfg
 judging = part("easyanimate_models.training.judging")
 read_video = part("easyanimate_models.data.contact_sheet").read_video
 
@@ -39,7 +40,7 @@ def graph(**changed) -> dict:
             latent=["empty", 0],
             seed=1,
             steps=25,
-            cfg=7.0,
+            cfg=CFG,
             sampler="euler",
             scheduler="easyanimate",
             denoise=1.0,
@@ -92,7 +93,7 @@ STOCK = {
             latent_image=["empty", 0],
             seed=1,
             steps=25,
-            cfg=7.0,
+            cfg=CFG,
             sampler_name="euler",
             scheduler="normal",
             denoise=1.0,
@@ -100,7 +101,7 @@ STOCK = {
     },
     "SamplerCustomAdvanced": {
         "noise": node("RandomNoise", noise_seed=1),
-        "guider": node("CFGGuider", model=["model", 0], positive=["prompt", 0], negative=["prompt", 1], cfg=7.0),
+        "guider": node("CFGGuider", model=["model", 0], positive=["prompt", 0], negative=["prompt", 1], cfg=CFG),
         "how": node("KSamplerSelect", sampler_name="dpmpp_2m"),
         "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=25, denoise=1.0),
         "sampler": node(

@@ -1,4 +1,7 @@
-"""`python -m easyanimate_models.training RUN_FOLDER [STAGE ...]`: train the tiny model; goes on where it stopped."""
+"""`python -m easyanimate_models.training RUN_FOLDER [STAGE ...]`: train the tiny model; goes on where it stopped.
+
+All stages run in order unless some are named; `restore latents fine_tune export` trains the shipped weights further.
+"""
 
 import sys
 from pathlib import Path
@@ -9,8 +12,8 @@ from comfy.cli_args import args as host_args
 host_args.cpu = not torch.cuda.is_available()
 host_args.use_pytorch_cross_attention = True
 
-from .tiny import STAGES  # noqa: E402  (the host reads its arguments when imported)
+from .tiny import STAGES, restore  # noqa: E402  (the host reads its arguments when imported)
 
 run = Path(sys.argv[1])
 for stage in sys.argv[2:] or STAGES:
-    STAGES[stage](run)
+    {**STAGES, "restore": restore}[stage](run)

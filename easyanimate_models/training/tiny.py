@@ -103,9 +103,9 @@ def encode_dataset(run: Path) -> None:
     stills, clips, names, colours = [], [], [], []
     for index, scene in enumerate(split_scenes()[0]):
         pixels, _ = render([scene] * CLIPS_PER_SCENE, rng)
-        clips.append(encode_moments(vae, pixels)[0])
+        clips += [encode_moments(vae, few)[0] for few in pixels.split(8)]  # more would wait for memory
         images = pixels[:, :, [0, FRAMES // 2]].transpose(1, 2).flatten(0, 1)[:, :, None]
-        stills.append(vae.moments(images)[0])
+        stills += [vae.moments(few)[0] for few in images.split(16)]
         colours.append(F.avg_pool3d(images, (1, 8, 8)))
         names += [index] * CLIPS_PER_SCENE
     clips, stills = torch.cat(clips), torch.cat(stills)
@@ -193,14 +193,14 @@ def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
     save_file(_plain(dit), run / "videos.safetensors")
 
 
-def fine_tune(run: Path, steps: int = 5500, batch: int = 32) -> None:
-    """All of the transformer once more, with more weight on strong noise, where the prompt decides."""
+def fine_tune(run: Path, steps: int = 3400, batch: int = 32) -> None:
+    """All of the transformer once more, mostly at the noise levels where colour, motion and shape are decided."""
     data = Latents(run)
     dit = MotionDiT(DIT, **OPS)
     dit.load_state_dict(load_file(run / "videos.safetensors"))
-    weights = dit_training.NoiseWeights(0.05, 100.0)
+    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
     objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 11)
-    fit(run / "fine_tune", dit, objective, Plan(steps, 8e-4, 200, 0.9995, 1.0, SEED + 11))
+    fit(run / "fine_tune", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 11))
     save_file(_plain(dit), run / "transformer.safetensors")
 
 
@@ -218,6 +218,16 @@ def _load_t5(run: Path):
     t5 = CaptionReader(T5).t5
     t5.load_state_dict(load_file(run / "text_encoder.safetensors"))
     return t5.eval()
+
+
+def restore(run: Path, folder: Path = TINY) -> None:
+    """Weights of a release folder as where training goes on: `latents` and `fine_tune` come next."""
+    run.mkdir(parents=True, exist_ok=True)
+    for name, target in (("vae", "vae"), ("transformer", "videos"), ("text_encoder", "text_encoder")):
+        tensors = {k: v.float() for k, v in load_file(next((folder / name).glob("*.safetensors"))).items()}
+        if name == "text_encoder":
+            tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
+        save_file(tensors, run / f"{target}.safetensors")
 
 
 def export(run: Path, folder: Path = TINY) -> None:
