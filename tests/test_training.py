@@ -1,5 +1,6 @@
 """The trainer learns, resumes bit by bit, and its truth (the clips made in code) is judged rightly."""
 
+import contextlib
 import random
 from dataclasses import replace
 
@@ -91,6 +92,34 @@ def test_the_denoiser_learns(tmp_path):
     loop.fit(tmp_path, dit, objective, replace(PLAN, steps=60))
     torch.manual_seed(0)
     assert float(objective(0)[0].detach()) < 0.5 * before
+
+
+def test_most_steps_are_drawn_where_the_prompt_decides():
+    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
+    torch.manual_seed(0)
+    steps = torch.cat([weights.draw(32) for _ in range(100)])
+    assert 0.87 < float(((steps >= 280) & (steps < 780)).float().mean()) < 0.93
+    assert steps.min() < 20
+    assert steps.max() > 980
+    assert torch.allclose(weights.weigh(torch.tensor([0.999, 0.5, 1 / 17, 1e-4])), torch.tensor([0.1, 1.0, 4.0, 20.0]))
+
+
+def test_gradients_in_bfloat16_are_those_of_float32(monkeypatch):
+    dit = small_dit()
+    nn.init.normal_(dit.proj_out.weight, std=0.1)
+    batch = torch.randn(4, 4, 2, 4, 4), torch.randn(4, 3, 32), torch.ones(4, 3)
+    objective = dit_training.noise_objective(dit, lambda *_: batch, dit_training.NoiseWeights(0.1, 20.0), 0)
+
+    def gradient() -> torch.Tensor:
+        dit.zero_grad()
+        torch.manual_seed(0)
+        objective(0)[0].backward()
+        return torch.cat([p.grad.flatten() for p in dit.parameters() if p.grad is not None])
+
+    half = gradient()
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    whole = gradient()
+    assert 0 < float((half - whole).norm() / whole.norm()) < 0.05
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
