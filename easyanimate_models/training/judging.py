@@ -26,7 +26,7 @@ class Score:
 
 def look(clip: Tensor) -> Scene:
     """What a clip `[T, H, W, 3]` in 0..1 shows; an empty clip is a scene of the nearest guesses."""
-    palette = {name: torch.tensor(rgb) / 255 for name, rgb in {**COLOURS}.items()}
+    palette = {name: torch.tensor(rgb) / 255 for name, rgb in COLOURS.items()}
     edge = torch.cat([clip[:, :BORDER].flatten(0, 2), clip[:, -BORDER:].flatten(0, 2)])
     back = edge.median(0).values
     background = min(BACKGROUNDS, key=lambda name: float((torch.tensor(BACKGROUNDS[name]) / 255 - back).norm()))
