@@ -8,7 +8,6 @@ from torch import Tensor
 
 from .shapes import BACKGROUNDS, COLOURS, SHAPES, Scene
 
-FILL = {"circle": 0.785, "square": 1.0, "triangle": 0.5}  # share of the bounding box that the shape covers
 GROWTH = 1.8  # times the area
 TRAVEL = 5.0  # pixels of a 64-pixel frame
 BORDER = 2
@@ -73,13 +72,29 @@ def _motion(cover: Tensor) -> str:
 
 
 def _shape(cover: Tensor) -> str:
-    fills = []
-    for frame in cover:
-        solid = frame > 0.5
-        box = int(solid.any(0).sum() * solid.any(1).sum())
-        if box > 30:
-            fills.append(int(solid.sum()) / box)
-    if not fills:
-        return next(iter(SHAPES))
-    fill = sorted(fills)[len(fills) // 2]
-    return min(FILL, key=lambda name: abs(FILL[name] - fill))
+    """The shape whose ideal, drawn into the bounding box of each frame, overlaps most with what is there."""
+    overlap = dict.fromkeys(SHAPES, 0.0)
+    for solid in cover > 0.5:
+        rows, columns = solid.any(1), solid.any(0)
+        if int(rows.sum() * columns.sum()) <= 30:
+            continue
+        seen = solid[_extent(rows), _extent(columns)]
+        for shape, ideal in _ideals(*seen.shape).items():
+            overlap[shape] += float((seen & ideal).sum() / (seen | ideal).sum())
+    return max(overlap, key=overlap.get)
+
+
+def _extent(used: Tensor) -> slice:
+    places = used.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1)
+
+
+def _ideals(height: int, width: int) -> dict[str, Tensor]:
+    """Each shape filling a box, as a mask."""
+    y = ((torch.arange(height) + 0.5) / height)[:, None]  # 0 to 1, downwards
+    x = ((torch.arange(width) + 0.5) / width * 2 - 1)[None]  # -1 to 1
+    return {
+        "circle": x.square() + (2 * y - 1).square() <= 1,
+        "square": torch.ones(height, width, dtype=torch.bool),
+        "triangle": x.abs() <= y,
+    }
