@@ -8,6 +8,7 @@ import comfy.ops
 import pytest
 import torch
 from conftest import part
+from safetensors.torch import load_file
 from torch import nn
 
 loop = part("easyanimate_models.training.loop")
@@ -178,3 +179,17 @@ def test_the_same_seed_makes_the_same_clips():
     second, _ = shapes.render(scenes, random.Random(1))
     assert torch.equal(first, second)
     assert first.shape == (3, 3, 24, 64, 64) and first.abs().max() <= 1
+
+
+def test_training_goes_on_from_the_shipped_weights(tmp_path):
+    tiny.restore(tmp_path)
+    dit = MotionDiT(tiny.DIT, **OPS)
+    dit.load_state_dict(load_file(tmp_path / "videos.safetensors"))
+    for name, restored in (
+        ("transformer", dit),
+        ("vae", tiny._load_vae(tmp_path)),
+        ("text_encoder", tiny._load_t5(tmp_path)),
+    ):
+        shipped = load_file(next((tiny.TINY / name).glob("*.safetensors")))
+        weights = restored.state_dict()
+        assert all(torch.equal(weights[key], value.float()) for key, value in shipped.items())

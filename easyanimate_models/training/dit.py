@@ -45,7 +45,7 @@ def alphas_cumprod() -> Tensor:
 
 
 def _in_float32(attention, q: Tensor, k: Tensor, v: Tensor, *args, mask: Tensor | None = None, **kwargs) -> Tensor:
-    """On a CPU, bfloat16 makes linear layers three times as fast and the gradient of attention six times as slow."""
+    """On a CPU, bfloat16 makes linear layers much faster, but the gradient of attention several times slower."""
     with torch.autocast("cpu", enabled=False):
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
         return attention(q.float(), k.float(), v.float(), *args, mask=mask, **kwargs)
