@@ -17,6 +17,7 @@ HOST_FOLDERS = {
     "transformer": ("diffusion_models", "checkpoints"),
     "vae": ("vae",),
     "text_encoder": ("text_encoders",),
+    "image_encoder": ("clip_vision",),
 }
 
 
@@ -27,7 +28,7 @@ def register_folder() -> None:
 
 def choices(component: str) -> dict[str, Path]:
     """Name -> path of everything that may hold `component`; the built-in model comes first."""
-    found = {BUILT_IN: TINY}
+    found = {BUILT_IN: TINY} if (TINY / component).is_dir() else {}
     for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             if (path / component).is_dir() or path.suffix in WEIGHT_SUFFIXES:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import comfy.clip_vision
 import comfy.model_management as mm
 import comfy.sd
 import comfy.supported_models_base
@@ -17,7 +18,7 @@ import comfy.utils
 import folder_paths
 import torch
 
-from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, require_fit
+from .checkpoint import Checkpoint, CheckpointError, describe, read_checkpoint, require_fit
 from .host import clip_with_weights, is_dynamic, patcher_class, readable_quantisation, scaled_fp8_dtype
 from .model_detection import detect_t5, detect_transformer, detect_vae
 from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
@@ -34,6 +35,8 @@ WEIGHT_DTYPES = {
 }
 CONSTANT_TABLES = (".pos_encoder.pe",)  # sinusoids, a seventh of the file; computed when needed
 TRAINING_LEFTOVERS = ("loss.",)
+POSITION_NUMBERS = (".position_ids",)
+CLIP_VIT_L = "clip_vision_config_vitl.json"  # of the host
 QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 
 
@@ -109,6 +112,21 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
         tokenizer_data={},
         model_options={"t5xxl_model_config": sizes},
     )
+
+
+def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
+    """The CLIP vision encoder of an InP release as the host's CLIP_VISION."""
+    checkpoint = read_checkpoint(path, "image_encoder")
+    if "visual_projection.weight" not in checkpoint.tensors:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not a CLIP vision model; choose the release's "
+            "image_encoder, or a CLIP ViT-L/14 vision model."
+        )
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    config = folder / "config.json" if checkpoint.config else Path(comfy.clip_vision.__file__).with_name(CLIP_VIT_L)
+    encoder = comfy.clip_vision.ClipVisionModel(str(config))
+    encoder.load_sd(require_fit(encoder.model, checkpoint, "CLIP ViT-L/14 vision model", POSITION_NUMBERS))
+    return encoder
 
 
 def with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:

@@ -83,4 +83,34 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
         return io.NodeOutput(sd.load_text_encoder(model_files.resolve("text_encoder", text_encoder)))
 
 
-NODES = [EasyAnimateLoadTransformer, EasyAnimateLoadVAE, EasyAnimateLoadTextEncoder]
+class EasyAnimateLoadImageEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadImageEncoder",
+            display_name="Load EasyAnimate Image Encoder",
+            category=CATEGORY,
+            description="Loads CLIP ViT-L/14 vision, which shows the start image to InP transformers: a file from "
+            "models/clip_vision, or a release folder with its image_encoder.",
+            inputs=[
+                io.Combo.Input(
+                    "image_encoder",
+                    options=list(model_files.choices("image_encoder")),
+                    tooltip="A CLIP ViT-L/14 file from models/clip_vision, or a release folder under "
+                    "models/easyanimate.",
+                )
+            ],
+            outputs=[io.ClipVision.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image_encoder) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_image_encoder(model_files.resolve("image_encoder", image_encoder)))
+
+
+NODES = [
+    EasyAnimateLoadTransformer,
+    EasyAnimateLoadVAE,
+    EasyAnimateLoadTextEncoder,
+    EasyAnimateLoadImageEncoder,
+]

@@ -1,4 +1,4 @@
-"""MODEL + CONDITIONING + LATENT -> LATENT."""
+"""MODEL + CONDITIONING + LATENT -> LATENT, and MODEL -> SIGMAS for the stock samplers."""
 
 import comfy.sample
 import comfy.samplers
@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..easyanimate_models.host import fixed_empty_latent
 from ..easyanimate_models.schedules import release_sigmas
 
+CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
 
 
@@ -18,7 +19,7 @@ class EasyAnimateSampler(io.ComfyNode):
         return io.Schema(
             node_id="EasyAnimateSampler",
             display_name="EasyAnimate Sampler",
-            category="EasyAnimate/sampling",
+            category=CATEGORY,
             description="Makes the video out of noise: the host's samplers, with the releases' defaults and spacing.",
             inputs=[
                 io.Model.Input("model", tooltip="The EasyAnimate transformer."),
@@ -84,4 +85,39 @@ class EasyAnimateSampler(io.ComfyNode):
         return io.NodeOutput({**kept, "samples": samples})
 
 
-NODES = [EasyAnimateSampler]
+class EasyAnimateScheduler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateScheduler",
+            display_name="EasyAnimate Scheduler",
+            category=CATEGORY,
+            description="The releases' own noise levels, for SamplerCustom and SamplerCustomAdvanced.",
+            inputs=[
+                io.Model.Input("model", tooltip="The EasyAnimate transformer."),
+                io.Combo.Input(
+                    "sampler",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="The sampler that will take these steps: the releases space them differently for ddim "
+                    "and for the dpmpp family.",
+                ),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="More steps, finer result: 20 to 50."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1, only the last part of a longer schedule: video to video.",
+                ),
+            ],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, sampler, steps, denoise) -> io.NodeOutput:
+        return io.NodeOutput(release_sigmas(model.get_model_object("model_sampling"), sampler, steps, denoise))
+
+
+NODES = [EasyAnimateSampler, EasyAnimateScheduler]

@@ -1,5 +1,7 @@
 """Networks small enough for a test, built as the loaders build them, with the same random weights every time."""
 
+from dataclasses import replace
+
 import torch
 from conftest import part
 
@@ -28,9 +30,9 @@ VAE = slice_vae.SliceVAEConfig(
 )
 
 
-def tiny_transformer():
+def tiny_transformer(**changed):
     """A ModelPatcher around `DIT`, in float32 on the CPU."""
-    release = supported_models.EasyAnimateV3(DIT)
+    release = supported_models.EasyAnimateV3(replace(DIT, **changed))
     release.set_inference_dtype(torch.float32, None)
     model = release.get_model({})
     _randomise(model.diffusion_model)

@@ -75,7 +75,9 @@ class HostVAE(comfy.sd.VAE):
         """Images `[T, H, W, C]` as one clip, or `[B, T, H, W, C]`, to latents; the sides are cropped to eights."""
         clips = pixel_samples if pixel_samples.ndim == 5 else pixel_samples.unsqueeze(0)
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
-        return self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
+        latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
+        latents.easyanimate_vae = self  # see encoded_by
+        return latents
 
     def encode_tiled(
         self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None
@@ -117,6 +119,11 @@ class HostVAE(comfy.sd.VAE):
 
     def _load(self, memory: float) -> None:
         mm.load_models_gpu([self.patcher], memory_required=memory, force_full_load=self.disable_offload)
+
+
+def encoded_by(latents: Tensor) -> HostVAE | None:
+    """The VAE that made these latents; stock nodes hand them on as they are. None when they were changed since."""
+    return getattr(latents, "easyanimate_vae", None)
 
 
 def _progress(slices: int) -> Callable[[], None]:
