@@ -11,7 +11,7 @@ import folder_paths
 from .checkpoint import INDEX_SUFFIX, WEIGHT_SUFFIXES, CheckpointError
 
 FOLDER = "easyanimate"
-BUILT_IN = "built-in tiny model"
+BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
 TINY = Path(__file__).parent / "tiny"
 HOST_FOLDERS = {
     "transformer": ("diffusion_models", "checkpoints"),
@@ -29,6 +29,8 @@ def register_folder() -> None:
 def choices(component: str) -> dict[str, Path]:
     """Name -> path of everything that may hold `component`; the built-in model comes first."""
     found = {BUILT_IN: TINY} if (TINY / component).is_dir() else {}
+    if component == "transformer":
+        found[BUILT_IN_INP] = TINY / "transformer_inp"
     for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             if (path / component).is_dir() or path.suffix in WEIGHT_SUFFIXES:

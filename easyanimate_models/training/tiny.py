@@ -333,11 +333,23 @@ def export(run: Path, folder: Path = TINY) -> None:
     }
     weights["text_encoder"].pop("encoder.embed_tokens.weight", None)
     for name, config in configs.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
-        save_file({k: v.half() for k, v in weights[name].items()}, folder / name / file, {"format": "pt"})
-        (folder / name / file).chmod(0o644)
+        _write_component(folder / name, config, weights[name])
+
+
+def export_inpainting(run: Path, folder: Path = TINY) -> None:
+    """The inpainting transformer beside the others, with the preview colours of the plain one."""
+    plain = json.loads((folder / "transformer" / "config.json").read_text())
+    config = plain | {"in_channels": INPAINTING.in_channels}
+    _write_component(folder / "transformer_inp", config, load_file(run / "transformer_inp.safetensors"))
+
+
+def _write_component(folder: Path, config: dict, weights: dict[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    name = "model" if folder.name == "text_encoder" else "diffusion_pytorch_model"
+    file = folder / f"{name}.safetensors"
+    save_file({k: v.half() for k, v in weights.items()}, file, {"format": "pt"})
+    file.chmod(0o644)
 
 
 STAGES = {
@@ -350,4 +362,5 @@ STAGES = {
     "export": export,
     "inpainting_latents": encode_inpainting,
     "inpainting": train_inpainting,
+    "export_inpainting": export_inpainting,
 }
