@@ -25,8 +25,8 @@ class EasyAnimateEncode(io.ComfyNode):
             node_id="EasyAnimateEncode",
             display_name="EasyAnimate Encode",
             category=CATEGORY,
-            description="A video as latents, slice by slice; lengths of 1, 8n and 8n + 1 (V3), 9n (V2) or any (V1) come "
-            "back as they went in.",
+            description="A video as latents, slice by slice; lengths of 1, 8n and 8n + 1 (V3), 9n (V2) or any (V1) "
+            "come back as they went in.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames of one clip."),
                 io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),

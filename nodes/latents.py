@@ -28,8 +28,8 @@ class EasyAnimateEmptyLatent(io.ComfyNode):
                     min=1,
                     max=4096,
                     step=1,
-                    tooltip=f"In frames, at 24 a second: 1 for an image, else a multiple of {LENGTH_STEP} (V3), of 9 (V2) "
-                    "or any number (V1). Others come out as the frames output says.",
+                    tooltip=f"In frames, at 24 a second: 1 for an image, else a multiple of {LENGTH_STEP} (V3), of 9 "
+                    "(V2) or any number (V1). Others come out as the frames output says.",
                 ),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once."),
                 io.Vae.Input("vae", optional=True, tooltip="The VAE of V1 or V2; without one, the latent is for V3."),
