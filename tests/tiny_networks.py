@@ -34,7 +34,7 @@ def tiny_transformer():
     release = supported_models.EasyAnimateV3(DIT)
     release.set_inference_dtype(torch.float32, None)
     model = release.get_model({})
-    _randomise(model.diffusion_model)
+    randomise(model.diffusion_model)
     device = torch.device("cpu")
     return host.patcher_class()(model, load_device=device, offload_device=device)
 
@@ -47,7 +47,7 @@ def tiny_vae():
 def tiny_slice_vae():
     """The network alone."""
     model = slice_vae.SliceVAE(VAE)
-    _randomise(model)
+    randomise(model)
     return model.eval()
 
 
@@ -56,7 +56,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _randomise(module: torch.nn.Module) -> None:
+def randomise(module: torch.nn.Module) -> None:
     """Weights of about 1 / sqrt(inputs), small biases and tables, so that every layer matters."""
     for i, (name, parameter) in enumerate(module.named_parameters()):
         values = random(*parameter.shape, seed=i)
