@@ -270,3 +270,60 @@ def test_an_image_vae_with_the_attention_names_of_old(tmp_path):
     save_file(renamed, tmp_path / "vae.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"]))
     assert_holds("vae", sd.load_vae(tmp_path / "vae.safetensors"), recorded.weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scaling_factor": 0.13025}, "scales its latents by 0.13025, but V1 needs 0.18215"),  # SDXL
+        ({"norm_num_groups": 7}, "which 7 norm groups don't divide"),
+        ({"block_out_channels": [128, 256, 512, 512]}, "they belong to different models"),
+    ],
+)
+def test_image_vaes_that_v1_can_not_use(change, said, tmp_path):
+    recorded = golden("v1_e2e/sd_vae")
+    path = saved(recorded.weights, tmp_path / "vae.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"] | change))
+    assert said in refused(sd.load_vae, path)
+
+
+def test_an_image_vae_of_more_channels(tmp_path):
+    tensors = golden("v1_e2e/sd_vae").weights | {"decoder.conv_in.weight": torch.zeros(16, 16, 3, 3)}
+    assert "an image VAE of 16 latent channels" in refused(sd.load_vae, saved(tensors, tmp_path / "flux.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mini_batch_encoder": 8}, "says mini_batch_encoder 8, but V2 has 9 and 3"),
+        ({"cache_compression_vae": True}, "an EasyAnimate V4 VAE"),
+        ({"cache_mag_vae": True}, "an EasyAnimate V5 or V5.1 VAE"),
+    ],
+)
+def test_video_vaes_of_no_release_that_we_know(change, said, tmp_path):
+    recorded = golden("v2_mag_vae/mag_vae")
+    leftover = {"loss.perceptual_loss.lin0.model.1.weight": torch.zeros(1)}
+    path = saved(recorded.weights | leftover, tmp_path / "vae.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"]))
+    assert sd.load_vae(path).latent_format.release == "V2"
+    (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"] | change))
+    assert said in refused(sd.load_vae, path)
+
+
+def test_the_loader_node_offers_motion_modules_and_takes_them(pixart, motion_module, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    loaders, files = part("nodes.loaders"), part("easyanimate_models.model_files")
+    saved(motion_module(96, 2), tmp_path / "easyanimate_v1_mm.safetensors")
+    shutil.copy(pixart[2], tmp_path / "PixArt-XL-2.pth")
+    folder_paths.add_model_folder_path("diffusion_models", str(tmp_path))
+    motion_input = loaders.EasyAnimateLoadTransformer.define_schema().inputs[-1]
+    assert motion_input.optional and motion_input.options[0] == motion_input.default == "none"
+    assert "easyanimate_v1_mm.safetensors" in motion_input.options and files.BUILT_IN not in motion_input.options
+    execute = loaders.EasyAnimateLoadTransformer.execute
+    (still,) = execute("PixArt-XL-2.pth", "fp32").args
+    (moving,) = execute("PixArt-XL-2.pth", "fp32", "easyanimate_v1_mm.safetensors").args
+    assert still.model.diffusion_model.config.motion == () and len(moving.model.diffusion_model.config.motion) == 1
+    with pytest.raises(CheckpointError, match="There is no motion module named"):
+        execute("PixArt-XL-2.pth", "fp32", "../secret.safetensors")

@@ -84,13 +84,20 @@ def test_scaled_fp8_predicts_like_bf16(marker, tmp_path):
     small = scaled(weights(), "scale_weight") | {"scaled_fp8": torch.zeros(marker, dtype=torch.float8_e4m3fn)}
     bf16 = sd.load_transformer(tiny(tmp_path / "bf16", {k: v.to(torch.bfloat16) for k, v in weights().items()}))
     ours = sd.load_transformer(tiny(tmp_path / "fp8", small))
-    linear = ours.model.diffusion_model.transformer_blocks[0].attn1.to_q
-    assert linear.weight.dtype == torch.float8_e4m3fn
+    weight = ours.model.diffusion_model.transformer_blocks[0].attn1.to_q.weight
+    assert getattr(weight, "_qdata", weight).dtype == torch.float8_e4m3fn  # 0.33 wraps it, with its scale
     assert_close(predict(ours), predict(bf16), 0.1)
     unscaled = {k: v for k, v in small.items() if not k.endswith("scale_weight")}
     unscaled["scaled_fp8"] = small["scaled_fp8"]
     wrong = predict(sd.load_transformer(tiny(tmp_path / "unscaled", unscaled)))
     assert (wrong - predict(bf16)).norm() > predict(bf16).norm()  # so the scales do matter
+
+
+def test_scaled_fp8_saved_by_the_host_comes_back(tmp_path):
+    small = scaled(weights(), "scale_weight") | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    before, saved = sd.load_transformer(tiny(tmp_path / "fp8", small)), tmp_path / "saved.safetensors"
+    comfy.sd.save_checkpoint(str(saved), before, metadata={})
+    assert torch.equal(predict(sd.load_transformer(saved)), predict(before))
 
 
 def test_the_newer_form_of_scaled_fp8_loads_or_is_refused_in_a_sentence(tmp_path):
