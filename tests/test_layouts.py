@@ -114,7 +114,7 @@ def test_a_pickle_that_would_run_code_runs_nothing(component, how, tmp_path):
     path, target = tmp_path / "model.bin", tmp_path / "pwned"
     content = {"weight": torch.zeros(1), "more": Attack(target)}
     if how == "raw pickle":
-        path.write_bytes(pickle.dumps(content["more"]))
+        path.write_bytes(pickle.dumps(content["more"], protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "torch.save")
     message = refused(LOADERS[component], path)
@@ -179,6 +179,11 @@ def test_pixart_in_its_original_names_equals_the_hosts_own(pixart):
     context = random(1, 7, 32, seed=1)
     theirs = network(x[:, :, 0], timesteps, context)
     assert torch.allclose(ours.model.diffusion_model(x, timesteps, context=context)[:, :, 0], theirs, atol=1e-4)
+
+
+def test_pixart_sigma_is_refused(tmp_path):
+    tensors = {"x_embedder.proj.weight": torch.zeros(8, 4, 2, 2), "y_embedder.y_embedding": torch.zeros(300, 32)}
+    assert "is a PixArt-Sigma model" in refused(sd.load_transformer, saved(tensors, tmp_path / "sigma.safetensors"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from conftest import golden, part
@@ -141,3 +142,22 @@ def test_a_damaged_config_inside_a_file(tmp_path):
     save_file(tensors, tmp_path / "saved.safetensors")
     with pytest.raises(CheckpointError, match="inside saved.safetensors is damaged; save the model again"):
         sd.load_transformer(tmp_path / "saved.safetensors")
+
+
+VAES = {"V1": "v1_e2e/sd_vae", "V2": "v2_mag_vae/mag_vae", "V3": "v3_slice_vae/slice_vae"}
+
+
+@pytest.mark.parametrize("release", VAES)
+def test_a_vae_saved_by_the_host_comes_back_without_any_config(release, tmp_path):
+    """VAESave writes it alone, CheckpointSave beside the transformer."""
+    recorded = golden(VAES[release])
+    before = sd.load_vae(folder(tmp_path / "vae", recorded.weights, recorded.config["constructor"]))
+    alone, beside = tmp_path / "vae.safetensors", tmp_path / "checkpoint.safetensors"
+    comfy.utils.save_torch_file(before.get_sd(), str(alone))
+    comfy.sd.save_checkpoint(str(beside), sd.load_transformer(TINY), vae=before, metadata={})
+    latents = random(1, 4, 5, 2, 2)
+    for file in (alone, beside):
+        after = sd.load_vae(file)
+        assert after.latent_format.release == before.latent_format.release == release
+        assert torch.equal(after.decode(latents), before.decode(latents))
+    assert type(sd.load_transformer(beside).model.model_config).__name__ == "EasyAnimateV3"

@@ -21,9 +21,17 @@ class HostVAE(comfy.sd.VAE):
     """`comfy.sd.VAE` around a `VideoVAE`. The host's constructor guesses architectures, so it is not called.
 
     `latent_format` says which release's latents these are, `plan` how time is cut.
+    `saved_with` are tensors that a file of this VAE must hold besides its weights.
     """
 
-    def __init__(self, model: VideoVAE, weights: dict[str, Tensor], latent_format: comfy.latent_formats.LatentFormat):
+    def __init__(
+        self,
+        model: VideoVAE,
+        weights: dict[str, Tensor],
+        latent_format: comfy.latent_formats.LatentFormat,
+        saved_with: dict[str, Tensor] | None = None,
+    ):
+        self.saved_with = saved_with or {}
         self.latent_format, self.plan = latent_format, model.plan
         self._declare(model)
         self.first_stage_model = model.eval()
@@ -62,6 +70,10 @@ class HostVAE(comfy.sd.VAE):
         self.handles_tiling = False
         self.format_encoded = None
         self.audio_sample_rate = 44100
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """What the host's save nodes write."""
+        return {**super().get_sd(), **self.saved_with}
 
     def decode(self, samples_in: Tensor, vae_options=None, tiling: Tiling | None = None) -> Tensor:
         """Latents `[B, C, F, h, w]` (or one frame, `[B, C, h, w]`) to images `[B, T, H, W, 3]` in 0..1.
