@@ -181,6 +181,18 @@ def test_pixart_in_its_original_names_equals_the_hosts_own(pixart):
     assert torch.allclose(ours.model.diffusion_model(x, timesteps, context=context)[:, :, 0], theirs, atol=1e-4)
 
 
+def test_fused_layers_are_split_with_their_scales():
+    table = part("easyanimate_models.pixart_names").PIXART
+    theirs = {"weight": torch.arange(12.0).view(6, 2), "scale_weight": torch.tensor(3.0), "bias": torch.arange(6.0)}
+    ours = table.ours({f"blocks.12.attn.qkv.{k}": v for k, v in theirs.items()})
+    assert len(ours) == 9
+    for i, name in enumerate("qkv"):
+        layer = f"transformer_blocks.12.attn1.to_{name}"
+        assert torch.equal(ours[f"{layer}.weight"], theirs["weight"][2 * i : 2 * i + 2])
+        assert torch.equal(ours[f"{layer}.bias"], theirs["bias"][2 * i : 2 * i + 2])
+        assert ours[f"{layer}.scale_weight"] == 3
+
+
 def test_pixart_sigma_is_refused(tmp_path):
     tensors = {"x_embedder.proj.weight": torch.zeros(8, 4, 2, 2), "y_embedder.y_embedding": torch.zeros(300, 32)}
     assert "is a PixArt-Sigma model" in refused(sd.load_transformer, saved(tensors, tmp_path / "sigma.safetensors"))
