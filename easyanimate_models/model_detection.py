@@ -88,7 +88,7 @@ def _release_without_config(checkpoint: Checkpoint, facts: _Facts) -> type[Relea
     if not facts.skips:
         return EasyAnimateV1
     if (facts.width, facts.depth) == RELEASED_SIZE:
-        logging.info("%s has no config.json; by its size it is the released V2 transformer.", checkpoint.path.name)
+        logging.warning("%s has no config.json; by its size it is the released V2 transformer.", checkpoint.path.name)
         return EasyAnimateV2
     raise CheckpointError(
         f"{checkpoint.path.name} could be a V2 or a V3 transformer; put its config.json beside it to tell which."
@@ -209,7 +209,7 @@ def _release_of_vae(checkpoint: Checkpoint, latent_channels: int) -> type[Releas
         )
     is_slice = given.get("slice_compression_vae", not given)
     if not given:
-        logging.info("%s has no config.json; it is taken for a V3 VAE (V2's looks the same).", checkpoint.path.name)
+        logging.warning("%s has no config.json; it is taken for a V3 VAE (V2's looks the same).", checkpoint.path.name)
     release = EasyAnimateV3 if is_slice else EasyAnimateV2
     for name, size in release.vae_flags.items():
         if given.get(name, size) != size:

@@ -36,7 +36,11 @@ WEIGHT_DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
 }
-CONSTANT_TABLES = (".pos_encoder.pe",)  # sinusoids, a seventh of the file; computed when needed
+CONSTANT_TABLES = (
+    ".pos_encoder.pe",  # sinusoids, a seventh of the file; computed when needed
+    "pos_embed.pos_embed",
+    "caption_projection.y_embedding",  # the empty text of PixArt's training; ours comes from the text encoder
+)
 TRAINING_LEFTOVERS = ("loss.",)
 UNREADABLE = "{} is quantised in a way that this ComfyUI can't read; update ComfyUI or choose the {} file."
 QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
