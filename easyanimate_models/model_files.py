@@ -8,13 +8,15 @@ from pathlib import Path
 
 import folder_paths
 
-from .checkpoint import INDEX_SUFFIX, WEIGHT_SUFFIXES, CheckpointError
+from .checkpoint import INDEX_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
 
 FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
 TINY = Path(__file__).parent / "tiny"
+NO_FILE = "none"
 HOST_FOLDERS = {
     "transformer": ("diffusion_models", "checkpoints"),
+    "motion_module": ("diffusion_models",),
     "vae": ("vae",),
     "text_encoder": ("text_encoders",),
     "image_encoder": ("clip_vision",),
@@ -37,7 +39,7 @@ def choices(component: str) -> dict[str, Path]:
                 found.setdefault(f"{FOLDER}/{path.name}", path)
     for folder in HOST_FOLDERS[component]:
         for name in folder_paths.get_filename_list(folder):
-            if name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)):
+            if name.endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
                 shown = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
                 found.setdefault(shown, Path(folder_paths.get_full_path_or_raise(folder, name)))
     return found

@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..easyanimate_models.inpainting import given_frames, inpaint_latents, mask_for
+from ..easyanimate_models.latent_formats import mark
 from ..easyanimate_models.video_sizes import SIDE_STEP, latent_size
 from .decoding import require_slice_vae
 
@@ -95,14 +96,14 @@ class EasyAnimateImageToVideo(io.ComfyNode):
         clip_end_percent=1.0,
     ) -> io.NodeOutput:
         require_slice_vae(vae)
-        size = latent_size(width, height, length)
-        frames = vae.upscale_ratio[0](size[0])
+        size = latent_size(width, height, length, vae.plan)
+        frames = vae.plan.frames_for(size[0])
         video, mask = given_frames(frames, size[1] * 8, size[2] * 8, start_image, end_image)
         values = {"concat_latent_image": inpaint_latents(vae, video, mask)}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         samples = torch.zeros([batch_size, vae.latent_channels, *size], device=mm.intermediate_device())
-        return io.NodeOutput(positive, negative, {"samples": samples}, frames)
+        return io.NodeOutput(positive, negative, mark({"samples": samples}, vae.latent_format), frames)
 
 
 class EasyAnimateInpaintVideo(io.ComfyNode):
@@ -147,10 +148,10 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
         values = {"concat_latent_image": inpaint_latents(vae, video[..., :3].cpu(), mask)}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
-        latent = {"samples": vae.encode(video)}
+        latent = mark({"samples": vae.encode(video)}, vae.latent_format)
         if noise_mask:
             latent["noise_mask"] = mask[None, None]
-        return io.NodeOutput(positive, negative, latent, vae.upscale_ratio[0](latent["samples"].shape[2]))
+        return io.NodeOutput(positive, negative, latent, vae.plan.frames_for(latent["samples"].shape[2]))
 
 
 def with_clip_vision(conditioning: list, seen, start: float, end: float) -> list:
