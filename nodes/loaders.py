@@ -1,7 +1,8 @@
-"""File -> MODEL, VAE, CLIP."""
+"""File -> MODEL, VAE, CLIP; LoRA file -> patched MODEL and CLIP."""
 
 from comfy_api.latest import io
 
+from ..easyanimate_models import lora as loras
 from ..easyanimate_models import model_files, sd
 
 CATEGORY = "EasyAnimate/loaders"
@@ -83,4 +84,33 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
         return io.NodeOutput(sd.load_text_encoder(model_files.resolve("text_encoder", text_encoder)))
 
 
-NODES = [EasyAnimateLoadTransformer, EasyAnimateLoadVAE, EasyAnimateLoadTextEncoder]
+class EasyAnimateLoadLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        strength = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
+        return io.Schema(
+            node_id="EasyAnimateLoadLora",
+            display_name="Load EasyAnimate LoRA",
+            category=CATEGORY,
+            description="Adds a LoRA to the transformer, and to the text encoder if given; chain nodes for several.",
+            inputs=[
+                io.Model.Input("model", tooltip="The EasyAnimate transformer."),
+                io.Combo.Input(
+                    "lora", options=model_files.host_files("loras"), tooltip="A safetensors file from models/loras."
+                ),
+                io.Float.Input("strength_model", tooltip="How strongly; negative turns it around.", **strength),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
+                io.Float.Input(
+                    "strength_clip", optional=True, tooltip="How strongly the text encoder is changed.", **strength
+                ),
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, lora, strength_model, clip=None, strength_clip=1.0) -> io.NodeOutput:
+        path = model_files.host_path("loras", lora)
+        return io.NodeOutput(*loras.load_lora(path, model, clip, strength_model, strength_clip))
+
+
+NODES = [EasyAnimateLoadTransformer, EasyAnimateLoadVAE, EasyAnimateLoadTextEncoder, EasyAnimateLoadLora]
