@@ -8,13 +8,15 @@ from pathlib import Path
 
 import folder_paths
 
-from .checkpoint import INDEX_SUFFIX, WEIGHT_SUFFIXES, CheckpointError
+from .checkpoint import INDEX_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
 
 FOLDER = "easyanimate"
 BUILT_IN = "built-in tiny model"
 TINY = Path(__file__).parent / "tiny"
+NO_FILE = "none"
 HOST_FOLDERS = {
     "transformer": ("diffusion_models", "checkpoints"),
+    "motion_module": ("diffusion_models",),
     "vae": ("vae",),
     "text_encoder": ("text_encoders",),
 }
@@ -26,15 +28,15 @@ def register_folder() -> None:
 
 
 def choices(component: str) -> dict[str, Path]:
-    """Name -> path of everything that may hold `component`; the built-in model comes first."""
-    found = {BUILT_IN: TINY}
+    """Name -> path of everything that may hold `component`; the built-in model, if it does, comes first."""
+    found = {BUILT_IN: TINY} if (TINY / component).is_dir() else {}
     for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
         for path in sorted(root.iterdir()) if root.is_dir() else ():
             if (path / component).is_dir() or path.suffix in WEIGHT_SUFFIXES:
                 found.setdefault(f"{FOLDER}/{path.name}", path)
     for folder in HOST_FOLDERS[component]:
         for name in folder_paths.get_filename_list(folder):
-            if name.endswith((*WEIGHT_SUFFIXES, INDEX_SUFFIX)):
+            if name.endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
                 shown = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
                 found.setdefault(shown, Path(folder_paths.get_full_path_or_raise(folder, name)))
     return found

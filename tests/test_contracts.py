@@ -94,7 +94,19 @@ def test_sockets_and_widgets_of_our_nodes_are_those_of_the_schema(path):
 
 FLOW = (  # imports go down this list, never up (design.md, section 2)
     *("__init__", "nodes", "training", "data", "model_files", "sd", "lora", "model_detection", "supported_models"),
-    *("model_base", "latent_formats", "schedules", "video_sizes", "text_encoders", "dit", "vae", "checkpoint", "host"),
+    *("motion_files", "release_config", "pixart_names", "image_vae_names", "names"),
+    *(
+        "model_base",
+        "latent_formats",
+        "schedules",
+        "video_sizes",
+        "text_encoders",
+        "dit",
+        "vae",
+        "checkpoint",
+        "pickles",
+        "host",
+    ),
     "easyanimate_models",
 )
 

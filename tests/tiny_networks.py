@@ -8,6 +8,7 @@ motion_module = part("easyanimate_models.dit.motion_module")
 slice_vae = part("easyanimate_models.vae.slice_vae")
 host = part("easyanimate_models.host")
 host_vae = part("easyanimate_models.vae.host_vae")
+latent_formats = part("easyanimate_models.latent_formats")
 supported_models = part("easyanimate_models.supported_models")
 
 DIT = motion_dit.MotionDiTConfig(
@@ -40,7 +41,7 @@ def tiny_transformer():
 
 def tiny_vae():
     """The host's VAE around `VAE`."""
-    return host_vae.HostVAE(tiny_slice_vae(), tiny_slice_vae().state_dict())
+    return host_vae.HostVAE(tiny_slice_vae(), tiny_slice_vae().state_dict(), latent_formats.SliceLatents())
 
 
 def tiny_slice_vae():

@@ -1,0 +1,53 @@
+"""PixArt checkpoints in their original names, as the V1 base: one table from there to ours (diffusers')."""
+
+from dataclasses import replace
+
+from .checkpoint import Checkpoint
+from .names import NameTable
+
+PROBE = "x_embedder.proj.weight"
+POSITIONS = "pos_embed"  # a constant table; its length tells the size that the model was trained at
+
+PIXART = NameTable(
+    pairs=(
+        ("x_embedder.proj", "pos_embed.proj"),
+        ("t_embedder.mlp.0", "adaln_single.emb.timestep_embedder.linear_1"),
+        ("t_embedder.mlp.2", "adaln_single.emb.timestep_embedder.linear_2"),
+        ("csize_embedder.mlp.0", "adaln_single.emb.resolution_embedder.linear_1"),
+        ("csize_embedder.mlp.2", "adaln_single.emb.resolution_embedder.linear_2"),
+        ("ar_embedder.mlp.0", "adaln_single.emb.aspect_ratio_embedder.linear_1"),
+        ("ar_embedder.mlp.2", "adaln_single.emb.aspect_ratio_embedder.linear_2"),
+        ("t_block.1", "adaln_single.linear"),
+        ("y_embedder.y_proj.fc1", "caption_projection.linear_1"),
+        ("y_embedder.y_proj.fc2", "caption_projection.linear_2"),
+        ("blocks.{}.scale_shift_table", "transformer_blocks.{}.scale_shift_table"),
+        ("blocks.{}.attn.proj", "transformer_blocks.{}.attn1.to_out.0"),
+        ("blocks.{}.cross_attn.q_linear", "transformer_blocks.{}.attn2.to_q"),
+        ("blocks.{}.cross_attn.proj", "transformer_blocks.{}.attn2.to_out.0"),
+        ("blocks.{}.mlp.fc1", "transformer_blocks.{}.ff.net.0.proj"),
+        ("blocks.{}.mlp.fc2", "transformer_blocks.{}.ff.net.2"),
+        ("final_layer.linear", "proj_out"),
+        ("final_layer.scale_shift_table", "scale_shift_table"),
+    ),
+    fused=(
+        ("blocks.{}.attn.qkv", tuple(f"transformer_blocks.{{}}.attn1.to_{x}" for x in "qkv")),
+        ("blocks.{}.cross_attn.kv_linear", tuple(f"transformer_blocks.{{}}.attn2.to_{x}" for x in "kv")),
+    ),
+    dropped=("y_embedder.y_embedding", POSITIONS),
+)
+
+
+def with_our_names(checkpoint: Checkpoint) -> Checkpoint:
+    """A PixArt checkpoint renamed, with the trained size in its config; any other comes back as it is."""
+    if PROBE not in checkpoint.tensors:
+        return checkpoint
+    config = {"sample_size": _sample_size(checkpoint), **checkpoint.config}
+    return replace(checkpoint, tensors=PIXART.ours(checkpoint.tensors), config=config)
+
+
+def _sample_size(checkpoint: Checkpoint) -> int:
+    """Side of the trained latents: 32, 64 or 128 for 256, 512 or 1024 pixels."""
+    if "csize_embedder.mlp.0.weight" in checkpoint.tensors:
+        return 128
+    table = checkpoint.tensors.get(POSITIONS)
+    return 64 if table is None else round(table.shape[-2] ** 0.5) * checkpoint.tensors[PROBE].shape[-1]
