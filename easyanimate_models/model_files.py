@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from .checkpoint import INDEX_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
+from .checkpoint import INDEX_SUFFIXES, SAFE_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
 
 FOLDER = "easyanimate"
 BUILT_IN = "built-in tiny model"
@@ -50,7 +50,7 @@ def resolve(component: str, name: str) -> Path:
     return path
 
 
-def host_files(folder: str, suffixes: tuple[str, ...] = WEIGHT_SUFFIXES) -> list[str]:
+def host_files(folder: str, suffixes: tuple[str, ...] = SAFE_SUFFIXES) -> list[str]:
     """Names of the weights in one of the host's folders, such as "loras"."""
     return [name for name in folder_paths.get_filename_list(folder) if name.endswith(suffixes)]
 

@@ -1,9 +1,10 @@
-"""File -> MODEL, VAE, CLIP; LoRA file -> patched MODEL and CLIP."""
+"""File -> MODEL, VAE, CLIP, CONTROL_NET; LoRA file -> patched MODEL and CLIP."""
 
 from comfy_api.latest import io
 
 from ..easyanimate_models import lora as loras
 from ..easyanimate_models import model_files, sd
+from ..easyanimate_models.checkpoint import WEIGHT_SUFFIXES
 
 CATEGORY = "EasyAnimate/loaders"
 
@@ -113,4 +114,33 @@ class EasyAnimateLoadLora(io.ComfyNode):
         return io.NodeOutput(*loras.load_lora(path, model, clip, strength_model, strength_clip))
 
 
-NODES = [EasyAnimateLoadTransformer, EasyAnimateLoadVAE, EasyAnimateLoadTextEncoder, EasyAnimateLoadLora]
+class EasyAnimateLoadControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadControlNet",
+            display_name="Load EasyAnimate ControlNet",
+            category=CATEGORY,
+            description="Loads a PixArt ControlNet, which steers every frame by a hint such as its edges (HED).",
+            inputs=[
+                io.Combo.Input(
+                    "control_net",
+                    options=model_files.host_files("controlnet", WEIGHT_SUFFIXES),
+                    tooltip="A PixArt ControlNet from models/controlnet; use it with Apply ControlNet and the VAE.",
+                )
+            ],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls, control_net) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_controlnet(model_files.host_path("controlnet", control_net)))
+
+
+NODES = [
+    EasyAnimateLoadTransformer,
+    EasyAnimateLoadVAE,
+    EasyAnimateLoadTextEncoder,
+    EasyAnimateLoadLora,
+    EasyAnimateLoadControlNet,
+]

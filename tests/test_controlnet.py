@@ -1,0 +1,389 @@
+"""PixArt ControlNets over tiny random transformers, against the same arithmetic written out frame by frame."""
+
+from dataclasses import replace
+
+import client
+import comfy.context_windows
+import comfy.controlnet
+import comfy.sample
+import pytest
+import tiny_networks
+import torch
+import torch.nn.functional as F
+from conftest import dev, part, relative_error
+from safetensors.torch import save_file
+from test_server import CFG, graph, node, watch
+from tiny_networks import DIT, random, tiny_transformer, tiny_vae
+
+import nodes as host_nodes
+
+sd = part("easyanimate_models.sd")
+controlnet = part("easyanimate_models.controlnet")
+CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
+TINY = part("easyanimate_models.model_files").TINY
+DEPTH = 3  # of the four blocks of the tiny transformer
+FRAMES = 4  # of latents, so 16 of pixels
+INPAINTING = replace(DIT, in_channels=12, clip_tokens=True)
+
+
+def pixart_file(path, width: int = DIT.width, heads: int = DIT.heads, depth: int = DEPTH, seed: int = 0):
+    """A random ControlNet in the names of the official files, and its tensors."""
+    tensors: dict[str, torch.Tensor] = {}
+    linears = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "cross_attn.q_linear": (1, 1), "cross_attn.kv_linear": (2, 1)}
+    linears |= {"cross_attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
+    for i in range(depth):
+        block = f"controlnet.{i}.copied_block"
+        outer = ("before_proj", "after_proj") if i == 0 else ("after_proj",)
+        sizes = {f"{block}.{name}": size for name, size in linears.items()}
+        sizes |= {f"controlnet.{i}.{name}": (1, 1) for name in outer}
+        tensors[f"{block}.scale_shift_table"] = 0.3 * random(6, width, seed=seed + 100 + i)
+        for j, (name, (rows, columns)) in enumerate(sizes.items()):
+            weight = random(rows * width, columns * width, seed=seed + 1000 * i + j)
+            tensors[f"{name}.weight"] = weight / (columns * width) ** 0.5
+            tensors[f"{name}.bias"] = 0.1 * random(rows * width, seed=seed + 1000 * i + 500 + j)
+    save_file(tensors, path, metadata={"num_attention_heads": str(heads)})
+    return tensors
+
+
+@pytest.fixture
+def official(tmp_path):
+    """A file, its tensors, and the CONTROL_NET loaded from it."""
+    path = tmp_path / "PixArt-XL-2-tiny-ControlNet.safetensors"
+    tensors = pixart_file(path)
+    return path, tensors, sd.load_controlnet(path)
+
+
+@pytest.fixture(params=[DIT, INPAINTING], ids=["text to video", "inpainting"])
+def base(request, monkeypatch):
+    monkeypatch.setattr(tiny_networks, "DIT", request.param)
+    return tiny_transformer()
+
+
+def given(config) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """Noisy latents, sigmas and conditions of two videos."""
+    cond = {"c_crossattn": random(2, 5, 16, seed=2), "attention_mask": torch.ones(2, 5)}
+    cond["attention_mask"][1, 3:] = 0
+    if config.clip_tokens:
+        cond["c_concat"] = random(2, 8, FRAMES, 4, 6, seed=3)
+        cond |= {"clip_embeds": random(2, 768, seed=4), "clip_mask": torch.ones(2, 8)}
+    return 3 * random(2, 4, FRAMES, 4, 6, seed=1), torch.tensor([3.0, 3.0]), cond
+
+
+def hint_frames(count: int = 4 * FRAMES) -> torch.Tensor:
+    """Frames `[T, 3, H, W]` in 0..1 as the host hands them over."""
+    return random(count, 3, 32, 48, seed=9).sigmoid()
+
+
+def applied(control, base, frames=None, strength: float = 1.0, percent=(0.0, 1.0), vae=None):
+    """A copy of the CONTROL_NET as it is when sampling begins."""
+    control = control.copy().set_cond_hint(
+        hint_frames() if frames is None else frames, strength, percent, vae=vae or tiny_vae()
+    )
+    control.pre_run(base.model, base.model.model_sampling.percent_to_sigma)
+    return control
+
+
+def residuals(control, base, options=None) -> list[torch.Tensor]:
+    """What a CONTROL_NET answers to `given`."""
+    x, sigma, cond = given(base.model.diffusion_model.config)
+    return control.get_control(x, sigma, cond, 1, options or {})["output"]
+
+
+# --- the arithmetic ------------------------------------------------------------------------------------------------
+
+
+def attention(q, k, v, heads: int, bias=None):
+    q, k, v = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (q, k, v))
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    return ((scores if bias is None else scores + bias).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def pixart_block(tensors: dict, name: str, x, context, bias, modulation, heads: int):
+    """One frame `x` [B, N, D] through a block in PixArt's own names."""
+
+    def linear(layer, value):
+        return F.linear(value, tensors[f"{name}.{layer}.weight"], tensors[f"{name}.{layer}.bias"])
+
+    table = tensors[f"{name}.scale_shift_table"][None] + modulation.unflatten(1, (6, -1))
+    shift1, scale1, gate1, shift2, scale2, gate2 = table.chunk(6, dim=1)
+    h = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale1) + shift1
+    x = x + gate1 * linear("attn.proj", attention(*linear("attn.qkv", h).chunk(3, -1), heads))
+    keys, values = linear("cross_attn.kv_linear", context).chunk(2, -1)
+    crossed = attention(linear("cross_attn.q_linear", x), keys, values, heads, bias)
+    x = x + linear("cross_attn.proj", crossed)
+    h = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale2) + shift2
+    return x + gate2 * linear("mlp.fc2", F.gelu(linear("mlp.fc1", h), approximate="tanh"))
+
+
+def computed(base, tensors: dict, hint: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The residuals, and the noise with each added before the base's next block, all written out.
+
+    `hint` [1, 4, F, h, w] are its latents, unscaled.
+    """
+    network, config = base.model.diffusion_model, base.model.diffusion_model.config
+    x, sigma, cond = given(config)
+    x = x / (sigma[0] ** 2 + 1) ** 0.5
+    x = torch.cat([x, cond["c_concat"]], dim=1) if "c_concat" in cond else x
+    names = ("attention_mask", "clip_embeds", "clip_mask")
+    chosen = {k: cond[k] for k in names if k in cond}
+    timesteps = base.model.model_sampling.timestep(sigma)
+    hidden, told, embedded = network.embed(x, timesteps, cond["c_crossattn"], **chosen)
+    context, bias, modulation, grid = told
+    padded = torch.zeros(2, *x.shape[1:]).index_copy(1, torch.arange(4), (hint * 0.18215).expand(2, -1, -1, -1, -1))
+    seen = network.tokens(padded)
+    first = network.transformer_blocks[0](hidden, *told, {})
+    before = {k: tensors[f"controlnet.0.before_proj.{k}"] for k in ("weight", "bias")}
+    states = (first + F.linear(seen, **before)).unflatten(1, (grid[0], -1)).unbind(1)
+    added = []
+    for i in range(DEPTH):
+        block = f"controlnet.{i}.copied_block"
+        states = [pixart_block(tensors, block, s, context, bias, modulation, config.heads) for s in states]
+        after = {k: tensors[f"controlnet.{i}.after_proj.{k}"] for k in ("weight", "bias")}
+        added.append(F.linear(torch.cat(states, dim=1), **after))
+    x, stored = first, [first]
+    for i in range(1, config.depth):
+        x = x + added[i - 1]
+        if i >= 2:
+            x = x + network.long_connect_fc[i - 2](stored.pop())
+        x = network.transformer_blocks[i](x, *told, {})
+        if i < 2:
+            stored.append(x)
+    noise = network._unpatchify(network._final(x, embedded), *grid)
+    return added, noise
+
+
+def test_residuals_and_noise_are_those_of_the_written_out_arithmetic(official, base, record_property):
+    _, tensors, control = official
+    vae = tiny_vae()
+    ours = residuals(applied(control, base, vae=vae), base)
+    theirs, noise = computed(base, tensors, vae.encode(hint_frames().movedim(1, -1)))
+    errors = [relative_error(a, b) for a, b in zip(ours, theirs, strict=True)]
+    record_property("residuals", max(errors))
+    assert max(errors) < 1e-5
+    x, sigma, cond = given(base.model.diffusion_model.config)
+    denoised = base.model.apply_model(x, sigma, control={"output": ours}, **cond)
+    error = relative_error((x - denoised) / sigma[0], noise)
+    record_property("noise", error)
+    assert error < 1e-5
+    assert relative_error((x - base.model.apply_model(x, sigma, **cond)) / sigma[0], noise) > 0.1
+
+
+def texts(base) -> list:
+    """Positive and negative conditioning, for one video."""
+    _, _, cond = given(base.model.diffusion_model.config)
+    extra = {"attention_mask": cond["attention_mask"][:1]}
+    if "c_concat" in cond:
+        extra["concat_latent_image"] = cond["c_concat"][:1]
+    return [[[cond["c_crossattn"][i : i + 1], dict(extra)]] for i in (0, 1)]
+
+
+def controlled(base, control, vae) -> list:
+    """The same under the stock node."""
+    frames = hint_frames().movedim(1, -1)
+    return host_nodes.ControlNetApplyAdvanced().apply_controlnet(*texts(base), control, frames, 1.0, 0.0, 1.0, vae)
+
+
+def sampled(base, conditioning) -> torch.Tensor:
+    """Three steps of euler with guidance."""
+    noise = given(base.model.diffusion_model.config)[0][:1]
+    how = {"disable_pbar": True, "seed": 0}
+    return comfy.sample.sample(base, noise, 3, 4.0, "euler", "normal", *conditioning, torch.zeros_like(noise), **how)
+
+
+def test_a_new_control_net_changes_nothing_at_all(official, base):
+    """Training starts from zero projections."""
+    control = official[2]
+    for block in control.patcher.model.controlnet:
+        block.after_proj.weight.data.zero_()
+        block.after_proj.bias.data.zero_()
+    assert torch.equal(sampled(base, controlled(base, control, tiny_vae())), sampled(base, texts(base)))
+
+
+def test_the_host_samples_with_it_and_it_lets_go_of_the_model(official, base):
+    conditioning = controlled(base, official[2], tiny_vae())
+    assert relative_error(sampled(base, conditioning), sampled(base, texts(base))) > 0.01
+    control = conditioning[0][0][1]["control"]
+    assert control is conditioning[1][0][1]["control"]
+    assert control.base is None and control.cond_hint is None
+
+
+def test_context_windows_of_the_host_take_it(official, base):
+    windows = comfy.context_windows
+    handler = windows.IndexListContextHandler(
+        context_schedule=windows.get_matching_context_schedule("standard_static"),
+        fuse_method=windows.get_matching_fuse_method("pyramid"),
+        context_length=2,
+        context_overlap=1,
+        dim=2,
+    )
+    base = base.clone()
+    base.model_options["context_handler"] = handler
+    windows.create_prepare_sampling_wrapper(base)
+    steered = sampled(base, controlled(base, official[2], tiny_vae()))
+    assert relative_error(steered, sampled(base, texts(base))) > 0.01
+
+
+# --- strength, range, chains, lengths, windows ---------------------------------------------------------------------
+
+
+def test_residuals_are_proportional_to_strength(official):
+    base, control = tiny_transformer(), official[2]
+    full, half = (residuals(applied(control, base, strength=strength), base) for strength in (1.0, 0.5))
+    assert all(torch.equal(a * 0.5, b) for a, b in zip(full, half, strict=True))
+
+
+def test_two_in_a_chain_add_up(official, tmp_path):
+    base, first = tiny_transformer(), official[2]
+    pixart_file(tmp_path / "second.safetensors", depth=2, seed=7)
+    second = sd.load_controlnet(tmp_path / "second.safetensors")
+    alone = [residuals(applied(control, base), base) for control in (first, second)]
+    chained = applied(second, base).set_previous_controlnet(applied(first, base))
+    together = residuals(chained, base)
+    assert [len(each) for each in (*alone, together)] == [3, 2, 3]
+    assert all(torch.allclose(c, a + b) for c, a, b in zip(together, *alone, strict=False))
+    assert torch.equal(together[2], alone[0][2])
+    assert chained.get_models() == [first.patcher, second.patcher]
+
+
+def test_outside_its_range_it_says_nothing(official):
+    base, control = tiny_transformer(), official[2]
+    x, sigma, cond = given(DIT)
+    late = applied(control, base, percent=(0.9, 1.0))
+    assert late.get_control(x, sigma * 20, cond, 1, {}) is None
+    assert late.get_control(x, sigma * 0.01, cond, 1, {}) is not None
+    chained = late.set_previous_controlnet(applied(control, base))
+    assert len(chained.get_control(x, sigma * 20, cond, 1, {})["output"]) == DEPTH
+
+
+def test_a_short_hint_goes_on_with_its_last_frame_and_a_long_one_is_cut(official):
+    base, control = tiny_transformer(), official[2]
+    still = hint_frames(1)
+    wanted = residuals(applied(control, base, still.expand(16, -1, -1, -1)), base)
+    assert all(map(torch.equal, residuals(applied(control, base, still), base), wanted))
+    wanted = residuals(applied(control, base), base)
+    longer = torch.cat([hint_frames(), hint_frames(9)])
+    assert all(map(torch.equal, residuals(applied(control, base, longer), base), wanted))
+    shorter = hint_frames()[:11]
+    padded = torch.cat([shorter, shorter[-1:].expand(5, -1, -1, -1)])
+    assert all(map(torch.equal, *(residuals(applied(control, base, each), base) for each in (shorter, padded))))
+
+
+def test_a_hint_of_another_size_is_resized(official):
+    base, control = tiny_transformer(), official[2]
+    large = hint_frames().repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    wanted = residuals(applied(control, base), base)
+    assert all(map(torch.equal, residuals(applied(control, base, large), base), wanted))
+
+
+def test_a_context_window_sees_its_part_of_the_hint(official):
+    base, control = tiny_transformer(), official[2]
+    latents = tiny_vae().encode(hint_frames(32).movedim(1, -1))
+    window = comfy.context_windows.IndexListContextWindow([2, 3, 6, 7], dim=2)
+    theirs, _ = computed(base, official[1], latents[:, :, [2, 3, 6, 7]])
+    ours = residuals(applied(control, base, hint_frames(32)), base, {"context_window": window})
+    assert max(map(relative_error, ours, theirs)) < 1e-5
+    beyond = comfy.context_windows.IndexListContextWindow([7, 8, 9, 10], dim=2)
+    theirs, _ = computed(base, official[1], latents[:, :, [7, 7, 7, 7]])
+    ours = residuals(applied(control, base, hint_frames(32)), base, {"context_window": beyond})
+    assert max(map(relative_error, ours, theirs)) < 1e-5
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_layout_gives_the_same_weights(official, tmp_path):
+    _, tensors, control = official
+    wanted = control.patcher.model.state_dict()
+    whole = {"state_dict": {**tensors, "base_model.blocks.0.attn.qkv.weight": torch.ones(3)}}
+    torch.save(whole, tmp_path / "official.pth")
+    inside = ("copied_block", "transformer_block")
+    diffusers = {k.replace("controlnet.", "controlnet_blocks.", 1).replace(*inside): v for k, v in wanted.items()}
+    save_file(diffusers, tmp_path / "diffusers.safetensors", metadata={"num_attention_heads": "2"})
+    for name in ("official.pth", "diffusers.safetensors"):
+        held = sd.load_controlnet(tmp_path / name).patcher.model.state_dict()
+        assert held.keys() == wanted.keys()
+        assert all(torch.equal(held[k], v) for k, v in wanted.items())
+
+
+def refused(path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        sd.load_controlnet(path)
+    message = str(error.value)
+    assert path.name in message and message.endswith(".") and "\n" not in message
+    return message
+
+
+def test_other_files_are_named(official, tmp_path):
+    path, tensors, _ = official
+    assert "is an EasyAnimate V1-V3 transformer, not a PixArt ControlNet" in refused(
+        TINY / "transformer" / "diffusion_pytorch_model.safetensors"
+    )
+    for key in ("control_model.zero_convs.0.0.weight", "controlnet_cond_embedding.conv_in.weight"):
+        save_file({key: torch.zeros(1)}, tmp_path / "sd15.safetensors")
+        assert "is a Stable Diffusion ControlNet" in refused(tmp_path / "sd15.safetensors")
+    incomplete = {k: v for k, v in tensors.items() if k != "controlnet.1.after_proj.bias"}
+    save_file(incomplete, path)
+    assert "lacks controlnet.1.after_proj.bias" in refused(path)
+    save_file(tensors | {"controlnet.1.what": torch.zeros(1)}, path)
+    assert "unexpected controlnet.1.what" in refused(path)
+
+
+def test_without_a_vae_it_says_what_to_connect(official):
+    base = tiny_transformer()
+    with pytest.raises(ValueError, match="connect the model's VAE"):
+        controlled(base, official[2], None)
+
+
+def test_a_model_that_it_was_not_made_for(official, tmp_path):
+    pixart_file(tmp_path / "wide.safetensors", width=64)
+    pixart_file(tmp_path / "deep.safetensors", depth=4)
+    base = tiny_transformer()
+    for name, said in (("wide", "3 blocks, 64 wide"), ("deep", "4 blocks, 32 wide")):
+        control = sd.load_controlnet(tmp_path / f"{name}.safetensors")
+        with pytest.raises(ValueError, match=f"{said}.*does not fit this transformer .4 blocks, 32 wide"):
+            applied(control, base)
+
+    class Other:
+        diffusion_model = torch.nn.Linear(1, 1)
+        model_sampling = base.model.model_sampling
+
+    with pytest.raises(ValueError, match="steers EasyAnimate V1 to V3, not this model"):
+        official[2].pre_run(Other(), lambda percent: percent)
+
+
+def test_the_vae_of_another_model(official):
+    class Other:
+        upscale_ratio = 8
+        spacial_compression_encode = staticmethod(lambda: 8)
+        encode = staticmethod(lambda pixels: torch.zeros(len(pixels), 16, *(n // 8 for n in pixels.shape[1:3])))
+
+    base = tiny_transformer()
+    with pytest.raises(ValueError, match="16-channel latents .* the model needs 4 channels"):
+        residuals(applied(official[2], base, vae=Other()), base)
+
+
+# --- on a server ---------------------------------------------------------------------------------------------------
+
+
+def test_a_server_samples_with_it(server):
+    folder = dev.HOST / "models" / "controlnet"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "easyanimate-test-control.safetensors"
+    pixart_file(path, width=128, heads=4, depth=5)
+    text = {"positive": ["prompt", 0], "negative": ["prompt", 1]}
+    how = {"seed": 1, "steps": 4, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    how |= {"model": ["model", 0], "latent_image": ["empty", 0]}
+    hint = {"image": ["hint", 0], "vae": ["vae", 0], "strength": 0.5, "start_percent": 0.0, "end_percent": 1.0}
+    nodes = {
+        "control": node("EasyAnimateLoadControlNet", control_net=path.name),
+        "hint": node("EmptyImage", width=64, height=64, batch_size=24, color=0xFFFFFF),
+        "apply": node("ControlNetApplyAdvanced", control_net=["control", 0], **hint, **text),
+        "sampler": node("KSampler", positive=["apply", 0], negative=["apply", 1], **how),
+    }
+    try:
+        plain = watch(client.run(server, graph(sampler=node("KSampler", **text, **how))))
+        steered = watch(client.run(server, graph(**nodes)))
+    finally:
+        path.unlink()
+    assert steered.shape == plain.shape == (24, 64, 64, 3)
+    assert (steered - plain).abs().mean() > 0.005
