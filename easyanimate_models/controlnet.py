@@ -42,6 +42,7 @@ class PixArtControl(comfy.controlnet.ControlBase):
         super().pre_run(model, percent_to_timestep_function)
         self._require_fit(model)
         self.base = model
+        self.cond_hint = None  # an interrupted run is not cleaned up
 
     def cleanup(self) -> None:
         super().cleanup()
@@ -92,7 +93,7 @@ class PixArtControl(comfy.controlnet.ControlBase):
             parts.append(cut_to_window(cond["c_concat"], x, options).to(x))
         extra = {k: v for k, v in cond.items() if torch.is_tensor(v) and k not in NOT_FOR_THE_NETWORK}
         given = {k: comfy.model_base.convert_tensor(v, dtype, x.device) for k, v in extra.items()}
-        given["context"] = cond.get("crossattn_controlnet", cond["c_crossattn"]).to(x.device, dtype)
+        given["context"] = cond["c_crossattn"].to(x.device, dtype)
         return torch.cat(parts, dim=1).to(dtype), base.model_sampling.timestep(sigma).float(), given
 
     def _hint(self, x: Tensor, options: dict) -> Tensor:

@@ -1,5 +1,6 @@
 """PixArt ControlNets over tiny random transformers, against the same arithmetic written out frame by frame."""
 
+import json
 from dataclasses import replace
 
 import client
@@ -10,7 +11,7 @@ import pytest
 import tiny_networks
 import torch
 import torch.nn.functional as F
-from conftest import dev, part, relative_error
+from conftest import dev, golden, part, relative_error
 from safetensors.torch import save_file
 from test_server import CFG, graph, node, watch
 from tiny_networks import DIT, random, tiny_transformer, tiny_vae
@@ -24,6 +25,7 @@ TINY = part("easyanimate_models.model_files").TINY
 DEPTH = 3  # of the four blocks of the tiny transformer
 FRAMES = 4  # of latents, so 16 of pixels
 INPAINTING = replace(DIT, in_channels=12, clip_tokens=True)
+V1 = replace(DIT, motion=(tiny_networks.motion_module.MotionConfig(("grid", "grid"), 2),), skips=None)
 
 
 def pixart_file(path, width: int = DIT.width, heads: int = DIT.heads, depth: int = DEPTH, seed: int = 0):
@@ -53,7 +55,7 @@ def official(tmp_path):
     return path, tensors, sd.load_controlnet(path)
 
 
-@pytest.fixture(params=[DIT, INPAINTING], ids=["text to video", "inpainting"])
+@pytest.fixture(params=[DIT, INPAINTING, V1], ids=["V3", "V3 InP", "V1"])
 def base(request, monkeypatch):
     monkeypatch.setattr(tiny_networks, "DIT", request.param)
     return tiny_transformer()
@@ -143,7 +145,7 @@ def computed(base, tensors: dict, hint: torch.Tensor) -> tuple[list[torch.Tensor
     x, stored = first, [first]
     for i in range(1, config.depth):
         x = x + added[i - 1]
-        if i >= 2:
+        if config.skips and i >= 2:
             x = x + network.long_connect_fc[i - 2](stored.pop())
         x = network.transformer_blocks[i](x, *told, {})
         if i < 2:
@@ -181,6 +183,17 @@ def controlled(base, control, vae) -> list:
     """The same under the stock node."""
     frames = hint_frames().movedim(1, -1)
     return host_nodes.ControlNetApplyAdvanced().apply_controlnet(*texts(base), control, frames, 1.0, 0.0, 1.0, vae)
+
+
+def test_an_image_vae_gives_every_frame_its_own_hint(official, tmp_path):
+    """V1: as many latent frames as frames."""
+    recorded = golden("v1_e2e/sd_vae")
+    save_file(recorded.weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"]))
+    base, vae, frames = tiny_transformer(), sd.load_vae(tmp_path), hint_frames(FRAMES)
+    ours = residuals(applied(official[2], base, frames, vae=vae), base)
+    theirs, _ = computed(base, official[1], vae.encode(frames.movedim(1, -1)))
+    assert max(map(relative_error, ours, theirs)) < 1e-5
 
 
 def sampled(base, conditioning) -> torch.Tensor:
@@ -275,16 +288,32 @@ def test_a_hint_of_another_size_is_resized(official):
     assert all(map(torch.equal, residuals(applied(control, base, large), base), wanted))
 
 
+class Window:
+    """A context window as 0.3.75 knows it: without the length of the video."""
+
+    def __init__(self, index_list: list[int]):
+        self.index_list = index_list
+
+    def get_tensor(self, full: torch.Tensor, device=None, dim: int = 0) -> torch.Tensor:
+        return full.index_select(dim, torch.tensor(self.index_list)).to(device)
+
+
 def test_a_context_window_sees_its_part_of_the_hint(official):
-    base, control = tiny_transformer(), official[2]
+    base, tensors, control = tiny_transformer(), *official[1:]
     latents = tiny_vae().encode(hint_frames(32).movedim(1, -1))
-    window = comfy.context_windows.IndexListContextWindow([2, 3, 6, 7], dim=2)
-    theirs, _ = computed(base, official[1], latents[:, :, [2, 3, 6, 7]])
+    for indices, seen in (([2, 3, 6, 7], [2, 3, 6, 7]), ([7, 8, 9, 10], [7, 7, 7, 7])):
+        theirs, _ = computed(base, tensors, latents[:, :, seen])
+        ours = residuals(applied(control, base, hint_frames(32)), base, {"context_window": Window(indices)})
+        assert max(map(relative_error, ours, theirs)) < 1e-5
+
+
+def test_a_window_that_knows_the_length_of_the_video_has_the_hint_made_as_long(official):
+    base, tensors, control = tiny_transformer(), *official[1:]
+    window = Window([2, 3, 8, 9])
+    window.total_frames = 10  # 0.33
+    frames = torch.cat([hint_frames(32), hint_frames(32)[-1:].expand(8, -1, -1, -1)])
+    theirs, _ = computed(base, tensors, tiny_vae().encode(frames.movedim(1, -1))[:, :, window.index_list])
     ours = residuals(applied(control, base, hint_frames(32)), base, {"context_window": window})
-    assert max(map(relative_error, ours, theirs)) < 1e-5
-    beyond = comfy.context_windows.IndexListContextWindow([7, 8, 9, 10], dim=2)
-    theirs, _ = computed(base, official[1], latents[:, :, [7, 7, 7, 7]])
-    ours = residuals(applied(control, base, hint_frames(32)), base, {"context_window": beyond})
     assert max(map(relative_error, ours, theirs)) < 1e-5
 
 
@@ -326,6 +355,12 @@ def test_other_files_are_named(official, tmp_path):
     assert "lacks controlnet.1.after_proj.bias" in refused(path)
     save_file(tensors | {"controlnet.1.what": torch.zeros(1)}, path)
     assert "unexpected controlnet.1.what" in refused(path)
+
+
+def test_other_loaders_name_it(official):
+    for load in (sd.load_transformer, sd.load_vae, sd.load_text_encoder):
+        with pytest.raises(CheckpointError, match="is a PixArt ControlNet, not"):
+            load(official[0])
 
 
 def test_without_a_vae_it_says_what_to_connect(official):
