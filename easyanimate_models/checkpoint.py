@@ -20,7 +20,7 @@ INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # the better on
 SAFE_SUFFIXES = (".safetensors", ".sft")
 WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
 PREFERRED = ("diffusion_pytorch_model", "model", "pytorch_model")
-HOST_PREFIX = "model.diffusion_model."
+HOST_PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model."}
 EMBEDDED_CONFIG = "easyanimate_config"  # config.json as a tensor of bytes, in files that the host saved
 SHOWN_KEYS = 3
 
@@ -56,11 +56,19 @@ def read_checkpoint(path: str | Path, component: str) -> Checkpoint:
         part, header = _read_file(file)
         tensors.update(part)
         metadata.update(header or {})
-    if any(key.startswith(HOST_PREFIX) for key in tensors) and component == "transformer":
-        tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items() if k.startswith(HOST_PREFIX)}
+    tensors = _without_host_prefix(tensors, component)
     embedded = tensors.pop(EMBEDDED_CONFIG, None)
     config = _read_config(folder / "config.json") if embedded is None else _embedded_config(embedded, path)
     return Checkpoint(path, tensors, config, metadata)
+
+
+def _without_host_prefix(tensors: dict[str, Tensor], component: str) -> dict[str, Tensor]:
+    """One component of a file that the host saved; its VAEs are taken only where they are ours."""
+    prefix = HOST_PREFIXES.get(component, "")
+    ours = prefix + EMBEDDED_CONFIG in tensors
+    if not prefix or not (ours or component == "transformer" and any(key.startswith(prefix) for key in tensors)):
+        return tensors
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _weights_in(folder: Path, component: str) -> list[Path]:
@@ -134,6 +142,11 @@ def _read_json(path: Path) -> dict:
 
 def _read_config(path: Path) -> dict:
     return _read_json(path) if path.is_file() else {}
+
+
+def embed_config(config: dict) -> dict[str, Tensor]:
+    """What a file that the host saves must hold so that `read_checkpoint` finds `config` in it."""
+    return {EMBEDDED_CONFIG: torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)}
 
 
 def _embedded_config(tensor: Tensor, path: Path) -> dict:

@@ -57,10 +57,10 @@ def mark(latent: dict, latent_format) -> dict:
 def require_match(latent: dict, latent_format, what: str) -> None:
     """Raise `ValueError` when `latent` is for another release than `latent_format`; `what` names its owner."""
     given, wanted = latent.get(STAMP), getattr(latent_format, "release", None)
-    if given is None or given == wanted:
+    if given is None or wanted is None or given == wanted:
         return
-    is_for = f"EasyAnimate {wanted}" if wanted else "another model"
+    alike = " (a V2 VAE without its config.json counts as V3)" if {given, wanted} == {"V2", "V3"} else ""
     raise ValueError(
-        f"The latent is for EasyAnimate {given}, but the {what} is for {is_for}; load the {what} of EasyAnimate "
-        f"{given}, or make the latent with the {wanted or 'other model'}'s own VAE (connected to the empty latent)."
+        f"The latent is for EasyAnimate {given}, but the {what} is for {wanted}; load the {what} of {given}, or make "
+        f"the latent with the VAE of {wanted}, connected to the empty latent{alike}."
     )

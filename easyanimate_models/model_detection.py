@@ -213,8 +213,8 @@ def _release_of_vae(checkpoint: Checkpoint, latent_channels: int) -> type[Releas
     is_slice = given.get("slice_compression_vae", not given)
     if not given:
         logging.info("%s has no config.json; it is taken for a V3 VAE (V2's looks the same).", checkpoint.path.name)
-    release, sizes = (EasyAnimateV3, (8, 2)) if is_slice else (EasyAnimateV2, (9, 3))
-    for name, size in zip(("mini_batch_encoder", "mini_batch_decoder"), sizes, strict=True):
+    release = EasyAnimateV3 if is_slice else EasyAnimateV2
+    for name, size in release.vae_flags.items():
         if given.get(name, size) != size:
             raise CheckpointError(
                 f"config.json beside {checkpoint.path.name} says {name} {given[name]}, but V2 has 9 and 3, V3 8 and "

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, CheckpointError
 from .names import NameTable
 
 PROBE = "x_embedder.proj.weight"
+UNCONDITIONAL = "y_embedder.y_embedding"  # of as many tokens as a text has: 120, or 300 in PixArt-Sigma
+SIGMA_TOKENS = 300
 POSITIONS = "pos_embed"  # a constant table; its length tells the size that the model was trained at
 
 PIXART = NameTable(
@@ -33,7 +35,7 @@ PIXART = NameTable(
         ("blocks.{}.attn.qkv", tuple(f"transformer_blocks.{{}}.attn1.to_{x}" for x in "qkv")),
         ("blocks.{}.cross_attn.kv_linear", tuple(f"transformer_blocks.{{}}.attn2.to_{x}" for x in "kv")),
     ),
-    dropped=("y_embedder.y_embedding", POSITIONS),
+    dropped=(UNCONDITIONAL, POSITIONS),
 )
 
 BASE, COPIED = "transformer_blocks.{}.", "controlnet.{}.copied_block."
@@ -61,6 +63,12 @@ def with_our_names(checkpoint: Checkpoint) -> Checkpoint:
     """A PixArt checkpoint renamed, with the trained size in its config; any other comes back as it is."""
     if PROBE not in checkpoint.tensors:
         return checkpoint
+    text = checkpoint.tensors.get(UNCONDITIONAL)
+    if text is not None and text.shape[0] == SIGMA_TOKENS:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is a PixArt-Sigma model, whose latents are not those of V1's VAE; choose "
+            "PixArt-XL-2 (PixArt-alpha)."
+        )
     config = {"sample_size": _sample_size(checkpoint), **checkpoint.config}
     return replace(checkpoint, tensors=PIXART.ours(checkpoint.tensors), config=config)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import image_vae_names, pixart_names
-from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, require_fit
+from .checkpoint import Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
 from .controlnet import PixArtControl
 from .dit.controlnet import ControlNet
 from .dit.motion_dit import MotionDiT, MotionDiTConfig
@@ -123,7 +123,8 @@ def load_vae(path: str | Path) -> HostVAE:
     model = release.vae(config)
     weights = require_fit(model, checkpoint, "EasyAnimate video VAE", TRAINING_LEFTOVERS)
     logging.info("EasyAnimate VAE %s: %s", checkpoint.path.name, release.__name__)
-    return HostVAE(model, weights, release.latent_format())
+    about = {**release.vae_flags, "norm_num_groups": config.norm_groups}
+    return HostVAE(model, weights, release.latent_format(), embed_config(about))
 
 
 def load_controlnet(path: str | Path) -> PixArtControl:

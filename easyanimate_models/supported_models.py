@@ -1,12 +1,10 @@
 """One declarative class per release: what the host must know to run it, and which VAE belongs to it."""
 
-import json
-
 import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from .checkpoint import EMBEDDED_CONFIG
+from .checkpoint import embed_config
 from .dit.motion_dit import LongSkips, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .latent_formats import ImageLatents, SliceLatents, WindowLatents
@@ -25,6 +23,7 @@ class Release(comfy.supported_models_base.BASE):
     skips: LongSkips | None = RELEASED_SKIPS
     heads = 16
     vae: type
+    vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
 
     unet_extra_config = {}
     sampling_settings = {
@@ -48,8 +47,7 @@ class Release(comfy.supported_models_base.BASE):
         if getattr(self.latent_format, "latent_rgb_factors_bias", None):
             config["latent_rgb_factors"] = self.latent_format.latent_rgb_factors
             config["latent_rgb_bias"] = self.latent_format.latent_rgb_factors_bias
-        embedded = torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)
-        return super().process_unet_state_dict_for_saving({**state_dict, EMBEDDED_CONFIG: embedded})
+        return super().process_unet_state_dict_for_saving({**state_dict, **embed_config(config)})
 
 
 class EasyAnimateV1(Release):
@@ -67,6 +65,7 @@ class EasyAnimateV2(Release):
     motion = (MotionConfig(("temporal", "temporal"), 8),)
     latent_format = WindowLatents
     vae = WindowVAE
+    vae_flags = {"slice_mag_vae": True, "mini_batch_encoder": 9, "mini_batch_decoder": 3}
 
 
 class EasyAnimateV3(Release):
@@ -75,6 +74,7 @@ class EasyAnimateV3(Release):
     motion = (MotionConfig(("temporal", "temporal"), 16), MotionConfig(("temporal", "global"), 16))
     latent_format = SliceLatents
     vae = SliceVAE
+    vae_flags = {"slice_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
 
 
 RELEASES = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)

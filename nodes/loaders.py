@@ -22,21 +22,31 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
                 io.Combo.Input(
                     "transformer",
                     options=list(model_files.choices("transformer")),
-                    tooltip="A safetensors file, or a release folder under models/easyanimate.",
+                    tooltip="A weights file, or a release folder under models/easyanimate.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(sd.WEIGHT_DTYPES),
                     tooltip="How the weights are kept in memory; fp8 takes half of bf16. Default suits your GPU.",
                 ),
+                io.Combo.Input(
+                    "motion_module",
+                    options=[model_files.NO_FILE, *model_files.choices("motion_module")],
+                    default=model_files.NO_FILE,
+                    optional=True,
+                    tooltip="V1 comes in two files: the PixArt image transformer above, and easyanimate_v1_mm here.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, transformer, weight_dtype) -> io.NodeOutput:
+    def execute(cls, transformer, weight_dtype, motion_module=model_files.NO_FILE) -> io.NodeOutput:
         path = model_files.resolve("transformer", transformer)
-        return io.NodeOutput(sd.load_transformer(path, weight_dtype=weight_dtype))
+        motion = None
+        if motion_module != model_files.NO_FILE:
+            motion = model_files.resolve("motion_module", motion_module)
+        return io.NodeOutput(sd.load_transformer(path, motion, weight_dtype=weight_dtype))
 
 
 class EasyAnimateLoadVAE(io.ComfyNode):
@@ -46,7 +56,7 @@ class EasyAnimateLoadVAE(io.ComfyNode):
             node_id="EasyAnimateLoadVAE",
             display_name="Load EasyAnimate VAE",
             category=CATEGORY,
-            description="Loads the Slice VAE that belongs to the transformer.",
+            description="Loads the VAE that belongs to the transformer: of V1 (an image VAE), V2 or V3.",
             inputs=[
                 io.Combo.Input(
                     "vae",

@@ -7,6 +7,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..easyanimate_models.host import fixed_empty_latent
+from ..easyanimate_models.latent_formats import mark, require_match
 from ..easyanimate_models.schedules import release_sigmas
 
 RELEASE_SCHEDULE = "easyanimate"
@@ -57,6 +58,8 @@ class EasyAnimateSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise) -> io.NodeOutput:
+        latent_format = model.get_model_object("latent_format")
+        require_match(latent, latent_format, "transformer")
         samples = fixed_empty_latent(model, latent)
         noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
         sigmas = None
@@ -81,7 +84,7 @@ class EasyAnimateSampler(io.ComfyNode):
             seed=seed,
         )
         kept = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}
-        return io.NodeOutput({**kept, "samples": samples})
+        return io.NodeOutput(mark({**kept, "samples": samples}, latent_format))
 
 
 NODES = [EasyAnimateSampler]

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import client
 import comfy.context_windows
-import comfy.controlnet
 import comfy.sample
 import pytest
 import tiny_networks

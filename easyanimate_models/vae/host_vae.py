@@ -20,11 +20,19 @@ LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a s
 class HostVAE(comfy.sd.VAE):
     """`comfy.sd.VAE` around a `VideoVAE`. The host's constructor guesses architectures, so it is not called.
 
-    `latent_format` says which release's latents these are.
+    `latent_format` says which release's latents these are, `plan` how time is cut.
+    `saved_with` are tensors that a file of this VAE must hold besides its weights.
     """
 
-    def __init__(self, model: VideoVAE, weights: dict[str, Tensor], latent_format: comfy.latent_formats.LatentFormat):
-        self.latent_format = latent_format
+    def __init__(
+        self,
+        model: VideoVAE,
+        weights: dict[str, Tensor],
+        latent_format: comfy.latent_formats.LatentFormat,
+        saved_with: dict[str, Tensor] | None = None,
+    ):
+        self.saved_with = saved_with or {}
+        self.latent_format, self.plan = latent_format, model.plan
         self._declare(model)
         self.first_stage_model = model.eval()
         self.device = mm.vae_device()
@@ -40,7 +48,7 @@ class HostVAE(comfy.sd.VAE):
 
     def _declare(self, model: VideoVAE) -> None:
         """What the host's methods and nodes read."""
-        plan, side, widest = model.plan, SPACE_RATIO, model.config.channels[1]
+        plan, side, widest = self.plan, SPACE_RATIO, model.config.channels[1]
         ratios = (plan.time_ratio, side, side)
         self.latent_channels, self.latent_dim, self.output_channels = model.config.latent_channels, 3, 3
         self.upscale_ratio, self.upscale_index_formula = (plan.frames_for, side, side), ratios
@@ -62,6 +70,10 @@ class HostVAE(comfy.sd.VAE):
         self.handles_tiling = False
         self.format_encoded = None
         self.audio_sample_rate = 44100
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """What the host's save nodes write."""
+        return {**super().get_sd(), **self.saved_with}
 
     def decode(self, samples_in: Tensor, vae_options=None, tiling: Tiling | None = None) -> Tensor:
         """Latents `[B, C, F, h, w]` (or one frame, `[B, C, h, w]`) to images `[B, T, H, W, 3]` in 0..1.
@@ -102,7 +114,7 @@ class HostVAE(comfy.sd.VAE):
         self._load(self.memory_used_decode(_one_tile(z.shape, tiling, 1), self.vae_dtype))
         b, c, t, h, w = model.pixel_shape(z.shape)
         images = torch.empty((b, t, h, w, c), device=self.output_device)
-        on_slice = _progress(b * len(model.plan.decode(z.shape[2])))
+        on_slice = _progress(b * len(self.plan.decode(z.shape[2])))
         for clip, image in zip(z.to(self.vae_dtype).split(1), images.split(1), strict=True):
             model.decode(clip, image.movedim(-1, 1), tiling, self.device, on_slice)
         return self.process_output(images)
@@ -111,7 +123,7 @@ class HostVAE(comfy.sd.VAE):
         model = self.first_stage_model
         self._load(self.memory_used_encode(_one_tile(clips.shape, tiling, SPACE_RATIO), self.vae_dtype))
         latents = torch.empty(model.latent_shape(clips.shape), device=self.output_device)
-        on_slice = _progress(clips.shape[0] * len(model.plan.encode(clips.shape[2])))
+        on_slice = _progress(clips.shape[0] * len(self.plan.encode(clips.shape[2])))
         for clip, latent in zip(clips.split(1), latents.split(1), strict=True):
             model.encode(clip, latent, tiling, self.device, on_slice, prepare=self._prepare)
         return latents
