@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import comfy.lora
+import comfy.utils
 import torch
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
@@ -55,11 +56,11 @@ def load_lora(path: str | Path, model, clip=None, strength_model: float = 1.0, s
             f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not a LoRA; choose a file from LoRA training."
         )
     names = transformer_names(model.model)
-    patches = _fitting(checkpoint.tensors, names, model.model.state_dict())
+    patches = _fitting(checkpoint.tensors, names, model.model)
     text_names, text_patches = {}, {}
     if clip is not None:
         text_names = text_encoder_names(clip.cond_stage_model)
-        text_patches = _fitting(checkpoint.tensors, text_names, clip.cond_stage_model.state_dict())
+        text_patches = _fitting(checkpoint.tensors, text_names, clip.cond_stage_model)
     used = _used(layers, names, patches) | _used(layers, text_names, text_patches)
     _report(checkpoint, layers, used, clip is not None)
     model = model.clone()
@@ -97,19 +98,20 @@ def _aliases(keys: Iterable[str], root: str, flattened: Iterable[str], dotted: I
     return names
 
 
-def _fitting(tensors: dict[str, Tensor], names: dict[str, str], weights: dict[str, Tensor]) -> dict:
+def _fitting(tensors: dict[str, Tensor], names: dict[str, str], model) -> dict:
     """The host's patches whose shapes are those of the weights; the host itself would only log the others."""
-    patches = comfy.lora.load_lora(tensors, names, log_missing=False)
-    return {key: patch for key, patch in patches.items() if key in weights and _fits(patch, weights[key])}
+    patches, known = comfy.lora.load_lora(tensors, names, log_missing=False), set(model.state_dict())
+    shapes = {key: comfy.utils.get_attr(model, key).shape for key in known.intersection(patches)}  # not as stored
+    return {key: patch for key, patch in patches.items() if key in shapes and _fits(patch, shapes[key])}
 
 
-def _fits(patch, weight: Tensor) -> bool:
+def _fits(patch, shape: torch.Size) -> bool:
     if isinstance(patch, LoRAAdapter):
-        up, down = patch.weights[:2]
-        size = torch.Size([up.shape[0], down[0].numel()])
-        return up.shape[1] == down.shape[0] and (patch.weights[3] is not None or size == weight.flatten(1).shape)
+        up, down, _, mid = patch.weights[:4]
+        same_rank = up.shape[1] == down.shape[0]
+        return same_rank and (mid is not None or (up.shape[0], down[0].numel()) == (shape[0], shape[1:].numel()))
     if isinstance(patch, tuple) and patch[0] in ("diff", "set"):
-        return patch[1][0].shape == weight.shape
+        return patch[1][0].shape == shape
     return True
 
 

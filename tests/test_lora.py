@@ -6,6 +6,7 @@ import logging
 import client
 import comfy.cli_args
 import pytest
+import test_saved_models as saved
 import torch
 from conftest import GOLDEN, dev, golden, part, relative_error
 from safetensors.torch import load_file, save_file
@@ -216,6 +217,18 @@ def test_weights_in_fp8_take_it_too(tmp_path):
     with Patched(exact):
         wanted = linears(exact)
         assert max(relative_error(weights[k], wanted[k]) for k in wanted) < 0.1  # three bits of mantissa
+
+
+def test_weights_in_scaled_fp8_take_it_too(tmp_path):
+    tensors = saved.scaled(saved.weights(), "scale_weight")
+    small = sd.load_transformer(
+        saved.tiny(tmp_path / "fp8", tensors | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)})
+    )
+    exact = sd.load_transformer(TINY, weight_dtype="fp32")
+    path, _ = written(tmp_path, linears(exact))
+    patched, ours = (saved.predict(lora.load_lora(path, model)[0]) for model in (exact, small))
+    exact.unpatch_model(CPU)
+    assert relative_error(ours, patched) < 0.15 < relative_error(saved.predict(exact), patched)
 
 
 # --- files that don't fit -----------------------------------------------------------------------------------------
