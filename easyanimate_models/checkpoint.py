@@ -171,6 +171,10 @@ def describe(tensors: Iterable[str]) -> str:
 LOOKS_LIKE = (
     (".lora_down.", "a LoRA"),
     (".lora_A.", "a LoRA"),
+    (".copied_block.", "a PixArt ControlNet"),
+    ("controlnet_blocks.0.transformer_block.", "a PixArt ControlNet"),
+    ("zero_convs.", "a Stable Diffusion ControlNet"),
+    ("controlnet_cond_embedding.", "a Stable Diffusion ControlNet"),
     ("input_blocks.0.0.weight", "a Stable Diffusion checkpoint"),
     ("attn_temporal.temporal_transformer", "an EasyAnimate V1-V3 transformer"),
     ("blocks.0.attn_clip.", "an EasyAnimate V4 transformer"),

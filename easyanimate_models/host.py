@@ -80,3 +80,8 @@ def fixed_empty_latent(model, latent: dict) -> Tensor:
     ratios = {k: v for k, v in latent.items() if k.startswith("downscale_ratio")}
     takes_ratios = "downscale_ratio_spacial" in inspect.signature(fix).parameters
     return fix(model, latent["samples"], **(ratios if takes_ratios else {}))
+
+
+def total_frames(window) -> int | None:
+    """How many latent frames the video has that a context window is cut from; 0.3.75 does not say."""
+    return getattr(window, "total_frames", 0) or None

@@ -71,9 +71,8 @@ class MotionVideoModel(comfy.model_base.BaseModel):
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
-        window = options.get("context_window")
-        if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
-            c_concat = window.get_tensor(c_concat, x.device, dim=2)  # 0.3.75 does not cut it to the window
+        if c_concat is not None:
+            c_concat = cut_to_window(c_concat, x, options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
@@ -88,3 +87,11 @@ def _clip_tokens(seen, prompt_type: str | None) -> tuple[Tensor, Tensor]:
             "load CLIP ViT-L/14 (clip_vision_l, or image_encoder of the release)."
         )
     return embeds, torch.ones(len(embeds), CLIP_TOKENS)
+
+
+def cut_to_window(latents: Tensor, x: Tensor, options: dict) -> Tensor:
+    """Latents for the whole video as those for the context window `x`; 0.3.75 does not cut them itself."""
+    window = options.get("context_window")
+    if window is None or latents.shape[2] == x.shape[2]:
+        return latents
+    return window.get_tensor(latents, x.device, dim=2)

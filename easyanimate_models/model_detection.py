@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .checkpoint import Checkpoint, CheckpointError, describe
+from .dit.controlnet import ControlNetConfig
 from .dit.motion_dit import LongSkips, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .latent_formats import with_preview
@@ -18,6 +19,8 @@ from .vae.slice_vae import SliceVAEConfig
 
 MOTION_KEY = "transformer_blocks.0.attn_temporal.temporal_transformer.proj_in.weight"
 SIZE_KEY = "adaln_single.emb.resolution_embedder.linear_1.weight"
+STABLE_DIFFUSION_CONTROL = ("zero_convs.", "controlnet_cond_embedding.", "input_hint_block.", "controlnet_down_blocks.")
+HEADS = "num_attention_heads"
 RELEASED_HEADS = 16
 RELEASED_SIZE = (1152, 28)  # width and depth of all of V1 to V3
 RELEASED_SCALING = 0.18215
@@ -259,6 +262,26 @@ def _vae_channels(checkpoint: Checkpoint, key: str) -> tuple[int, ...]:
             "put the right config.json beside it."
         )
     return channels
+
+
+def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
+    """The config of a PixArt ControlNet under our names; heads can be given in the file's metadata or config.json."""
+    tensors, name = checkpoint.tensors, checkpoint.path.name
+    first = tensors.get("controlnet.0.before_proj.weight")
+    if any(probe in key for key in tensors for probe in STABLE_DIFFUSION_CONTROL):
+        raise CheckpointError(
+            f"{name} is a Stable Diffusion ControlNet, not a PixArt one; load it with the stock Load ControlNet Model "
+            "and use it on a Stable Diffusion model that refines the frames one by one."
+        )
+    if first is None:
+        raise CheckpointError(
+            f"{name} is {describe(tensors)}, not a PixArt ControlNet; choose one such as PixArt-XL-2-1024-ControlNet."
+        )
+    heads = checkpoint.metadata.get(HEADS, checkpoint.config.get(HEADS, RELEASED_HEADS))
+    width = first.shape[0]
+    if not str(heads).isdecimal() or int(heads) == 0 or width % int(heads):
+        raise CheckpointError(f"{name} is {width} wide, which {heads!r} heads don't divide; download it again.")
+    return ControlNetConfig(width, _count(tensors, "controlnet."), int(heads))
 
 
 def detect_t5(checkpoint: Checkpoint) -> dict[str, int]:

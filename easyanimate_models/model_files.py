@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from .checkpoint import INDEX_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
+from .checkpoint import INDEX_SUFFIXES, SAFE_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
 
 FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
@@ -51,3 +51,13 @@ def resolve(component: str, name: str) -> Path:
     if path is None:
         raise CheckpointError(f"There is no {component.replace('_', ' ')} named {name!r}; refresh and choose again.")
     return path
+
+
+def host_files(folder: str, suffixes: tuple[str, ...] = SAFE_SUFFIXES) -> list[str]:
+    """Names of the weights in one of the host's folders, such as "loras"."""
+    return [name for name in folder_paths.get_filename_list(folder) if name.endswith(suffixes)]
+
+
+def host_path(folder: str, name: str) -> Path:
+    """The path behind a name that `host_files` offered; it never leaves the folder."""
+    return Path(folder_paths.get_full_path_or_raise(folder, name))

@@ -38,6 +38,26 @@ PIXART = NameTable(
     dropped=(*UNCONDITIONAL, POSITIONS),
 )
 
+BASE, COPIED = "transformer_blocks.{}.", "controlnet.{}.copied_block."
+CONTROL = NameTable(  # the blocks of a ControlNet: copies in the names of PixArt, or of diffusers' research project
+    pairs=(
+        *((a.replace("blocks.{}.", COPIED), b.replace(BASE, COPIED)) for a, b in PIXART.pairs if b.startswith(BASE)),
+        ("controlnet_blocks.{}.transformer_block", COPIED.rstrip(".")),
+        ("controlnet_blocks.{}.before_proj", "controlnet.{}.before_proj"),
+        ("controlnet_blocks.{}.after_proj", "controlnet.{}.after_proj"),
+    ),
+    fused=tuple(
+        (theirs.replace("blocks.{}.", COPIED), tuple(name.replace(BASE, COPIED) for name in ours))
+        for theirs, ours in PIXART.fused
+    ),
+    dropped=("base_model.",),  # the PixArt that it was trained on; ours takes its place
+)
+
+
+def control_with_our_names(checkpoint: Checkpoint) -> Checkpoint:
+    """A PixArt ControlNet renamed; any other file comes back as it is."""
+    return replace(checkpoint, tensors=CONTROL.ours(checkpoint.tensors))
+
 
 def with_our_names(checkpoint: Checkpoint) -> Checkpoint:
     """A PixArt checkpoint renamed, with the trained size in its config; any other comes back as it is."""

@@ -1,4 +1,4 @@
-"""From a path to a host object: transformer -> ModelPatcher, VAE -> VAE, text encoder -> CLIP.
+"""From a path to a host object: transformer -> ModelPatcher, VAE -> VAE, text encoder -> CLIP, CONTROL_NET.
 
 A path is a weights file, an index file, a component folder (config.json beside the weights) or a release folder
 (`transformer/`, `vae/`, `text_encoder/`). Anything that does not fit raises `CheckpointError`.
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from . import image_vae_names, pixart_names
 from .checkpoint import Checkpoint, CheckpointError, describe, embed_config, read_checkpoint, require_fit
+from .controlnet import PixArtControl
+from .dit.controlnet import ControlNet
 from .dit.motion_dit import MotionDiT, MotionDiTConfig
 from .host import clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
-from .model_detection import detect_t5, detect_transformer, detect_vae
+from .model_detection import detect_controlnet, detect_t5, detect_transformer, detect_vae
 from .motion_files import with_motion_module
 from .supported_models import Release
 from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
@@ -130,6 +132,22 @@ def load_vae(path: str | Path) -> HostVAE:
     logging.info("EasyAnimate VAE %s: %s", checkpoint.path.name, release.__name__)
     about = {**release.vae_flags, "norm_num_groups": config.norm_groups}
     return HostVAE(model, weights, release.latent_format(), embed_config(about))
+
+
+def load_controlnet(path: str | Path) -> PixArtControl:
+    """A PixArt ControlNet as the host's CONTROL_NET, for V1 to V3."""
+    checkpoint = pixart_names.control_with_our_names(read_checkpoint(path, "controlnet"))
+    config, tensors = detect_controlnet(checkpoint), checkpoint.tensors
+    dtype = mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(tensors),
+        supported_dtypes=[torch.bfloat16, torch.float16, torch.float32],
+        weight_dtype=comfy.utils.weight_dtype(tensors),
+    )
+    network = ControlNet(config, dtype=dtype, operations=comfy.ops.manual_cast)
+    weights = require_fit(network, checkpoint, "PixArt ControlNet")
+    patcher = patcher_class()(network, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
+    network.load_state_dict(weights, assign=is_dynamic(patcher))
+    return PixArtControl(patcher, checkpoint.path.name)
 
 
 def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:

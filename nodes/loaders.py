@@ -1,8 +1,10 @@
-"""File -> MODEL, VAE, CLIP."""
+"""File -> MODEL, VAE, CLIP, CONTROL_NET; LoRA file -> patched MODEL and CLIP."""
 
 from comfy_api.latest import io
 
+from ..easyanimate_models import lora as loras
 from ..easyanimate_models import model_files, sd
+from ..easyanimate_models.checkpoint import WEIGHT_SUFFIXES
 
 CATEGORY = "EasyAnimate/loaders"
 
@@ -118,9 +120,63 @@ class EasyAnimateLoadImageEncoder(io.ComfyNode):
         return io.NodeOutput(sd.load_image_encoder(model_files.resolve("image_encoder", image_encoder)))
 
 
+class EasyAnimateLoadLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        strength = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
+        return io.Schema(
+            node_id="EasyAnimateLoadLora",
+            display_name="Load EasyAnimate LoRA",
+            category=CATEGORY,
+            description="Adds a LoRA to the transformer, and to the text encoder if given; chain nodes for several.",
+            inputs=[
+                io.Model.Input("model", tooltip="The EasyAnimate transformer."),
+                io.Combo.Input(
+                    "lora", options=model_files.host_files("loras"), tooltip="A safetensors file from models/loras."
+                ),
+                io.Float.Input("strength_model", tooltip="How strongly; negative turns it around.", **strength),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
+                io.Float.Input(
+                    "strength_clip", optional=True, tooltip="How strongly the text encoder is changed.", **strength
+                ),
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, lora, strength_model, clip=None, strength_clip=1.0) -> io.NodeOutput:
+        path = model_files.host_path("loras", lora)
+        return io.NodeOutput(*loras.load_lora(path, model, clip, strength_model, strength_clip))
+
+
+class EasyAnimateLoadControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadControlNet",
+            display_name="Load EasyAnimate ControlNet",
+            category=CATEGORY,
+            description="Loads a PixArt ControlNet, which steers every frame by a hint such as its edges (HED).",
+            inputs=[
+                io.Combo.Input(
+                    "control_net",
+                    options=model_files.host_files("controlnet", WEIGHT_SUFFIXES),
+                    tooltip="A PixArt ControlNet from models/controlnet; use it with Apply ControlNet and the VAE.",
+                )
+            ],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls, control_net) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_controlnet(model_files.host_path("controlnet", control_net)))
+
+
 NODES = [
     EasyAnimateLoadTransformer,
     EasyAnimateLoadVAE,
     EasyAnimateLoadTextEncoder,
     EasyAnimateLoadImageEncoder,
+    EasyAnimateLoadLora,
+    EasyAnimateLoadControlNet,
 ]

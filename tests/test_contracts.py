@@ -95,7 +95,8 @@ def test_sockets_and_widgets_of_our_nodes_are_those_of_the_schema(path):
 
 
 FLOW = (  # imports go down this list, never up (design.md, section 2)
-    *("__init__", "nodes", "training", "data", "model_files", "sd", "lora", "model_detection", "supported_models"),
+    *("__init__", "nodes", "training", "data", "model_files", "sd", "lora"),
+    *("controlnet", "model_detection", "supported_models"),
     *("motion_files", "release_config", "pixart_names", "image_vae_names", "names"),
     *(
         "model_base",

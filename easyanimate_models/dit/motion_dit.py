@@ -106,7 +106,16 @@ class MotionDiT(nn.Module):
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
 
-    def _forward(
+    def _forward(self, x: Tensor, timesteps: Tensor, *args, control=None, transformer_options=None, **kwargs) -> Tensor:
+        """`control["output"][i]` [B, F*N, D], where there is one, is added to what block i puts out; see `embed`."""
+        height, width = x.shape[-2:]
+        x, told, embedded = self.embed(x, timesteps, *args, **kwargs)
+        x = self._blocks(x, *told, transformer_options or {}, (control or {}).get("output", ()))
+        *_, grid = told
+        x = self._unpatchify(self._final(x, embedded), *grid)
+        return x[:, :, :, :height, :width]
+
+    def embed(
         self,
         x: Tensor,
         timesteps: Tensor,
@@ -116,27 +125,28 @@ class MotionDiT(nn.Module):
         clip_mask: Tensor | None = None,
         resolution: Tensor | None = None,
         aspect_ratio: Tensor | None = None,
-        transformer_options=None,
         **_,
-    ) -> Tensor:
-        """`timesteps` [B]; `context` [B, L, C]; masks [B, L] and [B, 8] with 1 keep, 0 drop; `clip_embeds` [B, 768].
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor, Grid], Tensor]:
+        """Tokens [B, F*N, D], what every block is told beside them (up to its options), and the timestep [B, D].
 
+        `timesteps` [B]; `context` [B, L, C]; masks [B, L] and [B, 8] with 1 keep, 0 drop; `clip_embeds` [B, 768].
         `resolution` [B, 2] (height, width in pixels) and `aspect_ratio` [B] default to those of `x`.
         """
         frames, height, width = x.shape[2:]
-        x = comfy.ldm.common_dit.pad_to_patch_size(x, (1, self.config.patch, self.config.patch))
-        grid = (frames, x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch)
         size = self._size(x.shape[0], height, width, resolution, aspect_ratio, x.device)
         modulation, embedded = self.adaln_single(timesteps, size, x.dtype)
         context, bias = self._context(context, attention_mask, clip_embeds, clip_mask)
+        grid = (frames, *(-(-side // self.config.patch) for side in (height, width)))
+        return self.tokens(x), (context, bias, modulation, grid), embedded
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """Latents `[B, in channels, F, H, W]` as tokens `[B, F*N, D]` that know their place in the frame."""
+        batch = x.shape[0]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, (1, self.config.patch, self.config.patch))
         x = self.pos_embed(rearrange(x, "b c f h w -> (b f) c h w"))
-        x = rearrange(x, "(b f) n d -> b (f n) d", f=frames)
-        x = self._blocks(x, context, bias, modulation, grid, transformer_options)
-        x = self._unpatchify(self._final(x, embedded), *grid)
-        return x[:, :, :, :height, :width]
+        return rearrange(x, "(b f) n d -> b (f n) d", b=batch)
 
-    def _blocks(self, x: Tensor, context: Tensor, bias: Tensor | None, modulation: Tensor, grid: Grid, options):
+    def _blocks(self, x: Tensor, context: Tensor, bias, modulation: Tensor, grid: Grid, options, residuals) -> Tensor:
         skips, used = [], 0
         stored, start = (self.config.skips.stored, self.config.skips.start) if self.config.skips else (0, 0)
         replace = options.get("patches_replace", {}).get("dit", {})
@@ -150,6 +160,8 @@ class MotionDiT(nn.Module):
                 x = block(x, context, bias, modulation, grid, options)
             if i < stored:
                 skips.append(x)
+            if i < len(residuals) and residuals[i] is not None:
+                x = x + residuals[i].to(x.dtype)
         return x
 
     @staticmethod
