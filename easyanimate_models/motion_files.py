@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from .checkpoint import Checkpoint, CheckpointError, describe
 
-MOTION = ".attn_temporal."
 PROBE = "transformer_blocks.0.attn_temporal.temporal_transformer.proj_in.weight"
 BASE_PROBE = "pos_embed.proj.weight"
 
