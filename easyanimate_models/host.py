@@ -2,6 +2,7 @@
 
 import inspect
 
+import comfy.context_windows
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sample
@@ -85,3 +86,20 @@ def fixed_empty_latent(model, latent: dict) -> Tensor:
 def total_frames(window) -> int | None:
     """How many latent frames the video has that a context window is cut from; 0.3.75 does not say."""
     return getattr(window, "total_frames", 0) or None
+
+
+def in_windows(model, length: int, overlap: int):
+    """A copy of `model` that samples latent frames in windows; 0.33 would add an anchor frame to each."""
+    kind = comfy.context_windows.IndexListContextHandler
+    takes_anchor = "causal_window_fix" in inspect.signature(kind.__init__).parameters
+    copy = model.clone()
+    copy.model_options["context_handler"] = kind(
+        context_schedule=comfy.context_windows.get_matching_context_schedule("standard_static"),
+        fuse_method=comfy.context_windows.get_matching_fuse_method("pyramid"),
+        context_length=length,
+        context_overlap=overlap,
+        dim=2,
+        **({"causal_window_fix": False} if takes_anchor else {}),
+    )
+    comfy.context_windows.create_prepare_sampling_wrapper(copy)
+    return copy

@@ -24,3 +24,15 @@ def decoded_length(length: int, plan: Plan = SLICES) -> int:
     V1 any; V2 1, 9n and what leaves 1 or 5 over; V3 1, 8n and 8n + 1.
     """
     return plan.frames_for(plan.latents_for(length))
+
+
+def window_size(length: int, overlap: int, plan: Plan = SLICES) -> tuple[int, int]:
+    """(length, overlap) of sampling windows in latent frames, whole slices each, for these numbers of frames.
+
+    Raises `ValueError` when the overlap leaves no way forward.
+    """
+    if not 0 <= overlap < length:
+        raise ValueError(f"Windows of {length} frames can't overlap by {overlap}; make the overlap smaller.")
+    frames, latents = plan.frames_per_slice, plan.latents_for(plan.frames_per_slice)
+    slices = max(1, length // frames)
+    return slices * latents, min(-(-overlap // frames), slices - 1) * latents

@@ -1,4 +1,4 @@
-"""MODEL + CONDITIONING + LATENT -> LATENT, and MODEL -> SIGMAS for the stock samplers."""
+"""MODEL + CONDITIONING + LATENT -> LATENT, and what the stock samplers take: SIGMAS, a MODEL in windows."""
 
 import comfy.sample
 import comfy.samplers
@@ -6,9 +6,11 @@ import comfy.utils
 import latent_preview
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import fixed_empty_latent
+from ..easyanimate_models.host import fixed_empty_latent, in_windows
 from ..easyanimate_models.latent_formats import mark, require_match
 from ..easyanimate_models.schedules import release_sigmas
+from ..easyanimate_models.supported_models import Release
+from ..easyanimate_models.video_sizes import window_size
 
 CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
@@ -123,4 +125,43 @@ class EasyAnimateScheduler(io.ComfyNode):
         return io.NodeOutput(release_sigmas(model.get_model_object("model_sampling"), sampler, steps, denoise))
 
 
-NODES = [EasyAnimateSampler, EasyAnimateScheduler]
+class EasyAnimateContextWindows(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateContextWindows",
+            display_name="EasyAnimate Context Windows",
+            category=CATEGORY,
+            description="For videos longer than the model was trained for: sampled in overlapping windows, in the "
+            "memory of one.",
+            inputs=[
+                io.Model.Input("model", tooltip="The EasyAnimate transformer."),
+                io.Int.Input(
+                    "length",
+                    default=144,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Frames of a window; V3 was trained for up to 144. Cut to whole slices of the VAE.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=48,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    tooltip="Frames that neighbouring windows share: more is smoother and slower.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, length, overlap) -> io.NodeOutput:
+        release = model.model.model_config
+        if not isinstance(release, Release):
+            raise ValueError("This model is not an EasyAnimate transformer; use Context Windows (Manual) for others.")
+        return io.NodeOutput(in_windows(model, *window_size(length, overlap, release.vae.plan)))
+
+
+NODES = [EasyAnimateSampler, EasyAnimateScheduler, EasyAnimateContextWindows]

@@ -37,6 +37,7 @@ RUNS = sorted(
     if path.stem[1:4] in ("2v_", "2i_")
 )
 RUNS.remove("v3_e2e/t2v_via_inp_PNDM")  # the host has no such sampler
+RUNS.remove("v2_e2e/t2v_Euler")  # see test_the_recorded_v2_run_can_not_be_followed; it is decoded in test_parity_v1_v2
 FREE = [run for run in RUNS if "DDIM" not in run]
 CLIPPED = [run for run in RUNS if "DDIM" in run]
 
@@ -247,3 +248,16 @@ def test_ddim_steps_as_recorded_but_for_clipping(run_of, agree, name):
         following = kept[step + 1]
         ours = following.sqrt() * denoised.clamp(-1, 1) + (1 - following).sqrt() * eps
         agree(f"{name}, latents after step {step}", ours, theirs[step])
+
+
+def test_the_recorded_v2_run_can_not_be_followed(run_of):
+    """Its frames are two tokens, so each group norm is a sign: rounding alone moves the output by a hundredth or more.
+
+    What surrounds the network there, the noise levels, is as recorded.
+    """
+    run = run_of("v2_e2e/t2v_Euler")
+    torch.testing.assert_close(run.sigmas, run.output("sigmas"), rtol=1e-4, atol=0)
+    tokens, options = run.positive[0]
+    network, x = run.model.model.diffusion_model, _noise(run.recorded)
+    a, b = (network(y, torch.tensor([999.0]), context=tokens, **options) for y in (x, x * (1 + 1e-6)))
+    assert relative_error(a, b) > 1e-2
