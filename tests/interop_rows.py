@@ -315,9 +315,10 @@ def _(bench):
 
 @row("LatentUpscale, second KSampler")
 def _(bench):
-    larger = node("LatentUpscale", samples=["first", 0], upscale_method="bilinear", width=96, height=96)
-    second = sampler(latent_image=["larger", 0], denoise=0.5, seed=2)
-    assert_shows(bench.frames(first=sampler(), larger=larger, sampler=second), side=96)
+    small = node("EasyAnimateEmptyLatent", width=32, height=32, length=24)
+    larger = node("LatentUpscale", samples=["first", 0], upscale_method="bilinear", width=64, height=64)
+    second = sampler(latent_image=["larger", 0], denoise=0.6, seed=2)
+    assert_shows(bench.frames(empty=small, first=sampler(), larger=larger, sampler=second))
 
 
 @row("ImageUpscaleWithModel")

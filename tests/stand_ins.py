@@ -134,8 +134,8 @@ def _random(module: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
     for name, weight in module.state_dict().items():
         if weight.ndim > 1:
             made[prefix + name] = torch.randn(weight.shape) * weight[0].numel() ** -0.5
-        elif weight.is_floating_point():
+        elif weight.ndim == 1 and weight.is_floating_point():
             made[prefix + name] = torch.full(weight.shape, float(name.endswith("weight")))
-        else:
+        else:  # counters, and the scales of the VAE's latents
             made[prefix + name] = weight
     return made

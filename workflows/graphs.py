@@ -70,15 +70,16 @@ def text_to_video_tiny() -> Workflow:
     )
 
 
-UPSCALE_NOTE = """**Two ways to a larger video.** Bypass the one that you don't want.
+UPSCALE_NOTE = """**Two ways to a larger video, one after the other.** Bypass the one that you don't want.
 
-*Latent*: the latent is enlarged and sampled again at a low denoise, so that the model itself draws the detail. Keep \
-denoise between 0.3 and 0.6: below, edges stay soft; above, the motion may change.
+*Latent*: the latent is enlarged and sampled again at a lower denoise, so that the model itself draws the detail. With \
+releases keep denoise between 0.3 and 0.6: below, edges stay soft; above, the motion may change. Make the first video \
+at half the size that your release knows, and enlarge it to that size.
 
 *Model*: an image upscaler works on each frame. Put `4x-UltraSharp.pth`, or any other, into `models/upscale_models`.
 
-As saved, this makes a small video with the built-in tiny model. Choose your release in the three loaders, and sizes \
-that it knows."""
+As saved, the built-in tiny model makes 32 pixels and enlarges them to the 64 that it knows, at denoise \
+0.8. Choose your release in the three loaders, and its sizes. The thumbnail shows the video after the latent way."""
 
 
 def upscale() -> Workflow:
@@ -87,13 +88,12 @@ def upscale() -> Workflow:
         nodes={
             **loaders(),
             **prompt("a green square goes down on a black background"),
-            **empty(),
+            **empty(32, 32),
             "sampler": sampler(),
-            "larger": node("LatentUpscale", samples=["sampler", 0], upscale_method="bilinear", width=96, height=96),
-            "second": sampler(latent=["larger", 0], seed=1, denoise=0.5),
-            "refined": decode("second"),
-            **video("refined", "easyanimate/upscale_latent"),
-            "decode": decode(),
+            "larger": node("LatentUpscale", samples=["sampler", 0], upscale_method="bilinear", width=64, height=64),
+            "second": sampler(latent=["larger", 0], seed=1, denoise=0.8),
+            "decode": decode("second"),
+            **video(prefix="easyanimate/upscale_latent"),
             "upscaler": node("UpscaleModelLoader", model_name="4x-UltraSharp.pth"),
             "upscaled": node("ImageUpscaleWithModel", upscale_model=["upscaler", 0], image=["decode", 0]),
             **video("upscaled", "easyanimate/upscale_model", suffix=" of the model"),
@@ -101,16 +101,13 @@ def upscale() -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage("2. Say what, how big, how long", [["prompt", "empty", "note"]]),
-            Stage("3. Make the video", [["sampler", "decode"]]),
-            Stage(
-                "4. Make it larger: latent above, model below",
-                [["larger", "second", "upscaler"], ["refined", "upscaled"]],
-            ),
-            Stage("5. Save", [["video", "save"], ["video of the model", "save of the model"]]),
+            Stage("2. Say what, how big, how long", [["prompt", "empty"], ["note"]]),
+            Stage("3. Make a small video", [["sampler"]]),
+            Stage("4. Enlarge the latent", [["larger", "second", "decode"], ["video", "save"]]),
+            Stage("5. Enlarge the frames", [["upscaler", "upscaled", "video of the model"], ["save of the model"]]),
         ],
-        titles={"second": "Second pass at low denoise", "refined": "Decode the second pass"},
-        tiny=TinyRun({"save": (24, 96), "save of the model": (24, 256)}, shows=("green", "down"), picture="refined"),
+        titles={"second": "Second pass at lower denoise"},
+        tiny=TinyRun({"save": (24, 64), "save of the model": (24, 256)}, shows=("green", "down")),
     )
 
 
@@ -171,7 +168,7 @@ def controlnet_refine() -> Workflow:
         titles={"looks": "How the frames should look", "avoided": "What they should not show"},
         tiny=TinyRun(
             {"save": (24, 64)},
-            inputs={"scaled": {"width": 64, "height": 64}, "redrawn": {"steps": 2}},
+            inputs={"scaled": {"width": 64, "height": 64}, "redrawn": {"steps": 1}},
         ),
     )
 
