@@ -71,6 +71,30 @@ def test_a_workflow_is_what_its_description_writes(bench, workflow):
     assert author.as_text(workflow, bench.known) == committed, "run `python3 dev.py workflows`"
 
 
+def made_up() -> author.Workflow:
+    """A widget that takes a link, a seed with its button, a picture with its upload."""
+    nodes = {
+        "picture": graphs.node("LoadImage", image="example.png"),
+        "first": graphs.node("EasyAnimateEmptyLatent", width=64, height=32, length=9),
+        "second": graphs.node("EasyAnimateEmptyLatent", width=32, height=64, length=["first", 1]),
+        "noise": graphs.node("RandomNoise", noise_seed=7),
+        "scaled": graphs.node("ImageScaleBy", image=["picture", 0], upscale_method="area", scale_by=0.5),
+    }
+    return author.Workflow("made_up", nodes, [author.Stage("All", [list(nodes)])], author.TinyRun({}))
+
+
+@pytest.mark.parametrize("workflow", [*WORKFLOWS.values(), made_up()], ids=lambda workflow: workflow.name)
+def test_the_editor_reads_what_the_description_says(bench, workflow, tmp_path):
+    ids = workflow.ids()
+    read = client.load(bench.port, author.write(workflow, bench.known, tmp_path))
+    for name, described in workflow.nodes.items():
+        if described["class_type"] == author.NOTE:
+            continue
+        given = {k: [str(ids[v[0]]), v[1]] if isinstance(v, list) else v for k, v in described["inputs"].items()}
+        assert read[str(ids[name])]["class_type"] == described["class_type"]
+        assert given.items() <= read[str(ids[name])]["inputs"].items()
+
+
 @every_workflow
 def test_a_workflow_has_a_thumbnail(workflow):
     path = FOLDER / f"{workflow.name}.jpg"
