@@ -240,6 +240,7 @@ def workflows(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOST), str(ROOT)])}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc keeps memory
     command = [str(PYTHON), "-m", "easyanimate_models.training", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode
 

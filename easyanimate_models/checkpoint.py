@@ -1,6 +1,7 @@
-"""Weights on disk: a safetensors file, an index with its shards, a component folder or a release folder.
+"""Weights on disk: one file, an index with its shards, a component folder or a release folder.
 
 Reading is strict and never leaves the folder it was given; every error is one sentence that says what to do.
+Pickles (.bin, .pt, .pth, .ckpt) are read as weights only: nothing in them is executed.
 """
 
 import json
@@ -10,12 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.utils
+import torch
 from torch import Tensor, nn
 
-INDEX_SUFFIX = ".safetensors.index.json"
-WEIGHT_SUFFIXES = (".safetensors", ".sft")
-PREFERRED = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-HOST_PREFIX = "model.diffusion_model."
+from .pickles import PICKLE_SUFFIXES, UnsafePickleError, read_pickle
+
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # the better one first
+SAFE_SUFFIXES = (".safetensors", ".sft")
+WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
+PREFERRED = ("diffusion_pytorch_model", "model", "pytorch_model")
+HOST_PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model."}
+EMBEDDED_CONFIG = "easyanimate_config"  # config.json as a tensor of bytes, in files that the host saved
 SHOWN_KEYS = 3
 
 
@@ -41,7 +47,7 @@ def read_checkpoint(path: str | Path, component: str) -> Checkpoint:
     if path.is_dir() and (path / component).is_dir():
         path = path / component
     weights = _weights_in(path, component) if path.is_dir() else [path]
-    if weights[0].name.endswith(INDEX_SUFFIX):
+    if weights[0].name.endswith(INDEX_SUFFIXES):
         weights = _shards(weights[0])
     folder = path if path.is_dir() else path.parent
     tensors: dict[str, Tensor] = {}
@@ -50,23 +56,37 @@ def read_checkpoint(path: str | Path, component: str) -> Checkpoint:
         part, header = _read_file(file)
         tensors.update(part)
         metadata.update(header or {})
-    if any(key.startswith(HOST_PREFIX) for key in tensors) and component == "transformer":
-        tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items() if k.startswith(HOST_PREFIX)}
-    return Checkpoint(path, tensors, _read_config(folder / "config.json"), metadata)
+    tensors = _without_host_prefix(tensors, component)
+    embedded = tensors.pop(EMBEDDED_CONFIG, None)
+    config = _read_config(folder / "config.json") if embedded is None else _embedded_config(embedded, path)
+    return Checkpoint(path, tensors, config, metadata)
+
+
+def _without_host_prefix(tensors: dict[str, Tensor], component: str) -> dict[str, Tensor]:
+    """One component of a file that the host saved; its VAEs are taken only where they are ours."""
+    prefix = HOST_PREFIXES.get(component, "")
+    ours = prefix + EMBEDDED_CONFIG in tensors
+    if not prefix or not (ours or component == "transformer" and any(key.startswith(prefix) for key in tensors)):
+        return tensors
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _weights_in(folder: Path, component: str) -> list[Path]:
-    """The index, or the one weights file, of a component folder."""
-    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    if indices:
-        return indices[:1]
-    files = [f for f in sorted(folder.iterdir()) if f.suffix in WEIGHT_SUFFIXES]
-    named = [f for f in files if f.name in PREFERRED]
-    if len(named) == 1 or len(files) == 1:
-        return named or files
+    """The index, or the one weights file, of a component folder; safetensors before pickles."""
+    for index_suffix, suffixes in zip(INDEX_SUFFIXES, (SAFE_SUFFIXES, PICKLE_SUFFIXES), strict=True):
+        indices = sorted(folder.glob(f"*{index_suffix}"))
+        if indices:
+            return indices[:1]
+        files = [f for f in sorted(folder.iterdir()) if f.suffix in suffixes]
+        named = [f for f in files if f.stem in PREFERRED]
+        if len(named) == 1 or len(files) == 1:
+            return named or files
+        if files:
+            break
     found = ", ".join(f.name for f in files) or "none"
     raise CheckpointError(
-        f"{folder} should hold the weights of one {component.replace('_', ' ')} as safetensors, but has: {found}."
+        f"{folder} should hold the weights of one {component.replace('_', ' ')} in one file or with an index, but "
+        f"has: {found}."
     )
 
 
@@ -86,14 +106,28 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict | None]:
-    if path.suffix not in WEIGHT_SUFFIXES:
-        raise CheckpointError(f"{path.name} is not a safetensors file; convert it or download the safetensors version.")
+    if path.suffix in PICKLE_SUFFIXES:
+        return _read_pickle(path), None
+    if path.suffix not in SAFE_SUFFIXES:
+        raise CheckpointError(f"{path.name} is not a weights file; choose a safetensors file.")
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:  # the reader's own errors have no common base
         if "MetadataIncompleteBuffer" in str(error) or "file not fully covered" in str(error):
             raise CheckpointError(f"{path.name} is cut short; download it again.") from error
         raise CheckpointError(f"{path.name} is not a valid safetensors file; download it again.") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_pickle(path)
+    except UnsafePickleError as error:
+        raise CheckpointError(
+            f"{path.name} is damaged or holds more than weights, so it was not opened (it could run code); get it as "
+            "safetensors."
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path.name} {error}.") from error
 
 
 def _read_json(path: Path) -> dict:
@@ -110,6 +144,21 @@ def _read_config(path: Path) -> dict:
     return _read_json(path) if path.is_file() else {}
 
 
+def embed_config(config: dict) -> dict[str, Tensor]:
+    """What a file that the host saves must hold so that `read_checkpoint` finds `config` in it."""
+    return {EMBEDDED_CONFIG: torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)}
+
+
+def _embedded_config(tensor: Tensor, path: Path) -> dict:
+    try:
+        config = json.loads(bytes(tensor.to(torch.uint8).flatten().tolist()))
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"The {EMBEDDED_CONFIG} inside {path.name} is damaged; save the model again.")
+    return config
+
+
 def describe(tensors: Iterable[str]) -> str:
     """What a file looks like by its keys, for error messages."""
     keys = set(tensors)
@@ -122,9 +171,15 @@ def describe(tensors: Iterable[str]) -> str:
 LOOKS_LIKE = (
     (".lora_down.", "a LoRA"),
     (".lora_A.", "a LoRA"),
+    (".copied_block.", "a PixArt ControlNet"),
+    ("controlnet_blocks.0.transformer_block.", "a PixArt ControlNet"),
+    ("zero_convs.", "a Stable Diffusion ControlNet"),
+    ("controlnet_cond_embedding.", "a Stable Diffusion ControlNet"),
     ("input_blocks.0.0.weight", "a Stable Diffusion checkpoint"),
     ("attn_temporal.temporal_transformer", "an EasyAnimate V1-V3 transformer"),
-    ("transformer_blocks.0.norm1.linear", "an EasyAnimate V5 transformer"),
+    ("blocks.0.attn_clip.", "an EasyAnimate V4 transformer"),
+    ("text_proj_t5.", "an EasyAnimate V5 transformer"),
+    ("transformer_blocks.0.norm1.linear", "an EasyAnimate V5.1 transformer"),
     ("long_connect_fc", "an EasyAnimate transformer"),
     ("adaln_single.linear.weight", "a PixArt image transformer"),
     ("down_blocks.0.convs.0.conv1", "an EasyAnimate video VAE"),

@@ -56,10 +56,22 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, mm.OOM_EXCEPTION)
 
 
-def scaled_fp8_dtype(tensors: dict[str, Tensor]) -> torch.dtype | None:
-    """The dtype of a file whose fp8 weights carry scales of their own, or None."""
-    marker = tensors.get("scaled_fp8")
-    return None if marker is None else marker.dtype
+def prepare_quantised(release, tensors: dict[str, Tensor], metadata: dict) -> dict[str, Tensor] | None:
+    """Quantised transformer weights as this host reads them, and `release` told of it; None when it can't.
+
+    0.33 keeps a scale beside each weight as its own kind of tensor; 0.3.75 has operations for scaled fp8.
+    """
+    readable = readable_quantisation(tensors, metadata)
+    if readable is None:
+        return None
+    if hasattr(comfy.utils, "detect_layer_quantization"):
+        release.quant_config = comfy.utils.detect_layer_quantization(readable, "")
+        return readable
+    marker = readable.get("scaled_fp8")
+    if marker is not None:
+        release.scaled_fp8 = torch.float8_e4m3fn if marker.dtype == torch.float32 else marker.dtype
+        release.optimizations["fp8"] = marker.nelement() != 2
+    return {k: v for k, v in readable.items() if k != "scaled_fp8"}
 
 
 def fixed_empty_latent(model, latent: dict) -> Tensor:
@@ -68,3 +80,8 @@ def fixed_empty_latent(model, latent: dict) -> Tensor:
     ratios = {k: v for k, v in latent.items() if k.startswith("downscale_ratio")}
     takes_ratios = "downscale_ratio_spacial" in inspect.signature(fix).parameters
     return fix(model, latent["samples"], **(ratios if takes_ratios else {}))
+
+
+def total_frames(window) -> int | None:
+    """How many latent frames the video has that a context window is cut from; 0.3.75 does not say."""
+    return getattr(window, "total_frames", 0) or None

@@ -1,15 +1,21 @@
-"""What the latents of each VAE look like to the host: channels, scale, ratios, preview colours."""
+"""What the latents of each VAE look like to the host: channels, scale, ratios, preview colours.
+
+A latent says which release it is for, so that a wrong VAE or transformer is noticed before anything is computed.
+"""
 
 import comfy.latent_formats
 
+STAMP = "easyanimate_release"
 
-class SliceLatents(comfy.latent_formats.LatentFormat):
-    """Four channels, 8x8 in space and 4x in time (V3)."""
 
+class ImageLatents(comfy.latent_formats.LatentFormat):
+    """Four channels, 8x8 in space, every frame on its own (V1)."""
+
+    release = "V1"
     latent_channels = 4
     latent_dimensions = 3
     spacial_downscale_ratio = 8
-    temporal_downscale_ratio = 4
+    temporal_downscale_ratio = 1
     scale_factor = 0.18215
     taesd_decoder_name = None  # the image previewer would be handed a video
     latent_rgb_factors = [
@@ -20,9 +26,41 @@ class SliceLatents(comfy.latent_formats.LatentFormat):
     ]
 
 
-def with_preview(factors: list[list[float]], bias: list[float]) -> SliceLatents:
+class WindowLatents(ImageLatents):
+    """The same, and 4x in time (V2)."""
+
+    release = "V2"
+    temporal_downscale_ratio = 4
+
+
+class SliceLatents(ImageLatents):
+    """The same, and 4x in time (V3)."""
+
+    release = "V3"
+    temporal_downscale_ratio = 4
+
+
+def with_preview(latents: ImageLatents, factors: list[list[float]], bias: list[float]) -> ImageLatents:
     """The same latents with preview colours of their own."""
-    latents = SliceLatents()
     latents.latent_rgb_factors = factors
     latents.latent_rgb_factors_bias = bias
     return latents
+
+
+def mark(latent: dict, latent_format) -> dict:
+    """A copy of `latent` that says which release it is for; of no release when `latent_format` is not ours."""
+    release = getattr(latent_format, "release", None)
+    rest = {k: v for k, v in latent.items() if k != STAMP}
+    return rest if release is None else {**rest, STAMP: release}
+
+
+def require_match(latent: dict, latent_format, what: str) -> None:
+    """Raise `ValueError` when `latent` is for another release than `latent_format`; `what` names its owner."""
+    given, wanted = latent.get(STAMP), getattr(latent_format, "release", None)
+    if given is None or wanted is None or given == wanted:
+        return
+    alike = " (a V2 VAE without its config.json counts as V3)" if {given, wanted} == {"V2", "V3"} else ""
+    raise ValueError(
+        f"The latent is for EasyAnimate {given}, but the {what} is for {wanted}; load the {what} of {given}, or make "
+        f"the latent with the VAE of {wanted}, connected to the empty latent{alike}."
+    )

@@ -6,7 +6,8 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
-from .dit.motion_dit import MotionDiT
+from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH, MotionDiT
+from .inpainting import from_stock_nodes, resized
 
 
 class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
@@ -32,32 +33,65 @@ class MotionVideoModel(comfy.model_base.BaseModel):
         self.model_sampling = LinearNoiseLevels(model_config)
 
     def concat_cond(self, **kwargs) -> Tensor | None:
-        """The mask and masked-video latents of an inpainting (InP) model, `concat_latent_image`, scaled."""
-        config = self.diffusion_model.config
+        """The mask and masked-video latents of an inpainting (InP) model, scaled, in the size of the noise."""
+        config, latents = self.diffusion_model.config, kwargs.get("concat_latent_image")
         extra = config.in_channels - config.latent_channels
         if extra == 0:
+            if latents is not None and kwargs.get("denoise_mask") is None:
+                raise ValueError(
+                    "This transformer makes video from text only and can't be given images; load an inpainting (InP) "
+                    "transformer, or take EasyAnimate Image to Video out."
+                )
             return None
-        latents = kwargs.get("concat_latent_image")
-        if latents is None or latents.shape[1] != extra:
+        if latents is None:
             raise ValueError(
-                "This is an inpainting (InP) model: its conditioning must carry mask and masked-video latents, "
-                "but there are none; load a text-to-video transformer instead."
+                "This is an inpainting (InP) transformer; connect EasyAnimate Image to Video between the prompt and "
+                "the sampler (without images it makes video from text)."
             )
-        return self.process_latent_in(latents.to(kwargs["device"]))
+        mask = kwargs.get("concat_mask")
+        if latents.shape[1] == config.latent_channels and mask is not None:
+            latents = from_stock_nodes(latents, mask)
+        if latents.shape[1] != extra:
+            raise ValueError(
+                f"The images given have {latents.shape[1]} latent channels, this transformer takes {extra}; "
+                "encode them with the VAE of the transformer's release."
+            )
+        return self.process_latent_in(resized(latents, kwargs["noise"]).to(kwargs["device"]))
 
     def extra_conds(self, **kwargs) -> dict:
-        """Text tokens with their mask, never padded by repetition as the host would."""
+        """Text tokens with their mask, never padded by repetition as the host would; CLIP tokens of the start image."""
         out = super().extra_conds(**kwargs)
-        names = {"cross_attn": "c_crossattn", "attention_mask": "attention_mask"}
-        names |= {"clip_embeds": "clip_embeds", "clip_mask": "clip_mask"}
-        for given, name in names.items():
+        for given, name in (("cross_attn", "c_crossattn"), ("attention_mask", "attention_mask")):
             if kwargs.get(given) is not None:
                 out[name] = comfy.conds.CONDRegular(kwargs[given])
+        if self.diffusion_model.config.clip_tokens:
+            embeds, mask = _clip_tokens(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
+            out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
         return out
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
-        window = options.get("context_window")
-        if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
-            c_concat = window.get_tensor(c_concat, x.device, dim=2)  # 0.3.75 does not cut it to the window
+        if c_concat is not None:
+            c_concat = cut_to_window(c_concat, x, options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def _clip_tokens(seen, prompt_type: str | None) -> tuple[Tensor, Tensor]:
+    """The image embedding `[B, 768]` and the mask of its tokens `[B, 8]`; nothing, masked, for the negative prompt."""
+    if seen is None or prompt_type == "negative":
+        return torch.zeros(1, CLIP_WIDTH), torch.zeros(1, CLIP_TOKENS)
+    embeds = seen["image_embeds"]
+    if embeds.shape[-1] != CLIP_WIDTH:
+        raise ValueError(
+            f"The CLIP vision model gives {embeds.shape[-1]} numbers for an image, EasyAnimate takes {CLIP_WIDTH}; "
+            "load CLIP ViT-L/14 (clip_vision_l, or image_encoder of the release)."
+        )
+    return embeds, torch.ones(len(embeds), CLIP_TOKENS)
+
+
+def cut_to_window(latents: Tensor, x: Tensor, options: dict) -> Tensor:
+    """Latents for the whole video as those for the context window `x`; 0.3.75 does not cut them itself."""
+    window = options.get("context_window")
+    if window is None or latents.shape[2] == x.shape[2]:
+        return latents
+    return window.get_tensor(latents, x.device, dim=2)

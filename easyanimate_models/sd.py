@@ -1,7 +1,7 @@
-"""From a path to a host object: transformer -> ModelPatcher, VAE -> VAE, text encoder -> CLIP.
+"""From a path to a host object: transformer -> ModelPatcher, VAE -> VAE, text encoder -> CLIP, CONTROL_NET.
 
-A path is a safetensors file, an index file, a component folder (config.json beside the weights) or a release
-folder (`transformer/`, `vae/`, `text_encoder/`). Anything that does not fit raises `CheckpointError`.
+A path is a weights file, an index file, a component folder (config.json beside the weights) or a release folder
+(`transformer/`, `vae/`, `text_encoder/`). Anything that does not fit raises `CheckpointError`.
 """
 
 import logging
@@ -9,20 +9,27 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import comfy.clip_vision
 import comfy.model_management as mm
+import comfy.ops
 import comfy.sd
-import comfy.supported_models_base
 import comfy.text_encoders.sd3_clip
 import comfy.utils
 import folder_paths
 import torch
+from torch import Tensor
 
-from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, require_fit
-from .host import clip_with_weights, is_dynamic, patcher_class, readable_quantisation, scaled_fp8_dtype
-from .model_detection import detect_t5, detect_transformer, detect_vae
+from . import image_vae_names, pixart_names
+from .checkpoint import Checkpoint, CheckpointError, describe, embed_config, read_checkpoint, require_fit
+from .controlnet import PixArtControl
+from .dit.controlnet import ControlNet
+from .dit.motion_dit import MotionDiT, MotionDiTConfig
+from .host import clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
+from .model_detection import detect_controlnet, detect_t5, detect_transformer, detect_vae
+from .motion_files import with_motion_module
+from .supported_models import Release
 from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
 from .vae.host_vae import HostVAE
-from .vae.slice_vae import SliceVAE
 
 WEIGHT_DTYPES = {
     "default": None,
@@ -32,56 +39,115 @@ WEIGHT_DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
 }
-CONSTANT_TABLES = (".pos_encoder.pe",)  # sinusoids, a seventh of the file; computed when needed
+CONSTANT_TABLES = (
+    ".pos_encoder.pe",  # sinusoids, a seventh of the file; computed when needed
+    "pos_embed.pos_embed",
+    "caption_projection.y_embedding",  # the empty text of PixArt's training; ours comes from the text encoder
+)
 TRAINING_LEFTOVERS = ("loss.",)
+POSITION_NUMBERS = (".position_ids",)
+CLIP_VIT_L = "clip_vision_config_vitl.json"  # of the host
+UNREADABLE = "{} is quantised in a way that this ComfyUI can't read; update ComfyUI or choose the {} file."
 QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 
 
-def load_transformer(path: str | Path, *, weight_dtype: str = "default", disable_dynamic: bool = False):
-    """The denoiser as the host's ModelPatcher. `weight_dtype` is one of `WEIGHT_DTYPES`."""
-    checkpoint = read_checkpoint(path, "transformer")
+def load_transformer(
+    path: str | Path,
+    motion_module: str | Path | None = None,
+    *,
+    weight_dtype: str = "default",
+    disable_dynamic: bool = False,
+):
+    """The denoiser as the host's ModelPatcher. `weight_dtype` is one of `WEIGHT_DTYPES`.
+
+    `motion_module` is V1's second file; `path` is then the PixArt transformer that it goes into.
+    """
+    checkpoint = read_transformer(path, motion_module)
     release = detect_transformer(checkpoint)
-    _choose_dtype(release, checkpoint, weight_dtype)
-    model = release.get_model(checkpoint.tensors)
-    weights = require_fit(model.diffusion_model, checkpoint, "EasyAnimate transformer", CONSTANT_TABLES)
+    weights = _fitting(release.unet_config["config"], checkpoint)
+    tensors = prepare_quantised(release, weights, checkpoint.metadata)
+    if tensors is None:
+        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, "bf16"))
+    _choose_dtype(release, tensors, weight_dtype)
+    model = release.get_model(tensors)
     patcher = patcher_class(disable_dynamic)(
         model, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
     )
     dynamic = is_dynamic(patcher)
     if not dynamic:
         model.to(patcher.offload_device)
-    model.diffusion_model.load_state_dict(weights, assign=dynamic)
+    _load(model.diffusion_model, tensors, dynamic, checkpoint)
     if hasattr(patcher, "cached_patcher_init"):  # 0.33 rebuilds a model that it trains or hooks
-        patcher.cached_patcher_init = (partial(load_transformer, weight_dtype=weight_dtype), (path,))
+        patcher.cached_patcher_init = (partial(load_transformer, weight_dtype=weight_dtype), (path, motion_module))
     logging.info("EasyAnimate transformer %s: %s", checkpoint.path.name, type(release).__name__)
     return patcher
 
 
-def _choose_dtype(release: comfy.supported_models_base.BASE, checkpoint: Checkpoint, weight_dtype: str) -> None:
-    """Storage and compute dtype as the host chooses them for its own models."""
+def read_transformer(path: str | Path, motion_module: str | Path | None = None) -> Checkpoint:
+    """The tensors of a transformer under our names, a motion module file among them."""
+    checkpoint = pixart_names.with_our_names(read_checkpoint(path, "transformer"))
+    if motion_module is None:
+        return checkpoint
+    return with_motion_module(checkpoint, read_checkpoint(motion_module, "motion_module"))
+
+
+def _fitting(config: MotionDiTConfig, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors that the network needs, with the scales of quantised ones; all others are an error."""
+    network = MotionDiT(config, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)
+    require_fit(network, checkpoint, "EasyAnimate transformer", (*CONSTANT_TABLES, *QUANTISATION))
+    return {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in CONSTANT_TABLES)}
+
+
+def _load(network: MotionDiT, tensors: dict[str, Tensor], assign: bool, checkpoint: Checkpoint) -> None:
+    """Only scales may be left over on either side: of layers that are not quantised, or that the host ignores."""
+    missing, unexpected = network.load_state_dict(tensors, strict=False, assign=assign)
+    wrong = [key for key in (*missing, *unexpected) if not key.endswith(QUANTISATION)]
+    if wrong:
+        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, "bf16"))
+
+
+def _choose_dtype(release: Release, tensors: dict[str, Tensor], weight_dtype: str) -> None:
+    """Storage and compute dtype as the host chooses them for its own models; quantised layers keep their own."""
     supported = list(release.supported_inference_dtypes)
-    dtype = WEIGHT_DTYPES[weight_dtype]
-    scaled = scaled_fp8_dtype(checkpoint.tensors)
-    if scaled is not None:
-        raise CheckpointError(
-            f"{checkpoint.path.name} holds scaled fp8 weights, which can't be read yet; choose the bf16 or fp32 file "
-            "and set weight_dtype to fp8_e4m3fn."
-        )
-    if dtype is None:
+    dtype, device = WEIGHT_DTYPES[weight_dtype], mm.get_torch_device()
+    quantised = any(key.endswith(QUANTISATION) for key in tensors)
+    if dtype is None or quantised:
         dtype = mm.unet_dtype(
-            model_params=comfy.utils.calculate_parameters(checkpoint.tensors),
+            model_params=comfy.utils.calculate_parameters(tensors),
             supported_dtypes=supported,
-            weight_dtype=comfy.utils.weight_dtype(checkpoint.tensors),
+            weight_dtype=None if quantised else comfy.utils.weight_dtype(tensors),
         )
-    release.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
-    release.optimizations["fp8"] = weight_dtype.endswith("_fast")
+    stored = None if getattr(release, "quant_config", None) else dtype
+    release.set_inference_dtype(dtype, mm.unet_manual_cast(stored, device, supported))
+    if not quantised:
+        release.optimizations["fp8"] = weight_dtype.endswith("_fast")
 
 
 def load_vae(path: str | Path) -> HostVAE:
-    """The Slice VAE as the host's VAE."""
-    checkpoint = read_checkpoint(path, "vae")
-    model = SliceVAE(detect_vae(checkpoint))
-    return HostVAE(model, require_fit(model, checkpoint, "EasyAnimate video VAE", TRAINING_LEFTOVERS))
+    """The VAE of V1, V2 or V3 as the host's VAE."""
+    checkpoint = image_vae_names.with_our_names(read_checkpoint(path, "vae"))
+    release, config = detect_vae(checkpoint)
+    model = release.vae(config)
+    weights = require_fit(model, checkpoint, "EasyAnimate video VAE", TRAINING_LEFTOVERS)
+    logging.info("EasyAnimate VAE %s: %s", checkpoint.path.name, release.__name__)
+    about = {**release.vae_flags, "norm_num_groups": config.norm_groups}
+    return HostVAE(model, weights, release.latent_format(), embed_config(about))
+
+
+def load_controlnet(path: str | Path) -> PixArtControl:
+    """A PixArt ControlNet as the host's CONTROL_NET, for V1 to V3."""
+    checkpoint = pixart_names.control_with_our_names(read_checkpoint(path, "controlnet"))
+    config, tensors = detect_controlnet(checkpoint), checkpoint.tensors
+    dtype = mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(tensors),
+        supported_dtypes=[torch.bfloat16, torch.float16, torch.float32],
+        weight_dtype=comfy.utils.weight_dtype(tensors),
+    )
+    network = ControlNet(config, dtype=dtype, operations=comfy.ops.manual_cast)
+    weights = require_fit(network, checkpoint, "PixArt ControlNet")
+    patcher = patcher_class()(network, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
+    network.load_state_dict(weights, assign=is_dynamic(patcher))
+    return PixArtControl(patcher, checkpoint.path.name)
 
 
 def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
@@ -91,10 +157,7 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
     weights = require_fit(t5_skeleton(sizes), checkpoint, "T5 text encoder", QUANTISATION)
     tensors = readable_quantisation(checkpoint.tensors, checkpoint.metadata)
     if tensors is None:
-        raise CheckpointError(
-            f"{checkpoint.path.name} is quantised in a way that this ComfyUI can't read; update ComfyUI or choose an "
-            "fp16 or fp8 file."
-        )
+        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, "fp16 or fp8"))
 
     class Target:
         params: dict = {}
@@ -109,6 +172,21 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
         tokenizer_data={},
         model_options={"t5xxl_model_config": sizes},
     )
+
+
+def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
+    """The CLIP vision encoder of an InP release as the host's CLIP_VISION."""
+    checkpoint = read_checkpoint(path, "image_encoder")
+    if "visual_projection.weight" not in checkpoint.tensors:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not a CLIP vision model; choose the release's "
+            "image_encoder, or a CLIP ViT-L/14 vision model."
+        )
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    config = folder / "config.json" if checkpoint.config else Path(comfy.clip_vision.__file__).with_name(CLIP_VIT_L)
+    encoder = comfy.clip_vision.ClipVisionModel(str(config))
+    encoder.load_sd(require_fit(encoder.model, checkpoint, "CLIP ViT-L/14 vision model", POSITION_NUMBERS))
+    return encoder
 
 
 def with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:

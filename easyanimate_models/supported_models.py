@@ -1,15 +1,29 @@
-"""One declarative class per release: what the host must know to run it."""
+"""One declarative class per release: what the host must know to run it, and which VAE belongs to it."""
 
 import comfy.supported_models_base
 import torch
+from torch import Tensor
 
-from .dit.motion_dit import MotionDiTConfig
-from .latent_formats import SliceLatents
+from .checkpoint import embed_config
+from .dit.motion_dit import LongSkips, MotionDiTConfig
+from .dit.motion_module import MotionConfig
+from .latent_formats import ImageLatents, SliceLatents, WindowLatents
 from .model_base import MotionVideoModel
+from .release_config import transformer_config
+from .vae.image_vae import ImageVAE
+from .vae.slice_vae import SliceVAE, WindowVAE
+
+RELEASED_SKIPS = LongSkips(stored=13, start=15)
 
 
-class EasyAnimateV3(comfy.supported_models_base.BASE):
-    """Hybrid motion modules (temporal and global attention), U-ViT skips, Slice VAE latents."""
+class Release(comfy.supported_models_base.BASE):
+    """What V1 to V3 have in common; `motion` and `skips` are the released ones, for files without a config.json."""
+
+    motion: tuple[MotionConfig, ...]
+    skips: LongSkips | None = RELEASED_SKIPS
+    heads = 16
+    vae: type
+    vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
 
     unet_extra_config = {}
     sampling_settings = {
@@ -18,7 +32,6 @@ class EasyAnimateV3(comfy.supported_models_base.BASE):
         "linear_end": 0.02,
         "timesteps": 1000,
     }
-    latent_format = SliceLatents
     memory_usage_factor = 1.2
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -27,3 +40,41 @@ class EasyAnimateV3(comfy.supported_models_base.BASE):
 
     def get_model(self, state_dict, prefix="", device=None):
         return MotionVideoModel(self, device=device)
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Heads and block kinds can't be told from tensors, so files saved by the host carry them in one."""
+        config = transformer_config(self.unet_config["config"])
+        if getattr(self.latent_format, "latent_rgb_factors_bias", None):
+            config["latent_rgb_factors"] = self.latent_format.latent_rgb_factors
+            config["latent_rgb_bias"] = self.latent_format.latent_rgb_factors_bias
+        return super().process_unet_state_dict_for_saving({**state_dict, **embed_config(config)})
+
+
+class EasyAnimateV1(Release):
+    """Grid motion modules over PixArt, image VAE latents. Without motion modules, PixArt itself."""
+
+    motion = (MotionConfig(("grid", "grid"), 8),)
+    skips = None
+    latent_format = ImageLatents
+    vae = ImageVAE
+
+
+class EasyAnimateV2(Release):
+    """Temporal motion modules, U-ViT skips, MagViT window VAE latents."""
+
+    motion = (MotionConfig(("temporal", "temporal"), 8),)
+    latent_format = WindowLatents
+    vae = WindowVAE
+    vae_flags = {"slice_mag_vae": True, "mini_batch_encoder": 9, "mini_batch_decoder": 3}
+
+
+class EasyAnimateV3(Release):
+    """Hybrid motion modules (temporal and global attention), U-ViT skips, Slice VAE latents."""
+
+    motion = (MotionConfig(("temporal", "temporal"), 16), MotionConfig(("temporal", "global"), 16))
+    latent_format = SliceLatents
+    vae = SliceVAE
+    vae_flags = {"slice_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
+
+
+RELEASES = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)

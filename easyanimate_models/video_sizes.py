@@ -1,13 +1,13 @@
 """Frame and size arithmetic, in plain ints."""
 
-from .vae.slicing import frames_for, latents_for
+from .vae.slicing import SLICES, Plan
 
 SIDE_STEP = 16  # 8 of the VAE times 2 of the patch
-LENGTH_STEP = 8
+LENGTH_STEP = 8  # frames of a slice (V3)
 
 
-def latent_size(width: int, height: int, length: int) -> tuple[int, int, int]:
-    """(latent frames, rows, columns) for a video of `length` frames, sizes in pixels.
+def latent_size(width: int, height: int, length: int, plan: Plan = SLICES) -> tuple[int, int, int]:
+    """(latent frames, rows, columns) for a video of `length` frames, sizes in pixels, cut by a VAE's `plan`.
 
     Raises `ValueError` for sizes that no video has.
     """
@@ -15,9 +15,12 @@ def latent_size(width: int, height: int, length: int) -> tuple[int, int, int]:
         raise ValueError(f"A video needs at least 1 frame, not {length}; set length to 1 or more.")
     if width < SIDE_STEP or height < SIDE_STEP:
         raise ValueError(f"{width} x {height} is too small; width and height must be at least {SIDE_STEP}.")
-    return latents_for(length), height // SIDE_STEP * 2, width // SIDE_STEP * 2
+    return plan.latents_for(length), height // SIDE_STEP * 2, width // SIDE_STEP * 2
 
 
-def decoded_length(length: int) -> int:
-    """How many frames come out when `length` are asked for: 1, 8n and 8n + 1 stay as they are."""
-    return frames_for(latents_for(length))
+def decoded_length(length: int, plan: Plan = SLICES) -> int:
+    """How many frames come out when `length` are asked for. The same, for these lengths:
+
+    V1 any; V2 1, 9n and what leaves 1 or 5 over; V3 1, 8n and 8n + 1.
+    """
+    return plan.frames_for(plan.latents_for(length))

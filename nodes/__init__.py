@@ -4,10 +4,19 @@ EasyAnimateLoadTransformer ── MODEL ─────────────�
 EasyAnimateLoadVAE ────────── VAE ──────────────────────────┐    │
 EasyAnimateLoadTextEncoder ── CLIP                          │    │
 prompt ─ EasyAnimateEncodePrompt ── CONDITIONING ───────────┼────┼─ EasyAnimateSampler ── LATENT ─┐
-size ─── EasyAnimateEmptyLatent ─── LATENT ─────────────────┼────┘                                │
-video ── EasyAnimateEncode ──────── LATENT (instead) ───────┴───────────── EasyAnimateDecode ─────┴─ IMAGE
+size ─── EasyAnimateEmptyLatent ─── LATENT ─────────────────┼────┤                                │
+image ── EasyAnimateImageToVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
+video ── EasyAnimateInpaintVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
+video ── EasyAnimateEncode ──────── LATENT (instead) ───────┴────┴─────── EasyAnimateDecode ──────┴─ IMAGE
 """
 
-from . import decoding, latents, loaders, prompts, sampling
+from . import conditioning, decoding, latents, loaders, prompts, sampling
 
-NODES = [*loaders.NODES, *prompts.NODES, *latents.NODES, *sampling.NODES, *decoding.NODES]
+NODES = [
+    *loaders.NODES,
+    *prompts.NODES,
+    *conditioning.NODES,
+    *latents.NODES,
+    *sampling.NODES,
+    *decoding.NODES,
+]

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..easyanimate_models.latent_formats import mark, require_match
 from ..easyanimate_models.vae.host_vae import HostVAE
-from ..easyanimate_models.vae.slice_vae import SPACE_RATIO
 from ..easyanimate_models.vae.tiling import Tiling
+from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 
 CATEGORY = "EasyAnimate/latent"
 TILE_INPUT = {
@@ -24,7 +25,8 @@ class EasyAnimateEncode(io.ComfyNode):
             node_id="EasyAnimateEncode",
             display_name="EasyAnimate Encode",
             category=CATEGORY,
-            description="A video as latents, slice by slice; lengths of 1, 8n and 8n + 1 come back as they went in.",
+            description="A video as latents, slice by slice; lengths of 1, 8n and 8n + 1 (V3), 9n (V2) or any (V1) "
+            "come back as they went in.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames of one clip."),
                 io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
@@ -35,7 +37,8 @@ class EasyAnimateEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, vae, tile_size) -> io.NodeOutput:
-        return io.NodeOutput({"samples": require_slice_vae(vae).encode(images, tiling=tiling_of(tile_size))})
+        samples = require_slice_vae(vae).encode(images, tiling=tiling_of(tile_size))
+        return io.NodeOutput(mark({"samples": samples}, vae.latent_format))
 
 
 class EasyAnimateDecode(io.ComfyNode):
@@ -56,12 +59,13 @@ class EasyAnimateDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, vae, tile_size) -> io.NodeOutput:
-        images = require_slice_vae(vae).decode(latent["samples"], tiling=tiling_of(tile_size))
+        require_match(latent, require_slice_vae(vae).latent_format, "VAE")
+        images = vae.decode(latent["samples"], tiling=tiling_of(tile_size))
         return io.NodeOutput(images.flatten(0, 1))
 
 
 def require_slice_vae(vae) -> HostVAE:
-    """Only a Slice VAE knows slices; say so before anything is computed."""
+    """Only our VAEs know slices; say so before anything is computed."""
     if not isinstance(vae, HostVAE):
         raise ValueError("This VAE is not an EasyAnimate VAE; load one with Load EasyAnimate VAE, or use VAE Decode.")
     return vae

@@ -4,8 +4,10 @@ import comfy.model_management as mm
 import torch
 from comfy_api.latest import io
 
-from ..easyanimate_models.latent_formats import SliceLatents
+from ..easyanimate_models.latent_formats import SliceLatents, mark
+from ..easyanimate_models.vae.slicing import SLICES
 from ..easyanimate_models.video_sizes import LENGTH_STEP, SIDE_STEP, decoded_length, latent_size
+from .decoding import require_slice_vae
 
 
 class EasyAnimateEmptyLatent(io.ComfyNode):
@@ -26,24 +28,27 @@ class EasyAnimateEmptyLatent(io.ComfyNode):
                     min=1,
                     max=4096,
                     step=1,
-                    tooltip=f"In frames, at 24 a second: 1 for an image, else a multiple of {LENGTH_STEP}. "
-                    "Other numbers come out as the frames output says.",
+                    tooltip=f"In frames, at 24 a second: 1 for an image, else a multiple of {LENGTH_STEP} (V3), of 9 "
+                    "(V2) or any number (V1). Others come out as the frames output says.",
                 ),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once."),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE of V1 or V2; without one, the latent is for V3."),
             ],
             outputs=[io.Latent.Output(), io.Int.Output(display_name="frames")],
         )
 
     @classmethod
-    def execute(cls, width, height, length, batch_size) -> io.NodeOutput:
-        size = latent_size(width, height, length)
-        samples = torch.zeros([batch_size, SliceLatents.latent_channels, *size], device=mm.intermediate_device())
+    def execute(cls, width, height, length, batch_size, vae=None) -> io.NodeOutput:
+        form, plan = SliceLatents, SLICES
+        if vae is not None:
+            form, plan = require_slice_vae(vae).latent_format, vae.plan
+        size = latent_size(width, height, length, plan)
         latent = {
-            "samples": samples,
-            "downscale_ratio_spacial": SliceLatents.spacial_downscale_ratio,  # 0.33 reads these two
-            "downscale_ratio_temporal": SliceLatents.temporal_downscale_ratio,
+            "samples": torch.zeros([batch_size, form.latent_channels, *size], device=mm.intermediate_device()),
+            "downscale_ratio_spacial": form.spacial_downscale_ratio,  # 0.33 reads these two
+            "downscale_ratio_temporal": form.temporal_downscale_ratio,
         }
-        return io.NodeOutput(latent, decoded_length(length))
+        return io.NodeOutput(mark(latent, form), decoded_length(length, plan))
 
 
 NODES = [EasyAnimateEmptyLatent]

@@ -1,8 +1,10 @@
-"""File -> MODEL, VAE, CLIP."""
+"""File -> MODEL, VAE, CLIP, CONTROL_NET; LoRA file -> patched MODEL and CLIP."""
 
 from comfy_api.latest import io
 
+from ..easyanimate_models import lora as loras
 from ..easyanimate_models import model_files, sd
+from ..easyanimate_models.checkpoint import WEIGHT_SUFFIXES
 
 CATEGORY = "EasyAnimate/loaders"
 
@@ -20,21 +22,31 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
                 io.Combo.Input(
                     "transformer",
                     options=list(model_files.choices("transformer")),
-                    tooltip="A safetensors file, or a release folder under models/easyanimate.",
+                    tooltip="A weights file, or a release folder under models/easyanimate.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(sd.WEIGHT_DTYPES),
                     tooltip="How the weights are kept in memory; fp8 takes half of bf16. Default suits your GPU.",
                 ),
+                io.Combo.Input(
+                    "motion_module",
+                    options=[model_files.NO_FILE, *model_files.choices("motion_module")],
+                    default=model_files.NO_FILE,
+                    optional=True,
+                    tooltip="V1 comes in two files: the PixArt image transformer above, and easyanimate_v1_mm here.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, transformer, weight_dtype) -> io.NodeOutput:
+    def execute(cls, transformer, weight_dtype, motion_module=model_files.NO_FILE) -> io.NodeOutput:
         path = model_files.resolve("transformer", transformer)
-        return io.NodeOutput(sd.load_transformer(path, weight_dtype=weight_dtype))
+        motion = None
+        if motion_module != model_files.NO_FILE:
+            motion = model_files.resolve("motion_module", motion_module)
+        return io.NodeOutput(sd.load_transformer(path, motion, weight_dtype=weight_dtype))
 
 
 class EasyAnimateLoadVAE(io.ComfyNode):
@@ -44,7 +56,7 @@ class EasyAnimateLoadVAE(io.ComfyNode):
             node_id="EasyAnimateLoadVAE",
             display_name="Load EasyAnimate VAE",
             category=CATEGORY,
-            description="Loads the Slice VAE that belongs to the transformer.",
+            description="Loads the VAE that belongs to the transformer: of V1 (an image VAE), V2 or V3.",
             inputs=[
                 io.Combo.Input(
                     "vae",
@@ -83,4 +95,88 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
         return io.NodeOutput(sd.load_text_encoder(model_files.resolve("text_encoder", text_encoder)))
 
 
-NODES = [EasyAnimateLoadTransformer, EasyAnimateLoadVAE, EasyAnimateLoadTextEncoder]
+class EasyAnimateLoadImageEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadImageEncoder",
+            display_name="Load EasyAnimate Image Encoder",
+            category=CATEGORY,
+            description="Loads CLIP ViT-L/14 vision, which shows the start image to InP transformers: a file from "
+            "models/clip_vision, or a release folder with its image_encoder.",
+            inputs=[
+                io.Combo.Input(
+                    "image_encoder",
+                    options=list(model_files.choices("image_encoder")),
+                    tooltip="A CLIP ViT-L/14 file from models/clip_vision, or a release folder under "
+                    "models/easyanimate.",
+                )
+            ],
+            outputs=[io.ClipVision.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image_encoder) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_image_encoder(model_files.resolve("image_encoder", image_encoder)))
+
+
+class EasyAnimateLoadLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        strength = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
+        return io.Schema(
+            node_id="EasyAnimateLoadLora",
+            display_name="Load EasyAnimate LoRA",
+            category=CATEGORY,
+            description="Adds a LoRA to the transformer, and to the text encoder if given; chain nodes for several.",
+            inputs=[
+                io.Model.Input("model", tooltip="The EasyAnimate transformer."),
+                io.Combo.Input(
+                    "lora", options=model_files.host_files("loras"), tooltip="A safetensors file from models/loras."
+                ),
+                io.Float.Input("strength_model", tooltip="How strongly; negative turns it around.", **strength),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
+                io.Float.Input(
+                    "strength_clip", optional=True, tooltip="How strongly the text encoder is changed.", **strength
+                ),
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, lora, strength_model, clip=None, strength_clip=1.0) -> io.NodeOutput:
+        path = model_files.host_path("loras", lora)
+        return io.NodeOutput(*loras.load_lora(path, model, clip, strength_model, strength_clip))
+
+
+class EasyAnimateLoadControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateLoadControlNet",
+            display_name="Load EasyAnimate ControlNet",
+            category=CATEGORY,
+            description="Loads a PixArt ControlNet, which steers every frame by a hint such as its edges (HED).",
+            inputs=[
+                io.Combo.Input(
+                    "control_net",
+                    options=model_files.host_files("controlnet", WEIGHT_SUFFIXES),
+                    tooltip="A PixArt ControlNet from models/controlnet; use it with Apply ControlNet and the VAE.",
+                )
+            ],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls, control_net) -> io.NodeOutput:
+        return io.NodeOutput(sd.load_controlnet(model_files.host_path("controlnet", control_net)))
+
+
+NODES = [
+    EasyAnimateLoadTransformer,
+    EasyAnimateLoadVAE,
+    EasyAnimateLoadTextEncoder,
+    EasyAnimateLoadImageEncoder,
+    EasyAnimateLoadLora,
+    EasyAnimateLoadControlNet,
+]

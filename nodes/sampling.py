@@ -1,4 +1,4 @@
-"""MODEL + CONDITIONING + LATENT -> LATENT."""
+"""MODEL + CONDITIONING + LATENT -> LATENT, and MODEL -> SIGMAS for the stock samplers."""
 
 import comfy.sample
 import comfy.samplers
@@ -7,8 +7,10 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..easyanimate_models.host import fixed_empty_latent
+from ..easyanimate_models.latent_formats import mark, require_match
 from ..easyanimate_models.schedules import release_sigmas
 
+CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
 
 
@@ -18,7 +20,7 @@ class EasyAnimateSampler(io.ComfyNode):
         return io.Schema(
             node_id="EasyAnimateSampler",
             display_name="EasyAnimate Sampler",
-            category="EasyAnimate/sampling",
+            category=CATEGORY,
             description="Makes the video out of noise: the host's samplers, with the releases' defaults and spacing.",
             inputs=[
                 io.Model.Input("model", tooltip="The EasyAnimate transformer."),
@@ -57,6 +59,8 @@ class EasyAnimateSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise) -> io.NodeOutput:
+        latent_format = model.get_model_object("latent_format")
+        require_match(latent, latent_format, "transformer")
         samples = fixed_empty_latent(model, latent)
         noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
         sigmas = None
@@ -81,7 +85,42 @@ class EasyAnimateSampler(io.ComfyNode):
             seed=seed,
         )
         kept = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}
-        return io.NodeOutput({**kept, "samples": samples})
+        return io.NodeOutput(mark({**kept, "samples": samples}, latent_format))
 
 
-NODES = [EasyAnimateSampler]
+class EasyAnimateScheduler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateScheduler",
+            display_name="EasyAnimate Scheduler",
+            category=CATEGORY,
+            description="The releases' own noise levels, for SamplerCustom and SamplerCustomAdvanced.",
+            inputs=[
+                io.Model.Input("model", tooltip="The EasyAnimate transformer."),
+                io.Combo.Input(
+                    "sampler",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="The sampler that will take these steps: the releases space them differently for ddim "
+                    "and for the dpmpp family.",
+                ),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="More steps, finer result: 20 to 50."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1, only the last part of a longer schedule: video to video.",
+                ),
+            ],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, sampler, steps, denoise) -> io.NodeOutput:
+        return io.NodeOutput(release_sigmas(model.get_model_object("model_sampling"), sampler, steps, denoise))
+
+
+NODES = [EasyAnimateSampler, EasyAnimateScheduler]

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import part
-from tiny_networks import DIT, random, tiny_slice_vae, tiny_transformer, tiny_vae
+from tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
@@ -118,8 +118,9 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def decode_peak(frames: int) -> int:
-    network, z = tiny_slice_vae(), random(1, 4, slicing.latents_for(frames), 3, 4)
+def decode_peak(frames: int, release: str = "V3") -> int:
+    network = tiny_release_vae(release).first_stage_model
+    z = random(1, 4, network.plan.latents_for(frames), 3, 4)
     out = torch.empty(network.pixel_shape(z.shape))
     with LiveBytes(z, out, *network.parameters()) as live:
         network.decode(z, out)
@@ -133,8 +134,14 @@ def test_decoding_takes_the_memory_of_one_slice_however_long_the_video():
     assert shortest < 2 * decode_peak(8)
 
 
-def encode_peak(frames: int) -> int:
-    network, x = tiny_slice_vae(), random(1, 3, frames, 24, 32)
+@pytest.mark.parametrize(("release", "frames"), [("V1", 2), ("V2", 18)])
+def test_v1_takes_the_memory_of_a_frame_and_v2_of_a_window(release, frames):
+    assert decode_peak(27, release) == decode_peak(frames, release)
+    assert encode_peak(27, release) == encode_peak(frames, release)
+
+
+def encode_peak(frames: int, release: str = "V3") -> int:
+    network, x = tiny_release_vae(release).first_stage_model, random(1, 3, frames, 24, 32)
     out = torch.empty(network.latent_shape(x.shape))
     with LiveBytes(x, out, *network.parameters()) as live:
         network.encode(x, out)

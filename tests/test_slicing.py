@@ -58,6 +58,31 @@ def test_a_slice_sees_at_most_six_latents_whatever_the_length(latents):
     assert max(s.after - s.before for s in slicing.plan_decode(latents)) <= 6
 
 
+@pytest.mark.parametrize("plan", [slicing.FRAMES, slicing.WINDOWS, slicing.SLICES], ids=["V1", "V2", "V3"])
+@pytest.mark.parametrize("count", SOME_LENGTHS)
+def test_every_plan_takes_everything_once_in_order_and_in_bounded_pieces(plan, count):
+    encode, decode = plan.encode(count), plan.decode(count)
+    assert [i for s in encode for i in range(s.start, s.stop)] == list(range(count))
+    assert [i for s in encode for i in range(s.latent_start, s.latent_stop)] == list(range(plan.latents_for(count)))
+    assert [i for s in decode for i in range(s.start, s.stop)] == list(range(count))
+    assert [i for s in decode for i in range(s.frame_start, s.frame_stop)] == list(range(plan.frames_for(count)))
+    assert max(s.stop - s.start for s in encode) <= plan.frames_per_slice
+    assert max(s.frame_stop - s.frame_start for s in decode) <= plan.frames_per_slice
+
+
+@pytest.mark.parametrize(
+    ("frames", "latents", "decoded"), [(1, 1, 1), (5, 2, 5), (9, 3, 9), (10, 4, 10), (18, 6, 18), (7, 3, 9), (2, 2, 5)]
+)
+def test_windows_of_nine_frames_are_three_latents(frames, latents, decoded):
+    assert slicing.WINDOWS.latents_for(frames) == latents
+    assert slicing.WINDOWS.frames_for(latents) == decoded
+
+
+def test_windows_never_see_each_other():
+    assert all((s.before, s.after) == (s.start, s.stop) for s in slicing.WINDOWS.decode(20))
+
+
 def test_nothing_needs_no_slices():
     assert slicing.plan_encode(0) == slicing.plan_decode(0) == []
     assert slicing.latents_for(0) == slicing.frames_for(0) == 0
+    assert slicing.WINDOWS.encode(0) == slicing.WINDOWS.decode(0) == slicing.FRAMES.encode(0) == []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import comfy.ops
 import pytest
 import torch
-from conftest import part
+from conftest import part, relative_error
 from safetensors.torch import load_file
 from torch import nn
 
@@ -17,6 +17,7 @@ judging = part("easyanimate_models.training.judging")
 dit_training = part("easyanimate_models.training.dit")
 vae_training = part("easyanimate_models.training.vae")
 export = part("easyanimate_models.training.export")
+inpainting = part("easyanimate_models.training.inpainting")
 tiny = part("easyanimate_models.training.tiny")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 SliceVAE = part("easyanimate_models.vae.slice_vae").SliceVAE
@@ -85,7 +86,7 @@ def test_the_denoiser_learns(tmp_path):
     def batches(step: int, rng: random.Random):
         signs = torch.tensor([rng.choice((-1.0, 1.0)) for _ in range(8)])
         latents = signs.view(-1, 1, 1, 1, 1).expand(-1, 4, 2, 4, 4)
-        return latents, signs.view(-1, 1, 1).expand(-1, 3, 32), torch.ones(8, 3)
+        return dit_training.Batch(latents, signs.view(-1, 1, 1).expand(-1, 3, 32), torch.ones(8, 3))
 
     objective = dit_training.noise_objective(dit, batches, dit_training.NoiseWeights(0.05, 50.0), 0)
     torch.manual_seed(0)
@@ -108,7 +109,7 @@ def test_most_steps_are_drawn_where_the_prompt_decides():
 def test_gradients_in_bfloat16_are_those_of_float32(monkeypatch):
     dit = small_dit()
     nn.init.normal_(dit.proj_out.weight, std=0.1)
-    batch = torch.randn(4, 4, 2, 4, 4), torch.randn(4, 3, 32), torch.ones(4, 3)
+    batch = dit_training.Batch(torch.randn(4, 4, 2, 4, 4), torch.randn(4, 3, 32), torch.ones(4, 3))
     objective = dit_training.noise_objective(dit, lambda *_: batch, dit_training.NoiseWeights(0.1, 20.0), 0)
 
     def gradient() -> torch.Tensor:
@@ -193,3 +194,46 @@ def test_training_goes_on_from_the_shipped_weights(tmp_path):
         shipped = load_file(next((tiny.TINY / name).glob("*.safetensors")))
         weights = restored.state_dict()
         assert all(torch.equal(weights[key], value.float()) for key, value in shipped.items())
+
+
+# --- the inpainting variant --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [*inpainting.FRAMES_GIVEN[1:], "all but a box"])
+def test_what_is_given_is_encoded_as_the_node_encodes_it(given):
+    """Training and inference must tell the model the same."""
+    vae = part("easyanimate_models.sd").load_vae(part("easyanimate_models.model_files").TINY)
+    rng = random.Random(4)
+    pixels, paths = shapes.render([shapes.split_scenes()[0][0]], rng)
+    frames = shapes.FRAMES
+    made = inpainting.box(frames, paths[0], rng) if given == "all but a box" else inpainting.all_but(frames, *given)
+    assert 0 < float(made.mean()) < 1
+    with torch.no_grad():
+        trained = inpainting.encode_given(vae.first_stage_model, pixels, made[None])
+        node = part("easyanimate_models.inpainting").inpaint_latents(vae, (pixels[0].movedim(0, -1) + 1) / 2, made)
+    assert relative_error(trained, node) < 1e-4
+
+
+def test_where_a_shape_starts_does_not_tell_where_it_goes():
+    rng = random.Random(0)
+    starts = {}
+    for motion in ("left", "right"):
+        scene = shapes.Scene("circle", "red", "black", motion)
+        clips, paths = shapes.render([scene] * 200, rng, path=shapes.from_anywhere)
+        radius = paths[..., 2]
+        assert (paths[..., 0] - radius).min() > 0 and (paths[..., 0] + radius).max() < shapes.SIZE
+        travel = paths[:, -1, 0] - paths[:, 0, 0]
+        assert (travel.abs() > judging.TRAVEL).all() and ((travel > 0) == (motion == "right")).all()
+        starts[motion] = paths[:, 0, 0]
+    assert starts["left"].min() < 32 < starts["right"].max()
+
+
+def test_new_inputs_mean_nothing_at_first():
+    plain = small_dit()
+    nn.init.normal_(plain.proj_out.weight, std=0.1)
+    grown = loop.initialise(MotionDiT(replace(plain.config, in_channels=12), **OPS))
+    inpainting.grow_inputs(plain, grown)
+    x, given, context = torch.randn(1, 4, 2, 4, 4), torch.randn(1, 8, 2, 4, 4), torch.randn(1, 3, 32)
+    with torch.no_grad():
+        ours = grown(torch.cat([x, given], dim=1), torch.tensor([500]), context=context)
+        assert torch.allclose(ours, plain(x, torch.tensor([500]), context=context), atol=1e-5)

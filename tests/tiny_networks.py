@@ -1,10 +1,13 @@
 """Networks small enough for a test, built as the loaders build them, with the same random weights every time."""
 
+from dataclasses import replace
+
 import torch
 from conftest import part
 
 motion_dit = part("easyanimate_models.dit.motion_dit")
 motion_module = part("easyanimate_models.dit.motion_module")
+image_vae = part("easyanimate_models.vae.image_vae")
 slice_vae = part("easyanimate_models.vae.slice_vae")
 host = part("easyanimate_models.host")
 host_vae = part("easyanimate_models.vae.host_vae")
@@ -28,25 +31,36 @@ VAE = slice_vae.SliceVAEConfig(
 )
 
 
-def tiny_transformer():
+def tiny_transformer(**changed):
     """A ModelPatcher around `DIT`, in float32 on the CPU."""
-    release = supported_models.EasyAnimateV3(DIT)
+    release = supported_models.EasyAnimateV3(replace(DIT, **changed))
     release.set_inference_dtype(torch.float32, None)
     model = release.get_model({})
-    _randomise(model.diffusion_model)
+    randomise(model.diffusion_model)
     device = torch.device("cpu")
     return host.patcher_class()(model, load_device=device, offload_device=device)
 
 
+IMAGE_VAE = image_vae.ImageVAEConfig(channels=(8, 8, 16, 16), layers=1, latent_channels=4, norm_groups=4)
+
+
+def tiny_release_vae(release: str):
+    """The host's VAE of "V1", "V2" or "V3" in the same way."""
+    cls = getattr(supported_models, f"EasyAnimate{release}")
+    model = cls.vae(IMAGE_VAE if release == "V1" else VAE).eval()
+    randomise(model)
+    return host_vae.HostVAE(model, {k: v.clone() for k, v in model.state_dict().items()}, cls.latent_format())
+
+
 def tiny_vae():
     """The host's VAE around `VAE`."""
-    return host_vae.HostVAE(tiny_slice_vae(), tiny_slice_vae().state_dict())
+    return tiny_release_vae("V3")
 
 
 def tiny_slice_vae():
     """The network alone."""
     model = slice_vae.SliceVAE(VAE)
-    _randomise(model)
+    randomise(model)
     return model.eval()
 
 
@@ -55,7 +69,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _randomise(module: torch.nn.Module) -> None:
+def randomise(module: torch.nn.Module) -> None:
     """Weights of about 1 / sqrt(inputs), small biases and tables, so that every layer matters."""
     for i, (name, parameter) in enumerate(module.named_parameters()):
         values = random(*parameter.shape, seed=i)

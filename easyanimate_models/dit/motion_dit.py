@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias
-from .motion_module import MotionConfig, MotionModule
+from .motion_module import Grid, MotionConfig, MotionModule
 
 CLIP_WIDTH = 768
 CLIP_TOKENS = 8
@@ -57,15 +57,16 @@ class MotionDiTBlock(nn.Module):
         self.norm2 = operations.LayerNorm(width, **norm)
         self.ff = FeedForward(width, False, *leaf)
 
-    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None, modulation: Tensor, frames: int, options):
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None, modulation: Tensor, grid: Grid, options):
         """`x` [B, F*N, D]; `modulation` [B, 6*D]."""
+        frames = grid[0]
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + modulation.unflatten(1, (6, -1))
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)  # (B, 1, D) each
         h = self.norm1(x) * (1 + scale_attn) + shift_attn
         h = self.attn1(rearrange(h, "b (f n) d -> (b f) n d", f=frames), options=options)
         x = x + gate_attn * rearrange(h, "(b f) n d -> b (f n) d", f=frames)
         if self.attn_temporal is not None:
-            h = self.attn_temporal(rearrange(x, "b (f n) d -> (b f) n d", f=frames), frames, options)
+            h = self.attn_temporal(rearrange(x, "b (f n) d -> (b f) n d", f=frames), grid, options)
             x = rearrange(h, "(b f) n d -> b (f n) d", f=frames)
         x = x + self.attn2(x, context, bias, options)
         return x + gate_ff * self.ff(self.norm2(x) * (1 + scale_ff) + shift_ff)
@@ -105,7 +106,16 @@ class MotionDiT(nn.Module):
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
 
-    def _forward(
+    def _forward(self, x: Tensor, timesteps: Tensor, *args, control=None, transformer_options=None, **kwargs) -> Tensor:
+        """`control["output"][i]` [B, F*N, D], where there is one, is added to what block i puts out; see `embed`."""
+        height, width = x.shape[-2:]
+        x, told, embedded = self.embed(x, timesteps, *args, **kwargs)
+        x = self._blocks(x, *told, transformer_options or {}, (control or {}).get("output", ()))
+        *_, grid = told
+        x = self._unpatchify(self._final(x, embedded), *grid)
+        return x[:, :, :, :height, :width]
+
+    def embed(
         self,
         x: Tensor,
         timesteps: Tensor,
@@ -115,27 +125,28 @@ class MotionDiT(nn.Module):
         clip_mask: Tensor | None = None,
         resolution: Tensor | None = None,
         aspect_ratio: Tensor | None = None,
-        transformer_options=None,
         **_,
-    ) -> Tensor:
-        """`timesteps` [B]; `context` [B, L, C]; masks [B, L] and [B, 8] with 1 keep, 0 drop; `clip_embeds` [B, 768].
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor, Grid], Tensor]:
+        """Tokens [B, F*N, D], what every block is told beside them (up to its options), and the timestep [B, D].
 
+        `timesteps` [B]; `context` [B, L, C]; masks [B, L] and [B, 8] with 1 keep, 0 drop; `clip_embeds` [B, 768].
         `resolution` [B, 2] (height, width in pixels) and `aspect_ratio` [B] default to those of `x`.
         """
         frames, height, width = x.shape[2:]
-        x = comfy.ldm.common_dit.pad_to_patch_size(x, (1, self.config.patch, self.config.patch))
-        grid = (frames, x.shape[-2] // self.config.patch, x.shape[-1] // self.config.patch)
         size = self._size(x.shape[0], height, width, resolution, aspect_ratio, x.device)
         modulation, embedded = self.adaln_single(timesteps, size, x.dtype)
         context, bias = self._context(context, attention_mask, clip_embeds, clip_mask)
+        grid = (frames, *(-(-side // self.config.patch) for side in (height, width)))
+        return self.tokens(x), (context, bias, modulation, grid), embedded
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """Latents `[B, in channels, F, H, W]` as tokens `[B, F*N, D]` that know their place in the frame."""
+        batch = x.shape[0]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, (1, self.config.patch, self.config.patch))
         x = self.pos_embed(rearrange(x, "b c f h w -> (b f) c h w"))
-        x = rearrange(x, "(b f) n d -> b (f n) d", f=frames)
-        x = self._blocks(x, context, bias, modulation, frames, transformer_options)
-        x = self._unpatchify(self._final(x, embedded), *grid)
-        return x[:, :, :, :height, :width]
+        return rearrange(x, "(b f) n d -> b (f n) d", b=batch)
 
-    def _blocks(self, x: Tensor, context: Tensor, bias: Tensor | None, modulation: Tensor, frames: int, options):
+    def _blocks(self, x: Tensor, context: Tensor, bias, modulation: Tensor, grid: Grid, options, residuals) -> Tensor:
         skips, used = [], 0
         stored, start = (self.config.skips.stored, self.config.skips.start) if self.config.skips else (0, 0)
         replace = options.get("patches_replace", {}).get("dit", {})
@@ -144,19 +155,21 @@ class MotionDiT(nn.Module):
                 x = x + self.long_connect_fc[used](skips.pop())
                 used += 1
             if ("double_block", i) in replace:
-                x = self._replaced(replace["double_block", i], block, x, context, bias, modulation, frames, options)
+                x = self._replaced(replace["double_block", i], block, x, context, bias, modulation, grid, options)
             else:
-                x = block(x, context, bias, modulation, frames, options)
+                x = block(x, context, bias, modulation, grid, options)
             if i < stored:
                 skips.append(x)
+            if i < len(residuals) and residuals[i] is not None:
+                x = x + residuals[i].to(x.dtype)
         return x
 
     @staticmethod
-    def _replaced(patch, block, x: Tensor, context: Tensor, bias, modulation: Tensor, frames: int, options) -> Tensor:
+    def _replaced(patch, block, x: Tensor, context: Tensor, bias, modulation: Tensor, grid: Grid, options) -> Tensor:
         """A block under a host patch such as skip-layer guidance."""
 
         def original(args):
-            return {"img": block(args["img"], args["txt"], bias, args["vec"], frames, args["transformer_options"])}
+            return {"img": block(args["img"], args["txt"], bias, args["vec"], grid, args["transformer_options"])}
 
         args = {"img": x, "txt": context, "vec": modulation, "transformer_options": options}
         return patch(args, {"original_block": original})["img"]

@@ -1,7 +1,8 @@
 """The motion module (paper section 3.1): attention over time, plugged into every block of an image transformer.
 
-V3 calls it hybrid: even blocks attend over frames at each position, twice; in odd blocks the second attention
-is global, over all frames and positions.
+V1 attends over frames within cells of two by two positions, V2 at each position. V3 calls its own hybrid: even
+blocks attend over frames at each position, twice; in odd blocks the second attention is global, over all frames
+and positions.
 """
 
 import math
@@ -14,21 +15,24 @@ from torch import Tensor, nn
 from .layers import Attention, FeedForward
 
 NORM_GROUPS = 32
+CELL = 2  # side of a grid cell, in tokens
+
+Grid = tuple[int, int, int]  # frames, rows, columns of tokens
 
 
 @dataclass(frozen=True)
 class MotionConfig:
     """One kind of motion module: the attention kinds in order, and the heads of each."""
 
-    attentions: tuple[str, ...]  # "temporal" or "global"
+    attentions: tuple[str, ...]  # names in KINDS
     heads: int
 
 
 class TemporalAttention(Attention):
     """Across frames, at a fixed position. The encoding of the frame number is added first."""
 
-    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
-        positions = x.shape[1]
+    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
+        frames, positions = grid[0], x.shape[1]
         x = rearrange(x, "(b f) n d -> (b n) f d", f=frames) + frame_positions(frames, x)
         x = super().forward(x, options=options)
         return rearrange(x, "(b n) f d -> (b f) n d", n=positions)
@@ -37,13 +41,38 @@ class TemporalAttention(Attention):
 class GlobalAttention(Attention):
     """Across all frames and positions. The encoding of the frame number is added first."""
 
-    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
+        frames = grid[0]
         x = rearrange(x, "(b f) n d -> b f n d", f=frames) + frame_positions(frames, x)[:, None]
         tokens = super().forward(x.flatten(1, 2), options=options)
         return tokens.view_as(x).flatten(0, 1)
 
 
-KINDS = {"temporal": TemporalAttention, "global": GlobalAttention}
+class GridAttention(Attention):
+    """Across frames, within cells of 2x2 positions. The encoding of the frame number is added first.
+
+    Where rows or columns are odd, the last cells are cut in half. (The original only takes even ones.)
+    """
+
+    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
+        frames, rows, columns = grid
+        x = rearrange(x, "(b f) (h w) d -> b f h w d", f=frames, h=rows)
+        x = x + frame_positions(frames, x)[:, None, None]
+        bands = [[self._cells(part, options) for part in _even_and_rest(band, 3)] for band in _even_and_rest(x, 2)]
+        x = torch.cat([torch.cat(band, dim=3) for band in bands], dim=2)
+        return rearrange(x, "b f h w d -> (b f) (h w) d")
+
+    def _cells(self, x: Tensor, options) -> Tensor:
+        """`x` [B, F, H, W, D] of whole cells, or of halves along one edge."""
+        batch, frames, rows, columns = x.shape[:4]
+        p, q = min(CELL, rows), min(CELL, columns)
+        x = rearrange(x, "b f (h p) (w q) d -> (b h w) (f p q) d", p=p, q=q)
+        x = super().forward(x, options=options)
+        sizes = {"b": batch, "f": frames, "h": rows // p, "p": p, "q": q}
+        return rearrange(x, "(b h w) (f p q) d -> b f (h p) (w q) d", **sizes)
+
+
+KINDS = {"temporal": TemporalAttention, "global": GlobalAttention, "grid": GridAttention}
 
 
 class MotionBlock(nn.Module):
@@ -60,9 +89,9 @@ class MotionBlock(nn.Module):
         self.ff = FeedForward(width, True, dtype, device, operations)
         self.ff_norm = operations.LayerNorm(width, eps=1e-5, **leaf)
 
-    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
         for norm, attention in zip(self.norms, self.attention_blocks, strict=True):
-            x = x + attention(norm(x), frames, options)
+            x = x + attention(norm(x), grid, options)
         return x + self.ff(self.ff_norm(x))
 
 
@@ -77,11 +106,11 @@ class TemporalTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([MotionBlock(width, config, dtype, device, operations)])
         self.proj_out = operations.Linear(width, width, **leaf)
 
-    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
         h = self.norm(x.transpose(1, 2)).transpose(1, 2)
         h = self.proj_in(h)
         for block in self.transformer_blocks:
-            h = block(h, frames, options)
+            h = block(h, grid, options)
         return x + self.proj_out(h)
 
 
@@ -92,8 +121,15 @@ class MotionModule(nn.Module):
         super().__init__()
         self.temporal_transformer = TemporalTransformer(width, config, dtype, device, operations)
 
-    def forward(self, x: Tensor, frames: int, options=None) -> Tensor:
-        return self.temporal_transformer(x, frames, options)
+    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
+        return self.temporal_transformer(x, grid, options)
+
+
+def _even_and_rest(x: Tensor, dim: int) -> list[Tensor]:
+    """The even part along `dim`, then the last line of an odd one."""
+    even = x.shape[dim] // CELL * CELL
+    parts = x.split([even, x.shape[dim] - even], dim=dim)
+    return [part for part in parts if part.shape[dim]]
 
 
 def frame_positions(frames: int, like: Tensor) -> Tensor:

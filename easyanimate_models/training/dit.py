@@ -12,7 +12,18 @@ from ..dit.motion_dit import MotionDiT
 TIMESTEPS = 1000
 BETAS = (1e-4, 2e-2)
 
-Batch = Callable[[int, random.Random], tuple[Tensor, Tensor, Tensor]]  # step -> latents, context, mask
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean latents `[B, C, F, H, W]`, the text with its mask, and for an inpainting model what is given of them."""
+
+    latents: Tensor
+    context: Tensor
+    mask: Tensor
+    given: Tensor | None = None
+
+
+Batches = Callable[[int, random.Random], Batch]  # (step, chance)
 
 
 @dataclass(frozen=True)
@@ -54,19 +65,20 @@ def _in_float32(attention, q: Tensor, k: Tensor, v: Tensor, *args, mask: Tensor 
 FULL_PRECISION_ATTENTION = {"optimized_attention_override": _in_float32}
 
 
-def noise_objective(dit: MotionDiT, batches: Batch, weights: NoiseWeights, seed: int):
+def noise_objective(dit: MotionDiT, batches: Batches, weights: NoiseWeights, seed: int):
     """The noise in noised latents, squared error, weighted by the signal-to-noise ratio."""
     kept = alphas_cumprod()
 
     def objective(step: int) -> tuple[Tensor, dict[str, float]]:
-        latents, context, mask = batches(step, random.Random(seed * 1_000_003 + step))
-        batch = latents.shape[0]
-        t = weights.draw(batch)
-        noise = torch.randn_like(latents)
+        batch = batches(step, random.Random(seed * 1_000_003 + step))
+        t = weights.draw(len(batch.latents))
+        noise = torch.randn_like(batch.latents)
         signal = kept[t].view(-1, 1, 1, 1, 1)
-        noised = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        x = signal.sqrt() * batch.latents + (1 - signal).sqrt() * noise
+        x = x if batch.given is None else torch.cat([x, batch.given], dim=1)
+        text = {"context": batch.context, "attention_mask": batch.mask}
         with torch.autocast("cpu", torch.bfloat16):
-            eps = dit(noised, t, context=context, attention_mask=mask, transformer_options=FULL_PRECISION_ATTENTION)
+            eps = dit(x, t, **text, transformer_options=FULL_PRECISION_ATTENTION)
         error = (eps.float() - noise).square().mean((1, 2, 3, 4))
         strong = kept[t] < 0.2
         figures = {"eps": float(error.detach().mean())}

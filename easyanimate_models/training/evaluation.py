@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..inpainting import inpaint_latents
 from ..latent_formats import SliceLatents
 from ..schedules import release_sigmas
 from ..sd import load_text_encoder, load_transformer, load_vae
 from ..text_encoders.prompt_cleaning import clean_prompt
 from ..video_sizes import latent_size
+from .inpainting import all_but
 from .judging import score
-from .shapes import FRAMES, SIZE, Scene, caption, render, split_scenes
+from .shapes import FRAMES, SIZE, Scene, caption, from_anywhere, render, split_scenes
 from .vae import psnr
 
 
@@ -37,14 +39,21 @@ def held_out_prompts(count: int, seed: int = 0) -> tuple[list[Scene], list[str]]
 
 
 @torch.no_grad()
-def generate(folder: Path, prompts: list[str], settings: Settings, seed: int, batch: int = 20) -> Tensor:
-    """Videos `[B, T, H, W, 3]` in 0..1 of the prompts, through the host's objects and sampler."""
-    model, clip, vae = load_transformer(folder), load_text_encoder(folder), load_vae(folder)
+def generate(
+    folder: Path, prompts: list[str], settings: Settings, seed: int, batch: int = 20, given: Tensor | None = None
+) -> Tensor:
+    """Videos `[B, T, H, W, 3]` in 0..1 of the prompts, through the host's objects and sampler.
+
+    `given` `[B, 2*C, F, h, w]` are what the inpainting transformer is told; without it the plain one is used.
+    """
+    model = load_transformer(folder if given is None else folder / "transformer_inp")
+    clip, vae = load_text_encoder(folder), load_vae(folder)
     sigmas = release_sigmas(model.get_model_object("model_sampling"), settings.sampler, settings.steps)
     size = latent_size(SIZE, SIZE, FRAMES)
     videos = []
     for start in range(0, len(prompts), batch):
         texts = prompts[start : start + batch]
+        told = {} if given is None else {"concat_latent_image": given[start : start + batch]}
         empty = torch.zeros([len(texts), SliceLatents.latent_channels, *size])
         latents = comfy.sample.sample(
             model,
@@ -53,8 +62,8 @@ def generate(folder: Path, prompts: list[str], settings: Settings, seed: int, ba
             settings.cfg,
             settings.sampler,
             "normal",
-            _conditioning(clip, texts),
-            _conditioning(clip, [""] * len(texts)),
+            _conditioning(clip, texts, told),
+            _conditioning(clip, [""] * len(texts), told),
             empty,
             sigmas=sigmas,
             disable_pbar=True,
@@ -63,17 +72,30 @@ def generate(folder: Path, prompts: list[str], settings: Settings, seed: int, ba
     return torch.cat(videos)
 
 
-def _conditioning(clip, texts: list[str]) -> list:
+def _conditioning(clip, texts: list[str], told: dict) -> list:
     """Several prompts as one conditioning, a row each."""
     parts = [clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0] for text in texts]
     masks = torch.cat([extra["attention_mask"] for _, extra in parts])
-    return [[torch.cat([context for context, _ in parts]), {"attention_mask": masks}]]
+    return [[torch.cat([context for context, _ in parts]), {"attention_mask": masks, **told}]]
 
 
 def evaluate(folder: Path, count: int = 100, settings: Settings | None = None, seed: int = 0) -> dict[str, float]:
     """Shares of right colour, motion, shape and background over held-out prompts."""
     scenes, prompts = held_out_prompts(count, seed)
     return asdict(score(generate(folder, prompts, settings or Settings(), seed), scenes))
+
+
+@torch.no_grad()
+def evaluate_given(folder: Path, kept: tuple[int, ...], count: int = 50, seed: int = 0) -> dict[str, float]:
+    """Image to video on held-out scenes that start anywhere: as `evaluate`, and the PSNR in dB of each frame given."""
+    scenes, prompts = held_out_prompts(count, seed)
+    pixels, _ = render(scenes, random.Random(seed + 1), path=from_anywhere)
+    clips, vae = (pixels.movedim(1, -1) + 1) / 2, load_vae(folder)
+    made = all_but(FRAMES, *kept)
+    given = torch.cat([inpaint_latents(vae, clip, made) for clip in clips])
+    videos = generate(folder, prompts, Settings(), seed, given=given)
+    error = {f"frame {i}": 4 * (videos[:, i] - clips[:, i]).square().mean((1, 2, 3)) for i in kept}
+    return asdict(score(videos, scenes)) | {name: float(psnr(e).mean()) for name, e in error.items()}
 
 
 @torch.no_grad()

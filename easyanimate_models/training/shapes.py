@@ -4,6 +4,7 @@ They are what the built-in tiny model is trained on and judged by: what is in a 
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -70,9 +71,11 @@ def caption(scene: Scene, rng: random.Random, moving: bool = True) -> str:
     return f"{place.removeprefix(' ') + ', ' if place else ''}a {subject}{action}"
 
 
-def render(scenes: list[Scene], rng: random.Random, frames: int = FRAMES) -> tuple[Tensor, Tensor]:
+def render(
+    scenes: list[Scene], rng: random.Random, frames: int = FRAMES, path: "ClipPath | None" = None
+) -> tuple[Tensor, Tensor]:
     """Clips `[B, 3, T, H, W]` in [-1, 1] and the path of the centre with the radius, `[B, T, 3]`, in pixels."""
-    paths = torch.stack([_path(scene.motion, rng, frames) for scene in scenes])
+    paths = torch.stack([(path or across)(scene.motion, rng, frames) for scene in scenes])
     x, y, radius = (v[..., None, None] for v in paths.unbind(-1))  # (B, T, 1, 1)
     grid = torch.arange(SIZE, dtype=torch.float32) + 0.5
     dx, dy = grid[None, None, None, :] - x, grid[None, None, :, None] - y
@@ -84,8 +87,26 @@ def render(scenes: list[Scene], rng: random.Random, frames: int = FRAMES) -> tup
     return back + cover * (front - back), paths
 
 
-def _path(motion: str, rng: random.Random, frames: int) -> Tensor:
-    """Centre and radius over time; the shape stays inside the frame."""
+def across(motion: str, rng: random.Random, frames: int) -> Tensor:
+    """Centre and radius over time, from one side to the other; the shape stays inside the frame."""
+    return _path(motion, rng, frames, lambda room: (t := rng.uniform(1.6, 2.0) * room, -t / 2))
+
+
+def from_anywhere(motion: str, rng: random.Random, frames: int) -> Tensor:
+    """Centre and radius over time; where it starts does not tell where it goes."""
+
+    def travel(room: float) -> tuple[float, float]:
+        length = rng.uniform(0.8, 1.4) * room
+        return length, rng.uniform(-room, room - length)
+
+    return _path(motion, rng, frames, travel)
+
+
+ClipPath = Callable[[str, random.Random, int], Tensor]  # (motion, chance, frames) -> [T, 3]
+
+
+def _path(motion: str, rng: random.Random, frames: int, travel: Callable[[float], tuple[float, float]]) -> Tensor:
+    """`travel` says how far a moving shape goes and where it starts, along its way, with the middle at 0."""
     t = torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([rng.random()])
     if motion == "grow":
         start, stop = rng.uniform(5, 7), rng.uniform(15, 18)
@@ -96,8 +117,11 @@ def _path(motion: str, rng: random.Random, frames: int) -> Tensor:
     centre = [SIZE / 2 + rng.uniform(-room, room) for _ in range(2)]
     line = []
     for axis, step in enumerate(DIRECTIONS.get(motion, (0, 0))):
-        travel = step * rng.uniform(1.6, 2.0) * room
-        line.append(SIZE / 2 + travel * (t - 0.5) if step else torch.full_like(t, centre[axis]))
+        if step:
+            length, start = travel(room)
+            line.append(SIZE / 2 + step * (start + length * t))
+        else:
+            line.append(torch.full_like(t, centre[axis]))
     return torch.stack([*line, radius], dim=-1)
 
 

@@ -19,8 +19,9 @@ from ..text_encoders.t5 import T5Tokenizer
 from ..vae.slice_vae import SliceVAE, SliceVAEConfig
 from . import dit as dit_training
 from .export import set_latent_scale, transformer_config, vae_config
+from .inpainting import FRAMES_GIVEN, all_but, box, encode_given, grow_inputs
 from .loop import Plan, fit, initialise
-from .shapes import FRAMES, caption, render, split_scenes
+from .shapes import FRAMES, across, caption, from_anywhere, render, split_scenes
 from .text_encoder import CaptionReader, reader_objective
 from .vae import VAEStage, encode_moments, vae_objective
 
@@ -52,6 +53,8 @@ DIT = MotionDiTConfig(
     patch=2,
 )
 CLIPS_PER_SCENE = 48
+INPAINTING = replace(DIT, in_channels=3 * DIT.latent_channels)
+GIVEN_CLIPS, GIVEN_AT_ONCE = 800, 8
 OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
 
 
@@ -139,7 +142,7 @@ class Latents:
         self.words = Words()
         self.t5 = _load_t5(run)
 
-    def images(self, batch: int, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+    def images(self, batch: int, rng: random.Random) -> dit_training.Batch:
         """Half stills, half single latent frames of clips: what the spatial layers will see in either."""
         index = torch.tensor([rng.randrange(len(self.clips)) for _ in range(batch)])
         half = batch // 2
@@ -148,15 +151,15 @@ class Latents:
         frames = self.clips[index[half:], :, frame][:, :, None]
         return self._batch(torch.cat([stills, frames]), index, rng, moving=False)
 
-    def videos(self, batch: int, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+    def videos(self, batch: int, rng: random.Random) -> dit_training.Batch:
         index = torch.tensor([rng.randrange(len(self.clips)) for _ in range(batch)])
         return self._batch(self.clips[index], index, rng, moving=True)
 
-    def mixed(self, batch: int) -> dit_training.Batch:
+    def mixed(self, batch: int) -> dit_training.Batches:
         """Nine batches of clips, then one of images, so that single frames are not forgotten."""
         return lambda step, rng: self.images(3 * batch, rng) if step % 10 == 9 else self.videos(batch, rng)
 
-    def _batch(self, latents: Tensor, index: Tensor, rng: random.Random, moving: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self, latents: Tensor, index: Tensor, rng: random.Random, moving: bool) -> dit_training.Batch:
         texts = []
         for scene in (self.scenes[i] for i in self.scene[index].tolist()):
             said = moving or rng.random() < 0.25
@@ -164,7 +167,7 @@ class Latents:
         ids, mask = self.words(texts)
         with torch.no_grad():
             context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        return _standard(latents.float(), self.mean, self.deviation), context, mask
+        return dit_training.Batch(_standard(latents.float(), self.mean, self.deviation), context, mask)
 
 
 def train_images(run: Path, steps: int = 2500, batch: int = 96) -> None:
@@ -204,6 +207,88 @@ def fine_tune(run: Path, steps: int = 3400, batch: int = 32) -> None:
     save_file(_plain(dit), run / "transformer.safetensors")
 
 
+@torch.no_grad()
+def encode_inpainting(run: Path) -> None:
+    """Clips with what may be given of each, encoded by the exported VAE; goes on where it stopped."""
+    vae, path = _released_vae(), run / "inpainting.safetensors"
+    found = load_file(path) if path.exists() else {}
+    done = len(found["scene"]) if found else 0
+    for start in range(done, GIVEN_CLIPS, GIVEN_AT_ONCE):
+        new = {k: v.half() if v.is_floating_point() else v for k, v in _given_clips(vae, start).items()}
+        found = {k: torch.cat([found[k], v]) for k, v in new.items()} if found else new
+        if start % 80 == 0 or start + GIVEN_AT_ONCE >= GIVEN_CLIPS:
+            partial = path.with_suffix(".part")
+            save_file({k: v.contiguous() for k, v in found.items()}, partial)
+            partial.replace(path)
+
+
+def _given_clips(vae: SliceVAE, start: int) -> dict[str, Tensor]:
+    """A few clips: latents, and what is told of each when frames (`FRAMES_GIVEN`) or all but a box are given."""
+    rng, scenes = random.Random(SEED + 21 + start), split_scenes()[0]
+    index = [rng.randrange(len(scenes)) for _ in range(GIVEN_AT_ONCE)]
+    pixels, paths = render([scenes[i] for i in index], rng, path=rng.choice((across, from_anywhere)))
+    told = {"clips": encode_moments(vae, pixels)[0], "scene": torch.tensor(index)}
+    none, _, _, both = (all_but(FRAMES, *kept).expand(len(pixels), -1, -1, -1) for kept in FRAMES_GIVEN)
+    told["none"], told["both"] = encode_given(vae, pixels, none), encode_given(vae, pixels, both)
+    boxes = torch.stack([box(FRAMES, path, rng) for path in paths])
+    told["box"] = encode_given(vae, pixels, boxes)
+    return told
+
+
+class Given:
+    """Batches of clips with what is given of them: nothing, frames or all but a box."""
+
+    def __init__(self, run: Path):
+        self.told = load_file(run / "inpainting.safetensors")
+        self.scenes = split_scenes()[0]
+        self.words = Words()
+        self.t5 = _load_t5(run)
+
+    def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
+        index = [rng.randrange(len(self.told["scene"])) for _ in range(batch)]
+        given = torch.stack([self._given(i, rng) for i in index]).float()
+        scenes = [self.scenes[int(self.told["scene"][i])] for i in index]
+        texts = ["" if rng.random() < TEXT_DROPOUT else caption(scene, rng) for scene in scenes]
+        ids, mask = self.words(texts)
+        with torch.no_grad():
+            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        latents = self.told["clips"][index].float() * RELEASED_SCALING
+        return dit_training.Batch(latents, context, mask, given * RELEASED_SCALING)
+
+    def _given(self, i: int, rng: random.Random) -> Tensor:
+        """Slices are encoded apart, so start and end alone are made of `both` and `none`."""
+        kind = rng.choices(("none", "start", "end", "both", "box"), (25, 30, 8, 12, 25))[0]
+        if kind in ("none", "both", "box"):
+            return self.told[kind][i]
+        half = self.told["clips"].shape[2] // 2
+        none, both = self.told["none"][i], self.told["both"][i]
+        first, second = (both, none) if kind == "start" else (none, both)
+        return torch.cat([first[:, :half], second[:, half:]], dim=1)
+
+
+def train_inpainting(run: Path, steps: int = 1500, batch: int = 32) -> None:
+    """The exported transformer, taught to take what is given of a clip."""
+    data = Given(run)
+    plain = MotionDiT(DIT, **OPS)
+    plain.load_state_dict(_float(TINY / "transformer"))
+    dit = MotionDiT(INPAINTING, **OPS)
+    grow_inputs(plain, dit)
+    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
+    objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 23)
+    fit(run / "inpainting", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
+    save_file(_plain(dit), run / "transformer_inp.safetensors")
+
+
+def _released_vae() -> SliceVAE:
+    vae = SliceVAE(VAE, **OPS)
+    vae.load_state_dict(_float(TINY / "vae"))
+    return vae.eval().to(memory_format=torch.channels_last_3d)
+
+
+def _float(folder: Path) -> dict[str, Tensor]:
+    return {k: v.float() for k, v in load_file(next(folder.glob("*.safetensors"))).items()}
+
+
 def _plain(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()}
 
@@ -224,7 +309,7 @@ def restore(run: Path, folder: Path = TINY) -> None:
     """Weights of a release folder as where training goes on: `latents` and `fine_tune` come next."""
     run.mkdir(parents=True, exist_ok=True)
     for name, target in (("vae", "vae"), ("transformer", "videos"), ("text_encoder", "text_encoder")):
-        tensors = {k: v.float() for k, v in load_file(next((folder / name).glob("*.safetensors"))).items()}
+        tensors = _float(folder / name)
         if name == "text_encoder":
             tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
         save_file(tensors, run / f"{target}.safetensors")
@@ -248,11 +333,23 @@ def export(run: Path, folder: Path = TINY) -> None:
     }
     weights["text_encoder"].pop("encoder.embed_tokens.weight", None)
     for name, config in configs.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
-        save_file({k: v.half() for k, v in weights[name].items()}, folder / name / file, {"format": "pt"})
-        (folder / name / file).chmod(0o644)
+        _write_component(folder / name, config, weights[name])
+
+
+def export_inpainting(run: Path, folder: Path = TINY) -> None:
+    """The inpainting transformer beside the others, with the preview colours of the plain one."""
+    plain = json.loads((folder / "transformer" / "config.json").read_text())
+    config = plain | {"in_channels": INPAINTING.in_channels}
+    _write_component(folder / "transformer_inp", config, load_file(run / "transformer_inp.safetensors"))
+
+
+def _write_component(folder: Path, config: dict, weights: dict[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    name = "model" if folder.name == "text_encoder" else "diffusion_pytorch_model"
+    file = folder / f"{name}.safetensors"
+    save_file({k: v.half() for k, v in weights.items()}, file, {"format": "pt"})
+    file.chmod(0o644)
 
 
 STAGES = {
@@ -263,4 +360,7 @@ STAGES = {
     "videos": train_videos,
     "fine_tune": fine_tune,
     "export": export,
+    "inpainting_latents": encode_inpainting,
+    "inpainting": train_inpainting,
+    "export_inpainting": export_inpainting,
 }

@@ -1,8 +1,9 @@
-"""The Slice VAE as the host's VAE: every node that takes one works, slice by slice, with progress and interruption."""
+"""Our VAEs as the host's VAE: every node that takes one works, slice by slice, with progress and interruption."""
 
 import logging
 from collections.abc import Callable
 
+import comfy.latent_formats
 import comfy.model_management as mm
 import comfy.sd
 import comfy.utils
@@ -10,17 +11,28 @@ import torch
 from torch import Tensor
 
 from ..host import is_dynamic, out_of_memory, patcher_class
-from .slice_vae import SPACE_RATIO, SliceVAE
-from .slicing import FRAMES_PER_SLICE, TIME_RATIO, frames_for, latents_for, plan_decode, plan_encode
 from .tiling import RELEASE_TILING, Tiling
+from .video_vae import SPACE_RATIO, VideoVAE
 
 LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
 
 
 class HostVAE(comfy.sd.VAE):
-    """`comfy.sd.VAE` around a `SliceVAE`. The host's constructor guesses architectures, so it is not called."""
+    """`comfy.sd.VAE` around a `VideoVAE`. The host's constructor guesses architectures, so it is not called.
 
-    def __init__(self, model: SliceVAE, weights: dict[str, Tensor]):
+    `latent_format` says which release's latents these are, `plan` how time is cut.
+    `saved_with` are tensors that a file of this VAE must hold besides its weights.
+    """
+
+    def __init__(
+        self,
+        model: VideoVAE,
+        weights: dict[str, Tensor],
+        latent_format: comfy.latent_formats.LatentFormat,
+        saved_with: dict[str, Tensor] | None = None,
+    ):
+        self.saved_with = saved_with or {}
+        self.latent_format, self.plan = latent_format, model.plan
         self._declare(model)
         self.first_stage_model = model.eval()
         self.device = mm.vae_device()
@@ -34,14 +46,14 @@ class HostVAE(comfy.sd.VAE):
         self.first_stage_model.load_state_dict(weights, assign=is_dynamic(self.patcher))
         logging.info("EasyAnimate VAE: %s on %s", self.vae_dtype, self.device)
 
-    def _declare(self, model: SliceVAE) -> None:
+    def _declare(self, model: VideoVAE) -> None:
         """What the host's methods and nodes read."""
-        widest = model.config.channels[1]
-        side = SPACE_RATIO
+        plan, side, widest = self.plan, SPACE_RATIO, model.config.channels[1]
+        ratios = (plan.time_ratio, side, side)
         self.latent_channels, self.latent_dim, self.output_channels = model.config.latent_channels, 3, 3
-        self.upscale_ratio, self.upscale_index_formula = (frames_for, side, side), (TIME_RATIO, side, side)
-        self.downscale_ratio, self.downscale_index_formula = (latents_for, side, side), (TIME_RATIO, side, side)
-        per_pixel = FRAMES_PER_SLICE * LIVE_TENSORS * widest
+        self.upscale_ratio, self.upscale_index_formula = (plan.frames_for, side, side), ratios
+        self.downscale_ratio, self.downscale_index_formula = (plan.latents_for, side, side), ratios
+        per_pixel = plan.frames_per_slice * LIVE_TENSORS * widest
         self.memory_used_encode = lambda shape, dtype: per_pixel * shape[-2] * shape[-1] * mm.dtype_size(dtype)
         self.memory_used_decode = lambda shape, dtype: (
             per_pixel * shape[-2] * shape[-1] * side * side * mm.dtype_size(dtype)
@@ -59,6 +71,10 @@ class HostVAE(comfy.sd.VAE):
         self.format_encoded = None
         self.audio_sample_rate = 44100
 
+    def get_sd(self) -> dict[str, Tensor]:
+        """What the host's save nodes write."""
+        return {**super().get_sd(), **self.saved_with}
+
     def decode(self, samples_in: Tensor, vae_options=None, tiling: Tiling | None = None) -> Tensor:
         """Latents `[B, C, F, h, w]` (or one frame, `[B, C, h, w]`) to images `[B, T, H, W, 3]` in 0..1.
 
@@ -75,7 +91,9 @@ class HostVAE(comfy.sd.VAE):
         """Images `[T, H, W, C]` as one clip, or `[B, T, H, W, C]`, to latents; the sides are cropped to eights."""
         clips = pixel_samples if pixel_samples.ndim == 5 else pixel_samples.unsqueeze(0)
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
-        return self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
+        latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
+        latents.easyanimate_vae = self  # see encoded_by
+        return latents
 
     def encode_tiled(
         self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None
@@ -98,7 +116,7 @@ class HostVAE(comfy.sd.VAE):
         self._load(self.memory_used_decode(_one_tile(z.shape, tiling, 1), self.vae_dtype))
         b, c, t, h, w = model.pixel_shape(z.shape)
         images = torch.empty((b, t, h, w, c), device=self.output_device)
-        on_slice = _progress(b * len(plan_decode(z.shape[2])))
+        on_slice = _progress(b * len(self.plan.decode(z.shape[2])))
         for clip, image in zip(z.to(self.vae_dtype).split(1), images.split(1), strict=True):
             model.decode(clip, image.movedim(-1, 1), tiling, self.device, on_slice)
         return self.process_output(images)
@@ -107,7 +125,7 @@ class HostVAE(comfy.sd.VAE):
         model = self.first_stage_model
         self._load(self.memory_used_encode(_one_tile(clips.shape, tiling, SPACE_RATIO), self.vae_dtype))
         latents = torch.empty(model.latent_shape(clips.shape), device=self.output_device)
-        on_slice = _progress(clips.shape[0] * len(plan_encode(clips.shape[2])))
+        on_slice = _progress(clips.shape[0] * len(self.plan.encode(clips.shape[2])))
         for clip, latent in zip(clips.split(1), latents.split(1), strict=True):
             model.encode(clip, latent, tiling, self.device, on_slice, prepare=self._prepare)
         return latents
@@ -117,6 +135,11 @@ class HostVAE(comfy.sd.VAE):
 
     def _load(self, memory: float) -> None:
         mm.load_models_gpu([self.patcher], memory_required=memory, force_full_load=self.disable_offload)
+
+
+def encoded_by(latents: Tensor) -> HostVAE | None:
+    """The VAE that made these latents; stock nodes hand them on as they are. None when they were changed since."""
+    return getattr(latents, "easyanimate_vae", None)
 
 
 def _progress(slices: int) -> Callable[[], None]:

@@ -1,6 +1,6 @@
-"""Building blocks of the Slice VAE: 3-D residual blocks, attention over a slice, down- and upsampling.
+"""Building blocks of the video VAEs: 3-D residual blocks, attention over a slice, down- and upsampling.
 
-Every 3x3x3 convolution pads time with one zero frame on either side, inside the slice that it is given.
+What happens at the ends of a slice in time is the business of a `time` object, `SliceTime` or `WindowTime`.
 """
 
 import torch
@@ -11,22 +11,54 @@ from torch import Tensor, nn
 EPS = 1e-6
 
 
+class SliceTime:
+    """V3: every 3x3x3 convolution pads time with a zero frame on either side, inside the slice that it is given."""
+
+    zeros = 1
+
+    def extend(self, x: Tensor) -> Tensor:
+        """What a convolution sees beyond the zeros."""
+        return x
+
+    def double(self, x: Tensor) -> Tensor:
+        """Twice the frames; a single frame stays single."""
+        return x if x.shape[2] == 1 else F.interpolate(x, scale_factor=(2, 1, 1), mode="trilinear")
+
+
+class WindowTime:
+    """V2: causal; every 3x3x3 convolution sees the first frame of the window twice more, and nothing after the last."""
+
+    zeros = 0
+
+    def extend(self, x: Tensor) -> Tensor:
+        """Two copies of the first frame in front."""
+        return torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2)
+
+    def double(self, x: Tensor) -> Tensor:
+        """Twice the frames, all but the first."""
+        if x.shape[2] == 1:
+            return x
+        rest = F.interpolate(x[:, :, 1:], scale_factor=(2, 1, 1), mode="trilinear")
+        return torch.cat([x[:, :, :1], rest], dim=2)
+
+
 class ResidualBlock(nn.Module):
     """norm, silu, conv, twice, beside a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, **ops):
         super().__init__()
         kw, operations = leaf(ops)
+        self.time = ops["time"]
         self.norm1 = operations.GroupNorm(groups, in_channels, eps=EPS, **kw)
-        self.conv1 = operations.Conv3d(in_channels, out_channels, 3, padding=1, **kw)
+        self.conv1 = conv3d(in_channels, out_channels, **ops)
         self.norm2 = operations.GroupNorm(groups, out_channels, eps=EPS, **kw)
-        self.conv2 = operations.Conv3d(out_channels, out_channels, 3, padding=1, **kw)
+        self.conv2 = conv3d(out_channels, out_channels, **ops)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else operations.Conv3d(in_channels, out_channels, 1, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.time.extend(F.silu(self.norm1(x))))
+        h = self.conv2(self.time.extend(F.silu(self.norm2(h))))
         return h + self.shortcut(x)
 
 
@@ -69,27 +101,27 @@ class Downsampler(nn.Module):
     def __init__(self, channels: int, time_stride: int, **ops):
         super().__init__()
         kw, operations = leaf(ops)
-        stride = (time_stride, 2, 2)
-        self.conv = operations.Conv3d(channels, channels, 3, stride=stride, padding=(1, 0, 0), **kw)
+        self.time = ops["time"]
+        stride, padding = (time_stride, 2, 2), (self.time.zeros, 0, 0)
+        self.conv = operations.Conv3d(channels, channels, 3, stride=stride, padding=padding, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(self.time.extend(F.pad(x, (0, 1, 0, 1))))
 
 
 class Upsampler(nn.Module):
-    """Twice the height and width, and twice the frames when `time_factor` is 2; a single frame stays single."""
+    """Twice the height and width, and twice the frames when `time_factor` is 2."""
 
     def __init__(self, channels: int, time_factor: int, **ops):
         super().__init__()
-        kw, operations = leaf(ops)
+        self.time = ops["time"]
         self.time_factor = time_factor
-        self.conv = operations.Conv3d(channels, channels, 3, padding=1, **kw)
+        self.conv = conv3d(channels, channels, **ops)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
-        if self.time_factor == 1 or x.shape[2] == 1:
-            return x
-        return F.interpolate(x, scale_factor=(self.time_factor, 1, 1), mode="trilinear")
+        x = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
+        x = self.conv(self.time.extend(x))
+        return x if self.time_factor == 1 else self.time.double(x)
 
 
 def _residual_blocks(in_channels: int, out_channels: int, layers: int, groups: int, **ops) -> nn.ModuleList:
@@ -123,6 +155,12 @@ class UpBlock(nn.Module):
         for conv in self.convs:
             x = conv(x)
         return x if self.upsampler is None else self.upsampler(x)
+
+
+def conv3d(in_channels: int, out_channels: int, **ops) -> nn.Module:
+    """3x3x3; to be called on what `time.extend` gives."""
+    kw, operations = leaf(ops)
+    return operations.Conv3d(in_channels, out_channels, 3, padding=(ops["time"].zeros, 1, 1), **kw)
 
 
 def leaf(ops: dict) -> tuple[dict[str, torch.dtype | torch.device | None], type]:

@@ -1,14 +1,16 @@
-"""How a video is cut into slices for the Slice VAE, in plain ints (paper section 3.2).
+"""How a video is cut for each VAE, in plain ints (paper section 3.2). Peak memory depends on the cut, not on the video.
 
-A slice of pixel frames is encoded on its own. A slice of latent frames is decoded with a view of the slice
-before and after it, so that neighbours agree. Peak memory then depends on the slice, not on the video.
+V3 cuts slices: pixel frames are encoded on their own, latent frames are decoded with a view of the slice before and
+after, so that neighbours agree. V2 cuts windows that never see each other, V1 single frames.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 TIME_RATIO = 4  # pixel frames per latent frame
 FRAMES_PER_SLICE = 8
 LATENTS_PER_SLICE = FRAMES_PER_SLICE // TIME_RATIO
+FRAMES_PER_WINDOW, LATENTS_PER_WINDOW = 9, 3
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,60 @@ def plan_decode(latents: int) -> list[DecodeSlice]:
     return plan
 
 
-def latents_for(frames: int) -> int:
-    """Latent frames that encoding `frames` pixel frames gives."""
-    plan = plan_encode(frames)
-    return plan[-1].latent_stop if plan else 0
+def plan_window_encode(frames: int) -> list[EncodeSlice]:
+    """Windows of 9 frames, the last maybe shorter; the first frame of each is a latent of its own."""
+    plan, latent = [], 0
+    for start in range(0, frames, FRAMES_PER_WINDOW):
+        stop = min(start + FRAMES_PER_WINDOW, frames)
+        latents = 1 - (1 - (stop - start)) // TIME_RATIO
+        plan.append(EncodeSlice(start, stop, latent, latent + latents))
+        latent += latents
+    return plan
 
 
-def frames_for(latents: int) -> int:
-    """Pixel frames that decoding `latents` latent frames gives."""
-    plan = plan_decode(latents)
-    return plan[-1].frame_stop if plan else 0
+def plan_window_decode(latents: int) -> list[DecodeSlice]:
+    """Windows of 3 latents, the last maybe shorter; the first latent of each is a single frame."""
+    plan, frame = [], 0
+    for start in range(0, latents, LATENTS_PER_WINDOW):
+        stop = min(start + LATENTS_PER_WINDOW, latents)
+        frames = 1 + TIME_RATIO * (stop - start - 1)
+        plan.append(DecodeSlice(start, stop, start, stop, frame, frame + frames))
+        frame += frames
+    return plan
+
+
+def plan_frame_encode(frames: int) -> list[EncodeSlice]:
+    """Every frame on its own."""
+    return [EncodeSlice(i, i + 1, i, i + 1) for i in range(frames)]
+
+
+def plan_frame_decode(latents: int) -> list[DecodeSlice]:
+    """Every frame on its own."""
+    return [DecodeSlice(i, i + 1, i, i + 1, i, i + 1) for i in range(latents)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one kind of VAE cuts time: the slices for a count of frames or latents, and the most frames in one."""
+
+    encode: Callable[[int], list[EncodeSlice]]
+    decode: Callable[[int], list[DecodeSlice]]
+    frames_per_slice: int
+    time_ratio: int
+
+    def latents_for(self, frames: int) -> int:
+        """Latent frames that encoding `frames` pixel frames gives."""
+        plan = self.encode(frames)
+        return plan[-1].latent_stop if plan else 0
+
+    def frames_for(self, latents: int) -> int:
+        """Pixel frames that decoding `latents` latent frames gives."""
+        plan = self.decode(latents)
+        return plan[-1].frame_stop if plan else 0
+
+
+FRAMES = Plan(plan_frame_encode, plan_frame_decode, frames_per_slice=1, time_ratio=1)  # V1
+WINDOWS = Plan(plan_window_encode, plan_window_decode, FRAMES_PER_WINDOW, TIME_RATIO)  # V2
+SLICES = Plan(plan_encode, plan_decode, FRAMES_PER_SLICE, TIME_RATIO)  # V3
+
+latents_for, frames_for = SLICES.latents_for, SLICES.frames_for
