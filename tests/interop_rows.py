@@ -6,12 +6,13 @@ import shutil
 import torch
 from conftest import dev, part
 from graphs import node
-from interop import CFG, OTHER, PROMPT, STEPS, Bench, NotHere, Row, distance, encode, graph, sampler
+from interop import CFG, OTHER, PROMPT, STEPS, Bench, Row, distance, encode, graph, sampler
 from PIL import Image, ImageSequence
 from seeing import assert_shows, pixels, read_video
 from stand_ins import UPSCALE, stand_in
 from torch import Tensor
 
+CONTROL = "PixArt-XL-2-1024-ControlNet.safetensors"
 LORA, UPSCALER = "easyanimate-style-lora.safetensors", "4x-UltraSharp.pth"
 SAVED = "easyanimate-tests"  # the folder for what save nodes write where loaders look; removed after the tests
 SAME, OTHERWISE = 1e-4, 1e-2  # relative distances
@@ -247,10 +248,8 @@ def _(bench):
 
 @row("ControlNetApplyAdvanced")
 def _(bench):
-    load = node("EasyAnimateLoadControlNet")
-    if load["class_type"] not in bench.known:
-        raise NotHere("comes with the EasyAnimateLoadControlNet node")
-    plain = {"loaded": load, "hint": node("EmptyImage", width=64, height=64, batch_size=24, color=8355711)}
+    load = node("EasyAnimateLoadControlNet", control_net=stand_in(CONTROL))
+    plain = {"loaded": load, "hint": node("EmptyImage", width=64, height=64, batch_size=24, color=0xFFFFFF)}
     wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "control_net": ["loaded", 0], "image": ["hint", 0]}
 
     def controlled(strength: float) -> Tensor:

@@ -17,6 +17,7 @@ import comfy.sd1_clip
 import comfy.taesd.taesd
 import torch
 from conftest import HOST, part
+from control_arithmetic import pixart_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -119,6 +120,18 @@ def stand_ins(*names: str) -> Iterator[None]:
     finally:
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def pixart_control(name: str) -> Iterator[None]:
+    """A PixArt ControlNet of the built-in tiny model's width among the host's, as `stand_in(name)`."""
+    folder = HOST / "models" / "controlnet" / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        pixart_file(folder / name, width=128, heads=4, depth=5)
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save(weights: dict[str, Tensor], path: Path) -> None:

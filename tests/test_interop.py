@@ -9,8 +9,8 @@ import client
 import pytest
 from conftest import dev
 from interop import Bench, Cell, NotHere, read_table, write_table
-from interop_rows import LORA, ROWS, SAVED, UPSCALER
-from stand_ins import stand_ins
+from interop_rows import CONTROL, LORA, ROWS, SAVED, UPSCALER
+from stand_ins import pixart_control, stand_ins
 
 measured: dict[str, Cell] = {}
 
@@ -18,7 +18,7 @@ measured: dict[str, Cell] = {}
 @pytest.fixture(scope="module")
 def bench(server):
     remove_saved()
-    with stand_ins(LORA, UPSCALER):
+    with stand_ins(LORA, UPSCALER), pixart_control(CONTROL):
         yield Bench(server)
     remove_saved()
 
