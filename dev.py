@@ -1,8 +1,9 @@
 """Everything a newcomer or a developer does, in one command each. Standard library only.
 
 python3 dev.py demo ["a prompt"]   make the video that the prompt describes, on this machine, and a contact sheet
-python3 dev.py test [pytest args]  lint and the whole test suite
+python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER first: on that ComfyUI (COMFYUI_PATH)
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
+python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py train FOLDER        train the built-in tiny model again (resumes where it stopped)
 """
 
@@ -20,7 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "workflows"))
-import client  # noqa: E402  (beside the workflows that it runs)
+import author  # noqa: E402  (beside the workflows that these three run and write)
+import client  # noqa: E402
+import graphs  # noqa: E402
+import tiny  # noqa: E402
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -38,6 +42,8 @@ def main() -> None:
         sys.exit(__doc__)
     if sys.version_info < (3, 10):  # noqa: UP036  (whoever starts this with an older one should be told)
         sys.exit("Python 3.10 or newer is needed; install one and run this again with it.")
+    if command == "test" and rest[:1] == ["--host"]:
+        sys.exit(test_elsewhere(rest[1:]))
     set_up()
     with contextlib.suppress(KeyboardInterrupt):
         sys.exit(COMMANDS[command](rest))
@@ -169,12 +175,20 @@ def demo(arguments: list[str]) -> int:
             outputs = client.run(port, prompt, show_progress)
         except client.WorkflowError as error:
             sys.exit(f"\n{error}")
-    saved = next(file for node in outputs.values() for file in node.get("images", ()))
-    video = ROOT / "output" / saved["subfolder"] / saved["filename"]
-    maker = ROOT / "easyanimate_models" / "data" / "contact_sheet.py"
-    subprocess.run([str(PYTHON), str(maker), str(video), str(video.with_suffix(".png"))], check=True)
+    video = saved_video(outputs)
+    draw_contact_sheet(video, video.with_suffix(".png"))
     say(f"\n{video}\n{video.with_suffix('.png')}\n{time.monotonic() - started:.0f} seconds")
     return 0
+
+
+def saved_video(outputs: dict) -> Path:
+    saved = next(file for node in outputs.values() for file in node.get("images", ()))
+    return ROOT / "output" / saved["subfolder"] / saved["filename"]
+
+
+def draw_contact_sheet(video: Path, picture: Path) -> None:
+    maker = ROOT / "easyanimate_models" / "data" / "contact_sheet.py"
+    subprocess.run([str(PYTHON), str(maker), str(video), str(picture)], check=True)
 
 
 def show_progress(node: str, value: int, most: int) -> None:
@@ -193,10 +207,35 @@ def test(arguments: list[str]) -> int:
     return 0
 
 
+def test_elsewhere(arguments: list[str]) -> int:
+    """`test` on the ComfyUI in a folder, as if COMFYUI_PATH named it."""
+    if not arguments:
+        sys.exit("--host needs a folder: the one that holds ComfyUI's main.py.")
+    environment = {**os.environ, "COMFYUI_PATH": str(Path(arguments[0]).resolve())}
+    return subprocess.run([sys.executable, __file__, "test", *arguments[1:]], env=environment).returncode
+
+
 def serve(arguments: list[str]) -> int:
     port = free_port()
     say(f"ComfyUI at http://127.0.0.1:{port} (Ctrl+C stops it)")
     return subprocess.run(server_command(port, *arguments), cwd=HOST).returncode
+
+
+def workflows(arguments: list[str]) -> int:
+    """The files of all workflows; thumbnails of those named, or of all, as the tiny model makes them."""
+    made = [make() for make in graphs.WORKFLOWS]
+    wanted = (arguments[1:] or [workflow.name for workflow in made]) if "--pictures" in arguments[:1] else []
+    with server() as port:
+        known = client.get(port, "/object_info")
+        for workflow in made:
+            path = author.write(workflow, known, WORKFLOW.parent)
+            say(str(path.relative_to(ROOT)))
+            if workflow.name in wanted:
+                prompt = tiny.as_tiny(client.load(port, path), workflow)
+                video = saved_video(client.run(port, tiny.pictured(prompt, workflow), show_progress))
+                draw_contact_sheet(video, path.with_suffix(".jpg"))
+                say(f"\n{path.with_suffix('.jpg').relative_to(ROOT)}")
+    return 0
 
 
 def train(arguments: list[str]) -> int:
@@ -210,7 +249,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-COMMANDS = {"demo": demo, "test": test, "serve": serve, "train": train}
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows, "train": train}
 
 if __name__ == "__main__":
     main()

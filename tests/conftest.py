@@ -74,6 +74,10 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.float() - theirs).norm() / theirs.norm())
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write-docs", action="store_true", help="write this host's column of docs/interop.md")
+
+
 @pytest.fixture(autouse=True)
 def _no_gradients():
     with torch.no_grad():

@@ -54,14 +54,26 @@ def _inputs(node: dict, info: dict, links: dict) -> dict:
     values, inputs = list(node.get("widgets_values", [])), {}
     for name, spec in {**info["input"].get("required", {}), **info["input"].get("optional", {})}.items():
         options = spec[1] if len(spec) > 1 else {}
-        is_widget = isinstance(spec[0], list) or spec[0] in WIDGETS
-        if is_widget and values:  # inputs that a newer host added to the end keep their defaults
+        if is_widget(spec) and values:  # inputs that a newer host added to the end keep their defaults
             inputs[name] = values.pop(0)
             if options.get("control_after_generate"):
                 values.pop(0)
         if name in linked:
             inputs[name] = linked[name]
     return inputs
+
+
+def is_widget(spec: list) -> bool:
+    """Whether an input of `/object_info` is typed in, rather than only linked."""
+    return isinstance(spec[0], list) or (spec[0] in WIDGETS and not (len(spec) > 1 and spec[1].get("forceInput")))
+
+
+def default(spec: list):
+    """What the editor shows in a widget at first."""
+    options = spec[1] if len(spec) > 1 else {}
+    choices = spec[0] if isinstance(spec[0], list) else options.get("options") or ()
+    first = next(iter(choices), "")
+    return options.get("default", first["key"] if isinstance(first, dict) else first)
 
 
 def run(port: int, prompt: dict, progress: Progress | None = None) -> dict:

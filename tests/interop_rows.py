@@ -1,0 +1,355 @@
+"""The rows of the matrix: how each stock node is used on EasyAnimate, and what must come out of it."""
+
+import os
+import shutil
+
+import torch
+from conftest import dev, part
+from graphs import node
+from interop import CFG, OTHER, PROMPT, STEPS, Bench, Row, distance, encode, graph, sampler
+from PIL import Image, ImageSequence
+from seeing import assert_shows, pixels, read_video
+from stand_ins import UPSCALE, stand_in
+from torch import Tensor
+
+CONTROL = "PixArt-XL-2-1024-ControlNet.safetensors"
+LORA, UPSCALER = "easyanimate-style-lora.safetensors", "4x-UltraSharp.pth"
+SAVED = "easyanimate-tests"  # the folder for what save nodes write where loaders look; removed after the tests
+SAME, OTHERWISE = 1e-4, 1e-2  # relative distances
+ROUNDED = 0.1  # the host's own noise levels are rounded to whole timesteps, ours are not
+ROWS: list[Row] = []
+
+TINY = part("easyanimate_models.model_files").TINY
+
+
+def row(name: str, **limit):
+    """The function below checks the row `name`."""
+
+    def add(check):
+        ROWS.append(Row(name, check, **limit))
+        return check
+
+    return add
+
+
+def patched(bench: Bench, kind: str, **inputs) -> Tensor:
+    """The latent that the model makes with a patching node."""
+    return bench.latent(patch=node(kind, model=["model", 0], **inputs), sampler=sampler(model=["patch", 0]))
+
+
+def lora(strength: float, model: str = "model") -> dict:
+    return node("LoraLoaderModelOnly", model=[model, 0], lora_name=stand_in(LORA), strength_model=strength)
+
+
+def with_lora(bench: Bench, strength: float = 1.0) -> Tensor:
+    return patched(bench, "LoraLoaderModelOnly", lora_name=stand_in(LORA), strength_model=strength)
+
+
+@row("CLIPTextEncode")
+def _(bench):
+    positive, negative = (node("CLIPTextEncode", clip=["clip", 0], text=text) for text in (PROMPT, ""))
+    both = sampler(positive=["positive", 0], negative=["negative", 0])
+    assert distance(bench.latent(positive=positive, negative=negative, sampler=both), bench.plain) < SAME
+
+
+@row("EmptyHunyuanLatentVideo")
+def _(bench):
+    empty = node("EmptyHunyuanLatentVideo", width=64, height=64, length=21, batch_size=1)
+    assert distance(bench.latent(empty=empty), bench.plain) < SAME
+
+
+@row("ConditioningCombine")
+def _(bench):
+    def combined(text: str) -> Tensor:
+        both = node("ConditioningCombine", conditioning_1=["prompt", 0], conditioning_2=["other", 0])
+        return bench.latent(other=encode(text), both=both, sampler=sampler(positive=["both", 0]))
+
+    assert distance(combined(PROMPT), bench.plain) < SAME
+    assert distance(combined(OTHER), bench.plain) > OTHERWISE
+
+
+@row("ConditioningSetTimestepRange")
+def _(bench):
+    early, late = (
+        node("ConditioningSetTimestepRange", conditioning=[text, 0], start=start, end=end)
+        for text, start, end in (("prompt", 0.0, 0.5), ("other", 0.5, 1.0))
+    )
+    both = node("ConditioningCombine", conditioning_1=["early", 0], conditioning_2=["late", 0])
+
+    def switched(text: str) -> Tensor:
+        texts = {"other": encode(text), "early": early, "late": late, "both": both}
+        return bench.latent(**texts, sampler=sampler(positive=["both", 0]))
+
+    assert distance(switched(PROMPT), bench.plain) < SAME
+    assert distance(switched(OTHER), bench.plain) > OTHERWISE
+
+
+@row(
+    "ConditioningSetAreaPercentage",
+    error="tuple index out of range",
+    reason="areas are for images: of a video, ComfyUI takes the frames for the height",
+)
+def _(bench):
+    area = {"width": 0.5, "height": 1.0, "x": 0.0, "y": 0.0, "strength": 1.0}
+    half = node("ConditioningSetAreaPercentage", conditioning=["prompt", 0], **area)
+    bench.latent(half=half, sampler=sampler(positive=["half", 0]))
+
+
+@row("KSampler: euler")
+def _(bench):
+    assert_shows(bench.plain_frames)
+
+
+@row("KSampler: ddim")
+def _(bench):
+    made = bench.latent(sampler=sampler(sampler_name="ddim"))
+    assert distance(made, bench.plain) < SAME  # the host's ddim is euler without its churn
+
+
+def takes_another_path(name: str) -> None:
+    @row(f"KSampler: {name}")
+    def _(bench):
+        other = sampler(sampler_name=name)
+        assert distance(bench.latent(sampler=other), bench.plain) > OTHERWISE
+        assert_shows(bench.frames(sampler=other))
+
+
+takes_another_path("dpmpp_2m")
+takes_another_path("euler_ancestral")
+takes_another_path("uni_pc")
+
+
+@row("KSamplerAdvanced")
+def _(bench):
+    def part_of(latent: str, start: int, end: int, **ends) -> dict:
+        wired = {
+            "positive": ["prompt", 0],
+            "negative": ["prompt", 1],
+            "latent_image": [latent, 0],
+            "model": ["model", 0],
+        }
+        chosen = {"noise_seed": 1, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal"}
+        return node("KSamplerAdvanced", **wired, **chosen, **ends, start_at_step=start, end_at_step=end)
+
+    first = part_of("empty", 0, 5, add_noise="enable", return_with_leftover_noise="enable")
+    rest = part_of("first", 5, 10000, add_noise="disable", return_with_leftover_noise="disable")
+    assert distance(bench.latent(first=first, sampler=rest), bench.plain) < SAME
+
+
+@row("SamplerCustomAdvanced, CFGGuider")
+def _(bench):
+    parts = {
+        "noise": node("RandomNoise", noise_seed=1),
+        "guider": node("CFGGuider", model=["model", 0], positive=["prompt", 0], negative=["prompt", 1], cfg=CFG),
+        "how": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=STEPS, denoise=1.0),
+    }
+    links = {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["how", 0], "sigmas": ["sigmas", 0]}
+    custom = node("SamplerCustomAdvanced", **links, latent_image=["empty", 0])
+    assert distance(bench.latent(**parts, sampler=custom), bench.plain) < SAME
+
+
+@row("LoraLoaderModelOnly")
+def _(bench):
+    assert distance(with_lora(bench), bench.plain) > OTHERWISE
+    there_and_back = {"first": lora(1.0), "patch": lora(-1.0, "first"), "sampler": sampler(model=["patch", 0])}
+    assert distance(bench.latent(**there_and_back), bench.plain) < SAME
+
+
+@row("CreateHookLora, ConditioningSetProperties")
+def _(bench):
+    hook = node("CreateHookLora", lora_name=stand_in(LORA), strength_model=1.0, strength_clip=0.0)
+    on, off = (node("ConditioningSetProperties", cond_NEW=["prompt", slot], hooks=["hook", 0]) for slot in (0, 1))
+    both = sampler(positive=["on", 0], negative=["off", 0])
+    assert distance(bench.latent(hook=hook, on=on, off=off, sampler=both), with_lora(bench)) < SAME
+
+
+@row("CreateHookLora, SetClipHooks")
+def _(bench):
+    hook = node("CreateHookLora", lora_name=stand_in(LORA), strength_model=1.0, strength_clip=1.0)
+    clip = node("SetClipHooks", clip=["clip", 0], apply_to_conds=True, schedule_clip=False, hooks=["hook", 0])
+    made = bench.latent(hook=hook, hooked=clip, prompt=encode(PROMPT, "hooked"))
+    assert distance(made, with_lora(bench)) < SAME
+
+
+@row("ModelMergeSimple")
+def _(bench):
+    merge = node("ModelMergeSimple", model1=["model", 0], model2=["other", 0], ratio=0.5)
+    made = bench.latent(other=lora(1.0), merge=merge, sampler=sampler(model=["merge", 0]))
+    assert distance(made, with_lora(bench, 0.5)) < SAME
+
+
+@row("ModelSave, loaded again")
+def _(bench):
+    folder = dev.ROOT / "output" / "diffusion_models" / SAVED
+    save = node("ModelSave", model=["patch", 0], filename_prefix=f"diffusion_models/{SAVED}/model")
+    bench.run("none", {"model": graph()["model"], "patch": lora(1.0), "save": save})
+    shutil.copy(
+        TINY / "transformer" / "config.json", folder
+    )  # as the loader asks for: only the config tells V2 from V3
+    (file,) = folder.glob("*.safetensors")
+    name = os.path.join(SAVED, file.name)
+    loaded = node("EasyAnimateLoadTransformer", transformer=name, weight_dtype="default")
+    assert distance(bench.latent(model=loaded), with_lora(bench)) < SAME
+
+
+@row("TrainLoraNode, SaveLoRA")
+def _(bench):
+    kind = "TrainLoraNode"
+    choices = {"steps": 2, "rank": 2, "learning_rate": 0.01, "training_dtype": "fp32", "lora_dtype": "fp32"}
+    nodes = {
+        **{name: made for name, made in graph().items() if name != "sampler"},
+        "empty": node("EasyAnimateEmptyLatent", width=64, height=64, length=8, batch_size=2),
+        "list": node("RebatchLatents", latents=["empty", 0], batch_size=1),
+        "train": node(kind, model=["model", 0], latents=["list", 0], positive=["prompt", 0], **choices),
+        "save": node("SaveLoRA", lora=["train", bench.slot(kind, "LORA_MODEL")], prefix=f"loras/{SAVED}/lora"),
+    }
+    bench.run("none", nodes)
+    (file,) = (dev.ROOT / "output" / "loras" / SAVED).iterdir()
+    made = patched(bench, "LoraLoaderModelOnly", lora_name=os.path.join(SAVED, file.name), strength_model=1.0)
+    assert distance(made, bench.plain) > OTHERWISE
+
+
+@row("ModelSamplingDiscrete")
+def _(bench):
+    same, other = (patched(bench, "ModelSamplingDiscrete", sampling=kind) for kind in ("eps", "v_prediction"))
+    assert distance(same, bench.plain) < ROUNDED < distance(other, bench.plain)
+
+
+@row("RescaleCFG")
+def _(bench):
+    assert distance(patched(bench, "RescaleCFG", multiplier=0.0), bench.plain) < SAME
+    assert distance(patched(bench, "RescaleCFG", multiplier=0.7), bench.plain) > OTHERWISE
+
+
+@row("SkipLayerGuidanceDiT")
+def _(bench):
+    choices = {"double_layers": "1, 2", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}
+    assert distance(patched(bench, "SkipLayerGuidanceDiT", scale=0.0, **choices), bench.plain) < SAME
+    assert distance(patched(bench, "SkipLayerGuidanceDiT", scale=2.0, **choices), bench.plain) > OTHERWISE
+
+
+@row("EasyCache")
+def _(bench):
+    choices = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
+    assert distance(patched(bench, "EasyCache", reuse_threshold=0.0, **choices), bench.plain) < SAME
+    assert distance(patched(bench, "EasyCache", reuse_threshold=2.0, **choices), bench.plain) > OTHERWISE
+
+
+@row("ContextWindowsManual, dim 2")
+def _(bench):
+    def windows(length: int, overlap: int) -> Tensor:
+        sizes = {"context_length": length, "context_overlap": overlap, "dim": 2}
+        return patched(bench, "ContextWindowsManual", **sizes)
+
+    assert distance(windows(64, 4), bench.plain) < SAME
+    assert distance(windows(4, 2), bench.plain) > OTHERWISE
+
+
+@row("ControlNetApplyAdvanced")
+def _(bench):
+    load = node("EasyAnimateLoadControlNet", control_net=stand_in(CONTROL))
+    plain = {"loaded": load, "hint": node("EmptyImage", width=64, height=64, batch_size=24, color=0xFFFFFF)}
+    wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "control_net": ["loaded", 0], "image": ["hint", 0]}
+
+    def controlled(strength: float) -> Tensor:
+        apply = node("ControlNetApplyAdvanced", **wired, vae=["vae", 0], strength=strength)
+        return bench.latent(**plain, apply=apply, sampler=sampler(positive=["apply", 0], negative=["apply", 1]))
+
+    assert distance(controlled(0.0), bench.plain) < SAME
+    assert distance(controlled(1.0), bench.plain) > OTHERWISE
+
+
+@row("VAEDecode")
+def _(bench):
+    stock = bench.frames(decode=node("VAEDecode", samples=["sampler", 0], vae=["vae", 0]))
+    assert (stock - bench.plain_frames).abs().max() < 2 / 255
+
+
+@row("VAEDecodeTiled")
+def _(bench):
+    whole = {"tile_size": 64, "overlap": 16, "temporal_size": 64, "temporal_overlap": 8}
+    stock = bench.frames(decode=node("VAEDecodeTiled", samples=["sampler", 0], vae=["vae", 0], **whole))
+    assert (stock - bench.plain_frames).abs().mean() < 2 / 255
+
+
+def encoded(bench: Bench, kind: str, **inputs) -> Tensor:
+    """What an encoder makes of eight grey frames with a red one in the middle, left out of `graph` but for its VAE."""
+    frames = {
+        "grey": node("EmptyImage", width=64, height=64, batch_size=4, color=0x808080),
+        "red": node("EmptyImage", width=64, height=64, batch_size=4, color=0xE02020),
+        "clip": node("ImageBatch", image1=["grey", 0], image2=["red", 0]),
+    }
+    return bench.latent(vae=graph()["vae"], **frames, sampler=node(kind, vae=["vae", 0], **inputs))
+
+
+@row("VAEEncode")
+def _(bench):
+    ours = encoded(bench, "EasyAnimateEncode", images=["clip", 0], tile_size=0)
+    assert distance(encoded(bench, "VAEEncode", pixels=["clip", 0]), ours) < SAME
+
+
+@row("VAEEncodeTiled")
+def _(bench):
+    ours = encoded(bench, "EasyAnimateEncode", images=["clip", 0], tile_size=0)
+    whole = {"tile_size": 64, "overlap": 0, "temporal_size": 64, "temporal_overlap": 8}
+    assert distance(encoded(bench, "VAEEncodeTiled", pixels=["clip", 0], **whole), ours) < OTHERWISE
+
+
+@row("SetLatentNoiseMask")
+def _(bench):
+    masked = {
+        "first": sampler(),
+        "nothing": node("SolidMask", value=0.0, width=64, height=64),
+        "half": node("SolidMask", value=1.0, width=32, height=64),
+        "mask": node("MaskComposite", destination=["nothing", 0], source=["half", 0], x=0, y=0, operation="add"),
+        "set": node("SetLatentNoiseMask", samples=["first", 0], mask=["mask", 0]),
+        "other": encode(OTHER),
+        "sampler": sampler(positive=["other", 0], latent_image=["set", 0], seed=2),
+    }
+    made = bench.latent(**masked)
+    assert distance(made[..., 4:], bench.plain[..., 4:]) < SAME
+    assert distance(made[..., :4], bench.plain[..., :4]) > OTHERWISE
+
+
+@row("LatentUpscale, second KSampler")
+def _(bench):
+    small = node("EasyAnimateEmptyLatent", width=32, height=32, length=24)
+    larger = node("LatentUpscale", samples=["first", 0], upscale_method="bilinear", width=64, height=64)
+    second = sampler(latent_image=["larger", 0], denoise=0.6, seed=2)
+    assert_shows(bench.frames(empty=small, first=sampler(), larger=larger, sampler=second))
+
+
+@row("ImageUpscaleWithModel")
+def _(bench):
+    loaded = node("UpscaleModelLoader", model_name=stand_in(UPSCALER))
+    upscaled = node("ImageUpscaleWithModel", upscale_model=["loaded", 0], image=["small", 0])
+    small = node("EasyAnimateDecode", latent=["sampler", 0], vae=["vae", 0], tile_size=0)
+    assert_shows(bench.frames(small=small, loaded=loaded, decode=upscaled), side=64 * UPSCALE)
+
+
+@row("CreateVideo, SaveVideo")
+def _(bench):
+    (file,) = bench.run("images", film() | {"save": save_video()})
+    assert_shows(read_video(file))
+
+
+@row("SaveAnimatedWEBP")
+def _(bench):
+    chosen = {"filename_prefix": "tests/video", "fps": 12.0, "lossless": True, "quality": 100, "method": "fastest"}
+    (file,) = bench.run("images", film() | {"save": node("SaveAnimatedWEBP", images=["decode", 0], **chosen)})
+    with Image.open(file) as pictures:
+        frames = torch.stack([pixels(frame) for frame in ImageSequence.Iterator(pictures)])
+    assert (frames - bench.plain_frames).abs().max() < 2 / 255
+
+
+def film() -> dict:
+    return {
+        **graph(),
+        "decode": node("EasyAnimateDecode", latent=["sampler", 0], vae=["vae", 0], tile_size=0),
+        "video": node("CreateVideo", images=["decode", 0], fps=12.0),
+    }
+
+
+def save_video() -> dict:
+    return node("SaveVideo", video=["video", 0], filename_prefix="tests/video", format="mp4", codec="h264")

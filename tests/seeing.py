@@ -1,0 +1,40 @@
+"""What a run saved, as tensors, and whether it shows what its prompt says."""
+
+from pathlib import Path
+
+import torch
+from conftest import dev, part
+from PIL import Image
+from torch import Tensor
+
+judging = part("easyanimate_models.training.judging")
+contact_sheet = part("easyanimate_models.data.contact_sheet")
+
+
+def saved_files(outputs: dict, kind: str = "images") -> list[Path]:
+    """The files that the server says a prompt saved, or one node of it given as `{id: its output}`."""
+    files = [file for made in outputs.values() for file in made.get(kind, ())]
+    return [dev.ROOT / "output" / file["subfolder"] / file["filename"] for file in files]
+
+
+def watch(outputs: dict) -> Tensor:
+    """The first video that a workflow saved, `[T, H, W, 3]` in 0..1."""
+    return read_video(saved_files(outputs)[0])
+
+
+def read_video(path: Path) -> Tensor:
+    """A video file, `[T, H, W, 3]` in 0..1."""
+    return torch.stack([pixels(frame) for frame in contact_sheet.read_video(path)])
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    """`[H, W, 3]` in 0..1."""
+    raw = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return raw.view(picture.height, picture.width, 3).float() / 255
+
+
+def assert_shows(video: Tensor, colour: str = "red", motion: str = "left", frames: int = 24, side: int = 64) -> None:
+    """The one shape in a square video has this colour and moves this way."""
+    assert video.shape == (frames, side, side, 3)
+    seen = judging.look(video)
+    assert (seen.colour, seen.motion) == (colour, motion)

@@ -1,0 +1,54 @@
+"""Each stock node on EasyAnimate, on the host under test; `docs/interop.md` must say what is measured here.
+
+`--write-docs` writes the column of this host instead.
+"""
+
+import shutil
+
+import client
+import pytest
+from conftest import dev
+from interop import Bench, Cell, NotHere, read_table, write_table
+from interop_rows import CONTROL, LORA, ROWS, SAVED, UPSCALER
+from stand_ins import pixart_control, stand_ins
+
+measured: dict[str, Cell] = {}
+
+
+@pytest.fixture(scope="module")
+def bench(server):
+    remove_saved()
+    with stand_ins(LORA, UPSCALER), pixart_control(CONTROL):
+        yield Bench(server)
+    remove_saved()
+
+
+def remove_saved() -> None:
+    for folder in ("diffusion_models", "loras"):  # where the host looks for what it saved
+        shutil.rmtree(dev.ROOT / "output" / folder / SAVED, ignore_errors=True)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_stock_node_works(bench, row):
+    try:
+        if row.error:
+            with pytest.raises(client.WorkflowError, match=row.error):
+                row.check(bench)
+        else:
+            row.check(bench)
+        measured[row.name] = Cell(row.reason)
+    except NotHere as missing:
+        measured[row.name] = Cell(str(missing))
+
+
+def test_the_table_says_what_was_measured(bench, request):
+    names = [row.name for row in ROWS]
+    if missing := [name for name in names if name not in measured]:
+        pytest.skip(f"not measured in this run: {', '.join(missing)}")
+    table = read_table()
+    if request.config.getoption("--write-docs"):
+        write_table(table | {bench.version: measured}, names)
+    elif bench.version not in table:
+        pytest.skip(f"there is no column for {bench.version} yet; --write-docs adds it")
+    else:
+        assert table[bench.version] == measured

@@ -1,0 +1,133 @@
+"""Every shipped workflow: written from its description, run on the server, with what should come out of it."""
+
+import dataclasses
+import json
+
+import author
+import client
+import graphs
+import pytest
+import tiny
+from conftest import ROOT
+from interop import Bench
+from PIL import Image
+from seeing import assert_shows, read_video, saved_files
+from stand_ins import FILES, stand_ins, swapped
+
+FOLDER = ROOT / "workflows"
+WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
+AUTHORED_ON = "0.3.75"  # whose nodes' inputs the files list; newer hosts add theirs on loading
+THUMBNAIL = 60_000  # bytes
+STEPS = 8  # enough to see colour and motion
+
+every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=list(WORKFLOWS))
+
+
+@pytest.fixture(scope="module")
+def bench(server):
+    named = {name for workflow in WORKFLOWS.values() for name in FILES if name in str(workflow.nodes)}
+    with stand_ins(*sorted(named)):
+        yield Bench(server)
+
+
+def run(bench: Bench, workflow: author.Workflow, **changed) -> dict:
+    """What the written file makes with the tiny model and stand-ins; `changed` are inputs of nodes."""
+    prompt = swapped(tiny.as_tiny(client.load(bench.port, FOLDER / f"{workflow.name}.json"), workflow))
+    for inputs in (node["inputs"] for node in prompt.values() if "steps" in node["inputs"]):
+        inputs["steps"] = min(inputs["steps"], STEPS)
+    for name, inputs in changed.items():
+        prompt[str(workflow.ids()[name])]["inputs"].update(inputs)
+    return client.run(bench.port, bench.filled(prompt))
+
+
+@every_workflow
+def test_a_workflow_makes_what_it_should(bench, workflow):
+    outputs = run(bench, workflow)
+    for name, (frames, side) in workflow.tiny.saves.items():
+        (file,) = saved_files({name: outputs[str(workflow.ids()[name])]})
+        video = read_video(file)
+        assert video.shape == (frames, side, side, 3)
+        assert video.std() > 0.01
+        if workflow.tiny.shows:
+            assert_shows(video, *workflow.tiny.shows, frames=frames, side=side)
+
+
+def test_the_control_net_holds_the_refined_frames(bench):
+    """Random weights draw noise, but another noise with the ControlNet than without it."""
+    workflow = WORKFLOWS["controlnet_refine"]
+
+    def refined(**changed):
+        return read_video(saved_files(run(bench, workflow, **changed))[0])
+
+    with_it, without = refined(), refined(held={"strength": 0.0})
+    assert (with_it - without).abs().mean() > 0.01
+
+
+@every_workflow
+def test_a_workflow_is_what_its_description_writes(bench, workflow):
+    if bench.version != AUTHORED_ON:
+        pytest.skip(f"written on {AUTHORED_ON}")
+    committed = (FOLDER / f"{workflow.name}.json").read_text(encoding="utf-8")
+    assert author.as_text(workflow, bench.known) == committed, "run `python3 dev.py workflows`"
+
+
+def made_up() -> author.Workflow:
+    """A widget that takes a link, a seed with its button, a picture with its upload."""
+    nodes = {
+        "picture": graphs.node("LoadImage", image="example.png"),
+        "first": graphs.node("EasyAnimateEmptyLatent", width=64, height=32, length=9),
+        "second": graphs.node("EasyAnimateEmptyLatent", width=32, height=64, length=["first", 1]),
+        "noise": graphs.node("RandomNoise", noise_seed=7),
+        "scaled": graphs.node("ImageScaleBy", image=["picture", 0], upscale_method="area", scale_by=0.5),
+    }
+    return author.Workflow("made_up", nodes, [author.Stage("All", [list(nodes)])], author.TinyRun({}))
+
+
+@pytest.mark.parametrize("workflow", [*WORKFLOWS.values(), made_up()], ids=lambda workflow: workflow.name)
+def test_the_editor_reads_what_the_description_says(bench, workflow, tmp_path):
+    ids = workflow.ids()
+    read = client.load(bench.port, author.write(workflow, bench.known, tmp_path))
+    for name, described in workflow.nodes.items():
+        if described["class_type"] == author.NOTE:
+            continue
+        given = {k: [str(ids[v[0]]), v[1]] if isinstance(v, list) else v for k, v in described["inputs"].items()}
+        assert read[str(ids[name])]["class_type"] == described["class_type"]
+        assert given.items() <= read[str(ids[name])]["inputs"].items()
+
+
+@every_workflow
+def test_a_workflow_has_a_thumbnail(workflow):
+    path = FOLDER / f"{workflow.name}.jpg"
+    assert path.stat().st_size < THUMBNAIL
+    assert min(Image.open(path).size) > 100
+
+
+def test_every_file_has_a_description():
+    assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(WORKFLOWS)
+
+
+@every_workflow
+def test_nothing_overlaps(bench, workflow):
+    boxes = {}
+    for node in json.loads(author.as_text(workflow, bench.known))["nodes"]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        boxes[node["id"]] = (x, y - author.TITLE, x + width, y + height)
+    for one, a in boxes.items():
+        for other, b in boxes.items():
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            assert one == other or apart, (one, other)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"decode": graphs.node("EasyAnimateDekode")}, "knows no node EasyAnimateDekode"),
+        ({"decode": graphs.node("EasyAnimateDecode", latent=["sampler", 0])}, "needs vae"),
+        ({"vae": graphs.node("EasyAnimateLoadVAE", file="x")}, "has no input file"),
+        ({"more": graphs.node("EasyAnimateLoadVAE")}, "compare {'more'}"),
+    ],
+)
+def test_mistakes_in_a_description_are_named(bench, wrong, words):
+    good = WORKFLOWS["text_to_video_tiny"]
+    with pytest.raises(ValueError, match=words):
+        author.as_text(dataclasses.replace(good, nodes={**good.nodes, **wrong}), bench.known)

@@ -1,0 +1,209 @@
+"""Writes workflows in the editor's format, laid out left to right, from the short descriptions in `graphs`.
+
+A description names nodes and their inputs, as a prompt does; the order of sockets and widgets comes from the server.
+Standard library only.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from client import default, is_widget
+
+COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#8a5f9e")
+NOTE = "MarkdownNote"
+WITH_PICTURE = ("LoadImage", "LoadVideo", "PreviewImage", "SaveImage", "SaveVideo", "SaveAnimatedWEBP")
+WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20, 24, 90, 280, 40, 20
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A box around some nodes, by their names: columns from left to right, each from top to bottom."""
+
+    title: str
+    columns: list[list[str]]
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """How the built-in tiny model runs a workflow, and what should then be seen."""
+
+    saves: dict[str, tuple[int, int]]  # node that saves -> frames, side of the square
+    inputs: dict[str, dict] = field(default_factory=dict)  # node -> input -> value, instead of what artists get
+    shows: tuple[str, str] | None = None  # colour and motion of the shape, where other models let it be seen
+    picture: str = "decode"  # the node whose images are the thumbnail
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One template of the browser: what runs (a prompt), where it stands, and how the tiny model runs it."""
+
+    name: str
+    nodes: dict[str, dict]
+    stages: list[Stage]
+    tiny: TinyRun
+    titles: dict[str, str] = field(default_factory=dict)
+
+    def ids(self) -> dict[str, int]:
+        """The number of each node in the written file, in the order of the stages."""
+        names = [name for stage in self.stages for column in stage.columns for name in column]
+        if sorted(names) != sorted(self.nodes):
+            raise ValueError(
+                f"{self.name}: every node must stand in one stage; compare {set(names) ^ set(self.nodes)}."
+            )
+        return {name: number for number, name in enumerate(names, 1)}
+
+
+def node(kind: str, **inputs) -> dict:
+    """A node of a prompt: its type, and a value or a link `[name, slot]` for each input."""
+    return {"class_type": kind, "inputs": inputs}
+
+
+def note(text: str) -> dict:
+    """A note for the reader, in Markdown."""
+    return {"class_type": NOTE, "inputs": {"text": text}}
+
+
+def write(workflow: Workflow, known: dict, folder: Path) -> Path:
+    """`workflow` as a file; `known` is the server's `/object_info`."""
+    path = folder / f"{workflow.name}.json"
+    path.write_text(as_text(workflow, known), encoding="utf-8", newline="\n")
+    return path
+
+
+def as_text(workflow: Workflow, known: dict) -> str:
+    """What `write` writes."""
+    ids, places = workflow.ids(), {}
+    shapes = {name: _Shape(workflow.name, node, known) for name, node in workflow.nodes.items()}
+    groups = list(_lay_out(workflow.stages, shapes, places))
+    links = _links(ids, shapes)
+    nodes = [_node(workflow, name, shapes[name], places[name], ids, links) for name in ids]
+    saved = {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"easyanimate/{workflow.name}")),
+        "revision": 0,
+        "last_node_id": len(nodes),
+        "last_link_id": len(links),
+        "nodes": nodes,
+        "links": links,
+        "groups": groups,
+        "config": {},
+        "extra": {"ds": {"scale": 0.8, "offset": [0, 60]}},
+        "version": 0.4,
+    }
+    return json.dumps(saved, indent=1, ensure_ascii=False) + "\n"
+
+
+class _Shape:
+    """A node's sockets and widgets, as its schema orders them."""
+
+    def __init__(self, workflow: str, node: dict, known: dict):
+        self.kind, given = node["class_type"], node["inputs"]
+        if self.kind == NOTE:
+            schema = {"required": {"text": ["STRING", {"multiline": True}]}}
+            self.outputs = []
+        elif self.kind in known:
+            schema = known[self.kind]["input"]
+            self.outputs = list(zip(known[self.kind]["output_name"], known[self.kind]["output"], strict=True))
+        else:
+            raise ValueError(f"{workflow}: the server knows no node {self.kind}.")
+        specs = {**schema.get("required", {}), **schema.get("optional", {})}
+        if unknown := set(given) - set(specs):
+            raise ValueError(f"{workflow}: {self.kind} has no input {', '.join(sorted(unknown))}.")
+        self.links = {name: value for name, value in given.items() if isinstance(value, list)}
+        self.sockets = [name for name, spec in specs.items() if not is_widget(spec) or name in self.links]
+        self.widgets = [name for name, spec in specs.items() if is_widget(spec)]
+        self.types = {name: _type(spec) for name, spec in specs.items()}
+        missing = set(schema.get("required", {})) - set(given) - set(self.widgets)
+        if missing:
+            raise ValueError(f"{workflow}: {self.kind} needs {', '.join(sorted(missing))}.")
+        self.values = [value for name in self.widgets for value in _values(specs[name], given.get(name))]
+        self.texts = sum(_options(specs[name]).get("multiline", False) for name in self.widgets)
+
+    @property
+    def size(self) -> list[int]:
+        rows = max(len(self.sockets), len(self.outputs)) * SLOT + len(self.values) * WIDGET + self.texts * TEXT
+        lines = sum(len(line) // 55 + 1 for line in self.values[0].splitlines()) if self.kind == NOTE else 0
+        height = 20 * lines + 40 if lines else rows + 16 + PICTURE * (self.kind in WITH_PICTURE)
+        return [WIDE if self.texts or self.kind in WITH_PICTURE else WIDTH, height]
+
+
+def _values(spec: list, given) -> list:
+    """What the editor stores for a widget: its value, then that of the button or choice that it grows."""
+    options = _options(spec)
+    value = default(spec) if given is None or isinstance(given, list) else given
+    if options.get("control_after_generate"):
+        return [value, "fixed"]
+    return [value, "image"] if options.get("image_upload") or options.get("video_upload") else [value]
+
+
+def _options(spec: list) -> dict:
+    return spec[1] if len(spec) > 1 else {}
+
+
+def _type(spec: list) -> str:
+    return "COMBO" if isinstance(spec[0], list) else spec[0]
+
+
+def _lay_out(stages: Iterable[Stage], shapes: dict[str, _Shape], places: dict[str, list[int]]):
+    """Fill in `places`, yield the boxes."""
+    x = 0
+    tallest = max(_height(column, shapes) for stage in stages for column in stage.columns)
+    for number, stage in enumerate(stages):
+        left = x
+        x += MARGIN
+        for column in stage.columns:
+            y = TITLE * 2 + MARGIN
+            for name in column:
+                places[name] = [x, y]
+                y += shapes[name].size[1] + TITLE + GAP // 2
+            x += max(shapes[name].size[0] for name in column) + GAP
+        box = [left, 0, x - GAP + MARGIN - left, tallest + TITLE + MARGIN * 2]
+        colour = COLOURS[number % len(COLOURS)]
+        yield {"id": number + 1, "title": stage.title, "bounding": box, "color": colour, "font_size": 24, "flags": {}}
+        x += MARGIN
+
+
+def _height(column: list[str], shapes: dict[str, _Shape]) -> int:
+    return sum(shapes[name].size[1] + TITLE + GAP // 2 for name in column)
+
+
+def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
+    """`[number, from node, its slot, to node, its slot, type]`."""
+    links = []
+    for name in ids:
+        for slot, socket in enumerate(shapes[name].sockets):
+            if socket in shapes[name].links:
+                source, out = shapes[name].links[socket]
+                kind = shapes[source].outputs[out][1]
+                links.append([len(links) + 1, ids[source], out, ids[name], slot, kind])
+    return links
+
+
+def _node(workflow: Workflow, name: str, shape: _Shape, place: list[int], ids: dict[str, int], links: list) -> dict:
+    number = ids[name]
+    into = {link[4]: link[0] for link in links if link[3] == number}
+    inputs = [
+        {"name": socket, "type": shape.types[socket], "link": into.get(slot)}
+        | ({"widget": {"name": socket}} if socket in shape.widgets else {})
+        for slot, socket in enumerate(shape.sockets)
+    ]
+    outputs = [
+        {"name": label, "type": kind, "links": [link[0] for link in links if link[1:3] == [number, slot]]}
+        for slot, (label, kind) in enumerate(shape.outputs)
+    ]
+    written = {
+        "id": number,
+        "type": shape.kind,
+        "pos": place,
+        "size": shape.size,
+        "flags": {},
+        "order": number - 1,
+        "mode": 0,
+        "inputs": inputs,
+        "outputs": outputs,
+        "properties": {} if shape.kind == NOTE else {"Node name for S&R": shape.kind},
+        "widgets_values": shape.values,
+    }
+    return written | ({"title": workflow.titles[name]} if name in workflow.titles else {})

@@ -1,0 +1,48 @@
+"""Workflows as the built-in tiny model runs them: for the tests, and for the thumbnails. Standard library only."""
+
+from author import Workflow, node
+from graphs import BUILT_IN
+
+RELEASE_FILES = {
+    "EasyAnimateLoadTransformer": "transformer",
+    "EasyAnimateLoadVAE": "vae",
+    "EasyAnimateLoadTextEncoder": "text_encoder",
+}
+MOST = {"EasyAnimateEmptyLatent": {"width": 64, "height": 64, "length": 24}}
+GUIDANCE = {"EasyAnimateSampler": 2.0}
+
+
+def as_tiny(prompt: dict, workflow: Workflow) -> dict:
+    """A loaded prompt with the tiny model in place of releases, at a size that it knows, then as `workflow` says."""
+    changed = {number: {**node, "inputs": _tiny_inputs(**node)} for number, node in prompt.items()}
+    ids = workflow.ids()
+    for name, inputs in workflow.tiny.inputs.items():
+        changed[str(ids[name])]["inputs"].update(inputs)
+    return changed
+
+
+def _tiny_inputs(class_type: str, inputs: dict) -> dict:
+    inputs = dict(inputs)
+    if class_type in RELEASE_FILES:
+        inputs[RELEASE_FILES[class_type]] = BUILT_IN
+    if class_type in GUIDANCE:
+        inputs["cfg"] = GUIDANCE[class_type]
+    for name, most in MOST.get(class_type, {}).items():
+        inputs[name] = min(inputs[name], most)
+    return inputs
+
+
+def pictured(prompt: dict, workflow: Workflow) -> dict:
+    """Only what the thumbnail needs of a loaded prompt, saved as a video."""
+    shown = str(workflow.ids()[workflow.tiny.picture])
+    kept, waiting = {}, [shown]
+    while waiting:
+        number = waiting.pop()
+        kept[number] = prompt[number]
+        links = [value[0] for value in prompt[number]["inputs"].values() if isinstance(value, list)]
+        waiting += [link for link in links if link not in kept]
+    saved = {"filename_prefix": f"thumbnails/{workflow.name}", "format": "mp4", "codec": "h264"}
+    return kept | {
+        "thumbnail video": node("CreateVideo", images=[shown, 0], fps=12.0),
+        "thumbnail": node("SaveVideo", video=["thumbnail video", 0], **saved),
+    }
