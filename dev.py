@@ -225,6 +225,7 @@ def workflows(arguments: list[str]) -> int:
     """The files of all workflows; thumbnails of those named, or of all, as the tiny model makes them."""
     made = [make() for make in graphs.WORKFLOWS]
     wanted = (arguments[1:] or [workflow.name for workflow in made]) if "--pictures" in arguments[:1] else []
+    tiny.bring_inputs(HOST)
     with server() as port:
         known = client.get(port, "/object_info")
         for workflow in made:

@@ -44,8 +44,10 @@ def fitted(images: Tensor, height: int, width: int) -> Tensor:
     return scaled.movedim(1, -1).cpu()
 
 
-def mask_for(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """A mask `[T or 1, H, W]` in the size of a video, `[T, H, W]`, 1 where a pixel is to be made."""
+def mask_for(mask: Tensor | None, frames: int, height: int, width: int) -> Tensor:
+    """A mask `[T or 1, H, W]` in the size of a video, `[T, H, W]`, 1 where a pixel is to be made; by default all."""
+    if mask is None:
+        return torch.ones(frames, height, width)
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
     if len(mask) not in (1, frames):
         raise ValueError(f"The mask has {len(mask)} frames, the video {frames}; give one mask, or one for each frame.")

@@ -113,17 +113,21 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
             node_id="EasyAnimateInpaintVideo",
             display_name="EasyAnimate Inpaint Video",
             category=CATEGORY,
-            description="Makes a masked region of a video anew. InP transformers see what is around it; others are "
-            "held to the original outside of the mask at every step.",
+            description="Makes a masked region of a video anew; without a mask all of it, by the sampler's denoise. "
+            "InP transformers see what is around the region, others are held to it at every step.",
             inputs=[
                 *_shared_inputs(),
                 io.Image.Input("video", tooltip="The frames of one clip."),
-                io.Mask.Input("mask", tooltip="White is made anew: one mask for the whole video, or one a frame."),
                 io.Boolean.Input(
                     "noise_mask",
                     default=True,
                     tooltip="Hold what is outside of the mask to the original while sampling. Transformers that are "
                     "not InP need it.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White is made anew: one mask for the whole video, or one a frame. Without one, all is.",
                 ),
                 *_clip_vision_inputs(),
             ],
@@ -137,19 +141,19 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
         negative,
         vae,
         video,
-        mask,
         noise_mask,
+        mask=None,
         clip_vision_output=None,
         clip_start_percent=0.5,
         clip_end_percent=1.0,
     ) -> io.NodeOutput:
         require_slice_vae(vae)
-        mask = mask_for(mask, *video.shape[:3])
+        hold, mask = noise_mask and mask is not None, mask_for(mask, *video.shape[:3])
         values = {"concat_latent_image": inpaint_latents(vae, video[..., :3].cpu(), mask)}
         positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         latent = mark({"samples": vae.encode(video)}, vae.latent_format)
-        if noise_mask:
+        if hold:
             latent["noise_mask"] = mask[None, None]
         return io.NodeOutput(positive, negative, latent, vae.plan.frames_for(latent["samples"].shape[2]))
 

@@ -5,12 +5,14 @@ the one of the same name there.
 """
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comfy.cldm.cldm
+import comfy.clip_model
 import comfy.ldm.modules.diffusionmodules.openaimodel as ldm
 import comfy.ops
 import comfy.sd1_clip
@@ -23,6 +25,19 @@ from torch import Tensor
 
 FOLDER = "easyanimate-tests"
 UPSCALE = 4
+IMAGE_ENCODER = {
+    "model_type": "clip_vision_model",
+    "hidden_act": "quick_gelu",
+    "hidden_size": 32,
+    "image_size": 224,
+    "intermediate_size": 64,
+    "layer_norm_eps": 1e-05,
+    "num_attention_heads": 2,
+    "num_channels": 3,
+    "num_hidden_layers": 2,
+    "patch_size": 32,
+    "projection_dim": 768,
+}
 UNET = {  # Stable Diffusion 1's widths, which the host knows it by, with one block instead of twelve
     "image_size": 32,
     "in_channels": 4,
@@ -82,12 +97,22 @@ def lora() -> dict[str, Tensor]:
     return made
 
 
+def image_encoder() -> dict[str, Tensor]:
+    """CLIP vision as a release holds it, in two thin layers."""
+    encoder = comfy.clip_model.CLIPVisionModelProjection(IMAGE_ENCODER, torch.float32, "cpu", comfy.ops.manual_cast)
+    return _random(encoder, "")
+
+
 FILES: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {  # name that workflows use -> folder, maker
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", checkpoint),
     "control_v11f1e_sd15_tile_fp16.safetensors": ("controlnet", control_net),
     "4x-UltraSharp.pth": ("upscale_models", upscaler),
     "easyanimate-style-lora.safetensors": ("loras", lora),
 }
+RELEASE = (
+    "easyanimate/EasyAnimateV3-XL-2-InP-512x512"  # what it is named for once the tiny model stands in for the rest
+)
+RELEASE_FOLDER = "easyanimate-tests-release"
 
 
 def stand_in(name: str) -> str:
@@ -98,13 +123,29 @@ def stand_in(name: str) -> str:
 def swapped(prompt: dict) -> dict:
     """A prompt with stand-ins where it names files of other models."""
     return {
-        number: {**node, "inputs": {k: stand_in(v) if _is_known(v) else v for k, v in node["inputs"].items()}}
+        number: {**node, "inputs": {k: _swapped(v) for k, v in node["inputs"].items()}}
         for number, node in prompt.items()
     }
 
 
-def _is_known(value) -> bool:
-    return isinstance(value, str) and value in FILES
+def _swapped(value):
+    if value == RELEASE:
+        return f"easyanimate/{RELEASE_FOLDER}"
+    return stand_in(value) if isinstance(value, str) and value in FILES else value
+
+
+@contextlib.contextmanager
+def release() -> Iterator[None]:
+    """A release folder with nothing but an image encoder, pickled as V3's is."""
+    folder = HOST / "models" / "easyanimate" / RELEASE_FOLDER
+    try:
+        (folder / "image_encoder").mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        torch.save(image_encoder(), folder / "image_encoder" / "pytorch_model.bin")
+        (folder / "image_encoder" / "config.json").write_text(json.dumps(IMAGE_ENCODER))
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

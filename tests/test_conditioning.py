@@ -83,11 +83,16 @@ class TestWhatTheModelIsTold:
         mask[:, :, 16:] = 0.9
         seen, made = video.clone(), torch.full_like(video, 0.5)
         seen[:, :, 16:], made[:, :, 16:] = 0.0, 1.0
-        out = InpaintVideo.execute(text(), text(), vae, video, mask, True)
+        out = InpaintVideo.execute(text(), text(), vae, video, True, mask)
         assert torch.equal(told(out), torch.cat([vae.encode(made), vae.encode(seen)], dim=1))
         assert torch.equal(out.result[2]["samples"], vae.encode(video))
         assert out.result[2]["noise_mask"].shape == (1, 1, 16, 16, 32)
-        assert "noise_mask" not in InpaintVideo.execute(text(), text(), vae, video, mask, False).result[2]
+        assert "noise_mask" not in InpaintVideo.execute(text(), text(), vae, video, False, mask).result[2]
+
+    def test_without_a_mask_all_of_the_video_is(self, vae):
+        out = InpaintVideo.execute(text(), text(), vae, images(16), True)
+        assert torch.equal(told(out), told(ImageToVideo.execute(text(), text(), vae, *SIZE)))
+        assert "noise_mask" not in out.result[2]
 
 
 class TestClipTokens:
@@ -149,7 +154,7 @@ class TestStockNodes:
         assert samples.shape == (1, 4, 4, 2, 4) and samples.isfinite().all()
         options = positive[0][1]
         theirs = inpainting.from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
-        ours = told(InpaintVideo.execute(text(), text(), vae, video, mask, True))
+        ours = told(InpaintVideo.execute(text(), text(), vae, video, True, mask))
         assert relative_error(theirs, ours) < 1e-5
 
     def test_latents_of_unknown_origin_are_refused(self, vae, inp):
@@ -171,7 +176,7 @@ class TestSampling:
     def test_a_plain_model_is_held_to_the_original_outside_of_the_mask(self, vae):
         video, mask = images(16), torch.zeros(1, 16, 32)
         mask[:, :, 16:] = 1
-        samples = run(tiny_transformer(), InpaintVideo, vae, video, mask, True)
+        samples = run(tiny_transformer(), InpaintVideo, vae, video, True, mask)
         original = vae.encode(video)
         assert torch.allclose(samples[..., :2], original[..., :2], atol=1e-4)
         assert not torch.allclose(samples[..., 2:], original[..., 2:], atol=1e-1)
@@ -188,7 +193,7 @@ class TestErrors:
 
     def test_masks_for_another_length(self, vae):
         with pytest.raises(ValueError, match="The mask has 3 frames, the video 16"):
-            InpaintVideo.execute(text(), text(), vae, images(16), torch.ones(3, 16, 32), True)
+            InpaintVideo.execute(text(), text(), vae, images(16), True, torch.ones(3, 16, 32))
 
     def test_a_plain_model_given_images(self, vae):
         with pytest.raises(ValueError, match=r"can't be given images; load an inpainting \(InP\) transformer"):

@@ -101,7 +101,7 @@ def _with_images(recorded: conftest.Golden, vae, positive, negative) -> tuple[li
     video = None if video is None else video[0].movedim(0, -1).float() / 255
     if "strength" in how:
         mask = given["inputs.mask_video"][0, 0].float() / 255
-        out = conditioning.EasyAnimateInpaintVideo.execute(positive, negative, vae, video, mask, False)
+        out = conditioning.EasyAnimateInpaintVideo.execute(positive, negative, vae, video, False, mask)
     else:
         start = video[:1] if how.get("mode", "").startswith("image to video") else None
         end = video[-1:] if "start_end" in how.get("mode", "") else None

@@ -8,11 +8,11 @@ import client
 import graphs
 import pytest
 import tiny
-from conftest import ROOT
+from conftest import HOST, ROOT
 from interop import Bench
 from PIL import Image
 from seeing import assert_shows, read_video, saved_files
-from stand_ins import FILES, stand_ins, swapped
+from stand_ins import FILES, release, stand_ins, swapped
 
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
@@ -26,7 +26,8 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 @pytest.fixture(scope="module")
 def bench(server):
     named = {name for workflow in WORKFLOWS.values() for name in FILES if name in str(workflow.nodes)}
-    with stand_ins(*sorted(named)):
+    tiny.bring_inputs(HOST)
+    with stand_ins(*sorted(named)), release():
         yield Bench(server)
 
 

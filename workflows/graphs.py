@@ -5,49 +5,11 @@ NAME`, and look at the thumbnail. The tests then run it with the built-in tiny m
 """
 
 from author import Stage, TinyRun, Workflow, node, note
+from blocks import LOADERS, PROMPT, decode, empty, from_release, given, loaders, prompt, sampler, video
+from combined import controlnet_refine, upscale
 
-BUILT_IN = "built-in tiny model"
-PROMPT = "a red ball moves to the left on a black background"
-LOADERS = Stage("1. Load", [["model", "clip", "vae"]])
-
-
-def loaders(model: str = BUILT_IN, clip: str = BUILT_IN, vae: str = BUILT_IN) -> dict:
-    """`model`, `clip` and `vae`."""
-    return {
-        "model": node("EasyAnimateLoadTransformer", transformer=model, weight_dtype="default"),
-        "clip": node("EasyAnimateLoadTextEncoder", text_encoder=clip),
-        "vae": node("EasyAnimateLoadVAE", vae=vae),
-    }
-
-
-def prompt(positive: str = PROMPT, negative: str = "") -> dict:
-    """`prompt`, from `clip`."""
-    return {"prompt": node("EasyAnimateEncodePrompt", clip=["clip", 0], positive=positive, negative=negative)}
-
-
-def empty(width: int = 64, height: int = 64, length: int = 24) -> dict:
-    """`empty`, what `sampler` starts from."""
-    return {"empty": node("EasyAnimateEmptyLatent", width=width, height=height, length=length)}
-
-
-def sampler(**changed) -> dict:
-    """An EasyAnimateSampler on `model`, `prompt` and `empty`; `changed` are other inputs."""
-    wired = {"model": ["model", 0], "positive": ["prompt", 0], "negative": ["prompt", 1], "latent": ["empty", 0]}
-    chosen = {"steps": 25, "cfg": 2, "sampler": "euler", "scheduler": "easyanimate"}
-    return node("EasyAnimateSampler", **(wired | chosen | changed))
-
-
-def decode(latent: str = "sampler") -> dict:
-    """The frames of a latent."""
-    return node("EasyAnimateDecode", latent=[latent, 0], vae=["vae", 0])
-
-
-def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float = 12.0, suffix: str = "") -> dict:
-    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` puts out."""
-    return {
-        f"video{suffix}": node("CreateVideo", images=[images, 0], fps=fps),
-        f"save{suffix}": node("SaveVideo", video=[f"video{suffix}", 0], filename_prefix=prefix),
-    }
+SAY = "2. Say what, how big, how long"
+BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
 
 
 def text_to_video_tiny() -> Workflow:
@@ -63,114 +25,245 @@ def text_to_video_tiny() -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage("2. Say what, how big, how long", [["prompt", "empty"]]),
+            Stage(SAY, [["prompt", "empty"]]),
             Stage("3. Make the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun({"save": (24, 64)}, shows=("red", "left")),
     )
 
 
-UPSCALE_NOTE = """**Two ways to a larger video, one after the other.** Bypass the one that you don't want.
+V3_NOTE = """**EasyAnimate V3, text to video.**
 
-*Latent*: the latent is enlarged and sampled again at a lower denoise, so that the model itself draws the detail. With \
-releases keep denoise between 0.3 and 0.6: below, edges stay soft; above, the motion may change. Make the first video \
-at half the size that your release knows, and enlarge it to that size.
+Put the release folder `EasyAnimateV3-XL-2-InP-512x512` (or 768, 960) into `models/easyanimate`, and choose it in the \
+three loaders; single files in `diffusion_models`, `vae` and `text_encoders` do as well.
 
-*Model*: an image upscaler works on each frame. Put `4x-UltraSharp.pth`, or any other, into `models/upscale_models`.
-
-As saved, the built-in tiny model makes 32 pixels and enlarges them to the 64 that it knows, at denoise \
-0.8. Choose your release in the three loaders, and its sizes. The thumbnail shows the video after the latent way."""
+V3 was released as an inpainting (InP) model: *Image to Video* without images makes video from text. It knows 72 and \
+144 frames at 24 a second; for the 512 release keep width times height near 512 x 512, sides in steps of 16."""
 
 
-def upscale() -> Workflow:
+def text_to_video() -> Workflow:
     return Workflow(
-        name="upscale",
+        name="text_to_video",
         nodes={
-            **loaders(),
-            **prompt("a green square goes down on a black background"),
-            **empty(32, 32),
-            "sampler": sampler(),
-            "larger": node("LatentUpscale", samples=["sampler", 0], upscale_method="bilinear", width=64, height=64),
-            "second": sampler(latent=["larger", 0], seed=1, denoise=0.8),
-            "decode": decode("second"),
-            **video(prefix="easyanimate/upscale_latent"),
-            "upscaler": node("UpscaleModelLoader", model_name="4x-UltraSharp.pth"),
-            "upscaled": node("ImageUpscaleWithModel", upscale_model=["upscaler", 0], image=["decode", 0]),
-            **video("upscaled", "easyanimate/upscale_model", suffix=" of the model"),
-            "note": note(UPSCALE_NOTE),
+            **from_release("a sailing boat on a calm lake at sunset, gentle waves, slow camera, cinematic light"),
+            "given": given(),
+            "note": note(V3_NOTE),
         },
-        stages=[
-            LOADERS,
-            Stage("2. Say what, how big, how long", [["prompt", "empty"], ["note"]]),
-            Stage("3. Make a small video", [["sampler"]]),
-            Stage("4. Enlarge the latent", [["larger", "second", "decode"], ["video", "save"]]),
-            Stage("5. Enlarge the frames", [["upscaler", "upscaled", "video of the model"], ["save of the model"]]),
-        ],
-        titles={"second": "Second pass at lower denoise"},
-        tiny=TinyRun({"save": (24, 64), "save of the model": (24, 256)}, shows=("green", "down")),
+        stages=[LOADERS, Stage(SAY, [["prompt", "given"], ["note"]]), MAKE],
+        tiny=TinyRun({"save": (24, 64)}, inputs=BALL, shows=("red", "left")),
     )
 
 
-REFINE_NOTE = """**Stable Diffusion redraws each frame, ControlNet Tile holds it to the video.**
+IMAGE_NOTE = """**A video that begins with your image.** It is scaled to width and height and cut in the middle, so \
+choose a size of about its shape.
 
-Files: a Stable Diffusion 1.5 checkpoint in `models/checkpoints`, its ControlNet (tile, or lineart, or depth) in \
-`models/controlnet`.
-
-All frames are one batch with one seed. Denoise 0.2 to 0.4 redraws texture and keeps the motion; more of it flickers, \
-because Stable Diffusion does not know the frames before.
-
-As saved, the video is that of the built-in tiny model. Choose your release in the three loaders on the left, and its \
-sizes. The thumbnail shows the frames *before* the refiner: they are made with what comes with this pack, Stable \
-Diffusion does not."""
+*CLIP* sees the image too and keeps the subject alike; any CLIP ViT-L/14 vision model will do. It counts from \
+clip_start_percent on: smaller is more alike, and moves less."""
 
 
-def controlnet_refine() -> Workflow:
-    refine = {
-        "sd": node("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"),
-        "tile": node("ControlNetLoader", control_net_name="control_v11f1e_sd15_tile_fp16.safetensors"),
-        "looks": node("CLIPTextEncode", clip=["sd", 1], text="a glossy blue glass ball, studio photo, sharp focus"),
-        "avoided": node("CLIPTextEncode", clip=["sd", 1], text="blurry, noise, text, watermark"),
-        "scaled": node("ImageScale", image=["decode", 0], upscale_method="lanczos", width=512, height=512),
-        "held": node(
-            "ControlNetApplyAdvanced",
-            **{"positive": ["looks", 0], "negative": ["avoided", 0], "control_net": ["tile", 0]},
-            **{"image": ["scaled", 0], "strength": 0.8, "vae": ["sd", 2]},
-        ),
-        "encoded": node("VAEEncode", pixels=["scaled", 0], vae=["sd", 2]),
-        "redrawn": node(
-            "KSampler",
-            **{"model": ["sd", 0], "positive": ["held", 0], "negative": ["held", 1], "latent_image": ["encoded", 0]},
-            **{"steps": 20, "cfg": 5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 0.35},
-        ),
-        "refined": node("VAEDecode", samples=["redrawn", 0], vae=["sd", 2]),
-    }
+def image_to_video() -> Workflow:
     return Workflow(
-        name="controlnet_refine",
+        name="image_to_video",
         nodes={
-            **loaders(),
-            **prompt("a blue ball moves to the right on a black background"),
-            **empty(),
-            "sampler": sampler(),
-            "decode": decode(),
-            **refine,
-            **video("refined", "easyanimate/refined"),
-            "note": note(REFINE_NOTE),
+            **from_release("the subject turns its head slowly and smiles, soft light, shallow depth of field"),
+            "start": node("LoadImage", image="example.png"),
+            **_clip_vision("start"),
+            "given": given(start_image=["start", 0], clip_vision_output=["seen", 0]),
+            "note": note(IMAGE_NOTE),
         },
         stages=[
             LOADERS,
-            Stage("2. Say what, how big, how long", [["prompt", "empty"]]),
-            Stage("3. Make the video", [["sampler", "decode", "scaled"]]),
-            Stage(
-                "4. Redraw each frame", [["sd", "tile", "note"], ["looks", "avoided"], ["held", "encoded"], ["redrawn"]]
-            ),
-            Stage("5. Save", [["refined", "video", "save"]]),
+            Stage(SAY, [["prompt", "given"], ["start", "encoder", "seen"], ["note"]]),
+            MAKE,
         ],
-        titles={"looks": "How the frames should look", "avoided": "What they should not show"},
+        titles={"start": "Start image"},
         tiny=TinyRun(
             {"save": (24, 64)},
-            inputs={"scaled": {"width": 64, "height": 64}, "redrawn": {"steps": 1}},
+            inputs={**BALL, "start": {"image": "easyanimate/start.png"}},
+            shows=("red", "left"),
         ),
     )
 
 
-WORKFLOWS = [text_to_video_tiny, upscale, controlnet_refine]
+ENDS_NOTE = """**A video between two images**: the first frame and the last. Each may be left out; several frames in \
+a batch are taken as the first, or last, few."""
+
+
+def start_and_end() -> Workflow:
+    return Workflow(
+        name="start_and_end",
+        nodes={
+            **from_release("the flower opens its petals, time lapse, macro shot"),
+            "start": node("LoadImage", image="example.png"),
+            "end": node("LoadImage", image="example.png"),
+            **_clip_vision("start"),
+            "given": given(start_image=["start", 0], end_image=["end", 0], clip_vision_output=["seen", 0]),
+            "note": note(ENDS_NOTE),
+        },
+        stages=[
+            LOADERS,
+            Stage(SAY, [["prompt", "given"], ["start", "end"], ["encoder", "seen", "note"]]),
+            MAKE,
+        ],
+        titles={"start": "Start image", "end": "End image"},
+        tiny=TinyRun(
+            {"save": (24, 64)},
+            inputs={**BALL, "start": {"image": "easyanimate/start.png"}, "end": {"image": "easyanimate/end.png"}},
+            shows=("red", "left"),
+        ),
+    )
+
+
+def _clip_vision(image: str) -> dict:
+    """`seen`: what CLIP sees in the node `image`."""
+    return {
+        "encoder": node("EasyAnimateLoadImageEncoder", image_encoder="easyanimate/EasyAnimateV3-XL-2-InP-512x512"),
+        "seen": node("CLIPVisionEncode", clip_vision=["encoder", 0], image=[image, 0], crop="center"),
+    }
+
+
+MAKE = Stage("3. Make the video", [["sampler"], ["decode", "video"], ["save"]])
+WATCH = Stage("2. The video that is there", [["clip_file", "parts", "scaled"]])
+
+VIDEO_NOTE = """**Video to video.** *denoise* of the sampler says how much is made anew: 0.3 keeps nearly all, 0.8 \
+only the rough motion. Lengths that come back as they are: 1, 8n and 8n + 1 frames."""
+
+
+def video_to_video() -> Workflow:
+    return Workflow(
+        name="video_to_video",
+        nodes={
+            **from_release("an oil painting of a city street in the rain, thick brush strokes", denoise=0.6),
+            **_video_file(),
+            "given": _on_video(),
+            "note": note(VIDEO_NOTE),
+        },
+        stages=[LOADERS, WATCH, Stage("3. Say what", [["prompt", "given"], ["note"]]), _later(MAKE)],
+        tiny=TinyRun(
+            {"save": (24, 64)},
+            inputs={**BALL, **CLIP, "sampler": {"denoise": 0.8}},
+            shows=("red", "left"),
+        ),
+    )
+
+
+INPAINT_NOTE = """**A region of a video, made anew.** White in the mask is made, black is kept; draw it on the first \
+frame (right click, *Open in MaskEditor*) or bring one mask a frame.
+
+With *noise_mask* on, what is outside is held to the original at every step. Transformers that are not InP need that; \
+InP ones also see what is around the region."""
+
+
+def inpaint_video() -> Workflow:
+    return Workflow(
+        name="inpaint_video",
+        nodes={
+            **from_release("a hot air balloon floats over the hills"),
+            **_video_file(),
+            "mask": node("LoadImageMask", image="example.png", channel="alpha"),
+            "given": _on_video(mask=["mask", 0]),
+            "note": note(INPAINT_NOTE),
+        },
+        stages=[
+            LOADERS,
+            WATCH,
+            Stage("3. Say what, and where", [["prompt", "given"], ["mask"], ["note"]]),
+            _later(MAKE),
+        ],
+        tiny=TinyRun(
+            {"save": (24, 64)},
+            inputs={
+                "prompt": {"positive": "a green square stays still on a black background", "negative": ""},
+                **CLIP,
+                "mask": {"image": "easyanimate/mask.png", "channel": "red"},
+            },
+            shows=("green", "stay"),
+        ),
+    )
+
+
+CLIP = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
+
+
+def _video_file() -> dict:
+    """`scaled`: the frames of a video file in the size of the release."""
+    return {
+        "clip_file": node("LoadVideo", file="clip.mp4"),
+        "parts": node("GetVideoComponents", video=["clip_file", 0]),
+        "scaled": node(
+            "ImageScale", image=["parts", 0], upscale_method="lanczos", width=672, height=384, crop="center"
+        ),
+    }
+
+
+def _on_video(**inputs) -> dict:
+    wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0], "video": ["scaled", 0]}
+    return node("EasyAnimateInpaintVideo", **wired, **inputs)
+
+
+def _later(stage: Stage) -> Stage:
+    return Stage(stage.title.replace("3.", "4."), stage.columns)
+
+
+LORA_NOTE = """**A LoRA on the transformer, and on the text encoder where it has a part for it.** Put the file into \
+`models/loras`; chain nodes for several; a negative strength turns its effect around.
+
+This node takes the releases' own files (`lora_unet__...`) and those of kohya, PEFT and ComfyUI."""
+
+
+def lora() -> Workflow:
+    return Workflow(
+        name="lora",
+        nodes={
+            **from_release("a fox runs through fresh snow, slow motion", model=["lora", 0], clip=["lora", 1]),
+            "lora": node(
+                "EasyAnimateLoadLora", model=["model", 0], clip=["clip", 0], lora="easyanimate-style-lora.safetensors"
+            ),
+            "given": given(),
+            "note": note(LORA_NOTE),
+        },
+        stages=[LOADERS, Stage(SAY, [["lora", "note"], ["prompt", "given"]]), MAKE],
+        tiny=TinyRun({"save": (24, 64)}, inputs=BALL),
+    )
+
+
+LONG_NOTE = """**Longer than the model was trained for.** *Context Windows* samples overlapping windows of the video, \
+in the memory of one; decoding goes slice by slice anyway. More overlap is smoother and slower.
+
+The prompt holds for the whole video. Sampling time grows with the number of windows."""
+
+
+def long_video() -> Workflow:
+    return Workflow(
+        name="long_video",
+        nodes={
+            **from_release("flying over a mountain ridge in morning fog, steady camera", model=["windows", 0]),
+            "windows": node("EasyAnimateContextWindows", model=["model", 0], length=144, overlap=48),
+            "given": given(length=432),
+            "note": note(LONG_NOTE),
+        },
+        stages=[LOADERS, Stage(SAY, [["prompt", "given"], ["windows", "note"]]), MAKE],
+        tiny=TinyRun(
+            {"save": (48, 64)},
+            inputs={
+                "prompt": {"positive": "a yellow box rests on a black background", "negative": ""},
+                "given": {"length": 48},
+                "windows": {"length": 24, "overlap": 8},
+            },
+            shows=("yellow", "stay"),
+        ),
+    )
+
+
+WORKFLOWS = [
+    text_to_video_tiny,
+    text_to_video,
+    image_to_video,
+    start_and_end,
+    video_to_video,
+    inpaint_video,
+    lora,
+    long_video,
+    upscale,
+    controlnet_refine,
+]

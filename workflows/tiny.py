@@ -1,15 +1,25 @@
 """Workflows as the built-in tiny model runs them: for the tests, and for the thumbnails. Standard library only."""
 
+import shutil
+from pathlib import Path
+
 from author import Workflow, node
-from graphs import BUILT_IN
+from blocks import BUILT_IN, BUILT_IN_INP
 
 RELEASE_FILES = {
     "EasyAnimateLoadTransformer": "transformer",
     "EasyAnimateLoadVAE": "vae",
     "EasyAnimateLoadTextEncoder": "text_encoder",
 }
-MOST = {"EasyAnimateEmptyLatent": {"width": 64, "height": 64, "length": 24}}
+SIZE = {"width": 64, "height": 64, "length": 24}
+MOST = {"EasyAnimateEmptyLatent": SIZE, "EasyAnimateImageToVideo": SIZE}
+OF_OTHER_MODELS = ("clip_vision_output",)  # the tiny model takes none
 GUIDANCE = {"EasyAnimateSampler": 2.0}
+
+
+def bring_inputs(host: Path) -> None:
+    """The pictures and the clip that the tiny model is given, into the input folder of a ComfyUI."""
+    shutil.copytree(Path(__file__).parent / "inputs", host / "input" / "easyanimate", dirs_exist_ok=True)
 
 
 def as_tiny(prompt: dict, workflow: Workflow) -> dict:
@@ -24,7 +34,8 @@ def as_tiny(prompt: dict, workflow: Workflow) -> dict:
 def _tiny_inputs(class_type: str, inputs: dict) -> dict:
     inputs = dict(inputs)
     if class_type in RELEASE_FILES:
-        inputs[RELEASE_FILES[class_type]] = BUILT_IN
+        name = RELEASE_FILES[class_type]
+        inputs[name] = BUILT_IN_INP if name == "transformer" and "InP" in inputs[name] else BUILT_IN
     if class_type in GUIDANCE:
         inputs["cfg"] = GUIDANCE[class_type]
     for name, most in MOST.get(class_type, {}).items():
@@ -38,8 +49,9 @@ def pictured(prompt: dict, workflow: Workflow) -> dict:
     kept, waiting = {}, [shown]
     while waiting:
         number = waiting.pop()
-        kept[number] = prompt[number]
-        links = [value[0] for value in prompt[number]["inputs"].values() if isinstance(value, list)]
+        inputs = {k: v for k, v in prompt[number]["inputs"].items() if k not in OF_OTHER_MODELS}
+        kept[number] = {**prompt[number], "inputs": inputs}
+        links = [value[0] for value in inputs.values() if isinstance(value, list)]
         waiting += [link for link in links if link not in kept]
     saved = {"filename_prefix": f"thumbnails/{workflow.name}", "format": "mp4", "codec": "h264"}
     return kept | {

@@ -1,0 +1,68 @@
+"""What the workflows are put together from: nodes that most of them have, under the same names."""
+
+from author import Stage, node
+
+BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
+RELEASE = "easyanimate/EasyAnimateV3-XL-2-InP-512x512"
+NEGATIVE = "low resolution, blurry, deformed, distorted, shaking camera, strange motion, watermark"
+PROMPT = "a red ball moves to the left on a black background"
+LOADERS = Stage("1. Load", [["model", "clip", "vae"]])
+
+
+def loaders(model: str = BUILT_IN, clip: str = BUILT_IN, vae: str = BUILT_IN) -> dict:
+    """`model`, `clip` and `vae`."""
+    return {
+        "model": node("EasyAnimateLoadTransformer", transformer=model, weight_dtype="default"),
+        "clip": node("EasyAnimateLoadTextEncoder", text_encoder=clip),
+        "vae": node("EasyAnimateLoadVAE", vae=vae),
+    }
+
+
+def prompt(positive: str = PROMPT, negative: str = "") -> dict:
+    """`prompt`, from `clip`."""
+    return {"prompt": node("EasyAnimateEncodePrompt", clip=["clip", 0], positive=positive, negative=negative)}
+
+
+def empty(width: int = 64, height: int = 64, length: int = 24) -> dict:
+    """`empty`, what `sampler` starts from."""
+    return {"empty": node("EasyAnimateEmptyLatent", width=width, height=height, length=length)}
+
+
+def sampler(**changed) -> dict:
+    """An EasyAnimateSampler on `model`, `prompt` and `empty`; `changed` are other inputs."""
+    wired = {"model": ["model", 0], "positive": ["prompt", 0], "negative": ["prompt", 1], "latent": ["empty", 0]}
+    chosen = {"steps": 25, "cfg": 2, "sampler": "euler", "scheduler": "easyanimate"}
+    return node("EasyAnimateSampler", **(wired | chosen | changed))
+
+
+def decode(latent: str = "sampler") -> dict:
+    """The frames of a latent."""
+    return node("EasyAnimateDecode", latent=[latent, 0], vae=["vae", 0])
+
+
+def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float = 12.0, suffix: str = "") -> dict:
+    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` puts out."""
+    return {
+        f"video{suffix}": node("CreateVideo", images=[images, 0], fps=fps),
+        f"save{suffix}": node("SaveVideo", video=[f"video{suffix}", 0], filename_prefix=prefix),
+    }
+
+
+def from_release(positive: str, model: list | None = None, clip: list | None = None, **sampling) -> dict:
+    """All that V3 workflows share, from the loaders to the saved video; what is missing is the node `given`."""
+    wired = {"model": model or ["model", 0], "positive": ["given", 0], "negative": ["given", 1], "latent": ["given", 2]}
+    texts = prompt(positive, NEGATIVE)
+    texts["prompt"]["inputs"]["clip"] = clip or ["clip", 0]
+    return {
+        **loaders(RELEASE, RELEASE, RELEASE),
+        **texts,
+        "sampler": sampler(**wired, cfg=7, **sampling),
+        "decode": decode(),
+        **video(fps=24.0),
+    }
+
+
+def given(**changed) -> dict:
+    """An EasyAnimateImageToVideo in the size of the 512 release; `changed` are images and other inputs."""
+    wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0]}
+    return node("EasyAnimateImageToVideo", **wired, **{"width": 672, "height": 384, "length": 72, **changed})

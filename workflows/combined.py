@@ -1,0 +1,106 @@
+"""Workflows that go on with other models: upscalers, Stable Diffusion with ControlNet."""
+
+from author import Stage, TinyRun, Workflow, node, note
+from blocks import LOADERS, decode, empty, loaders, prompt, sampler, video
+
+UPSCALE_NOTE = """**Two ways to a larger video, one after the other.** Bypass the one that you don't want.
+
+*Latent*: the latent is enlarged and sampled again at a lower denoise, so that the model itself draws the detail. With \
+releases keep denoise between 0.3 and 0.6: below, edges stay soft; above, the motion may change. Make the first video \
+at half the size that your release knows, and enlarge it to that size.
+
+*Model*: an image upscaler works on each frame. Put `4x-UltraSharp.pth`, or any other, into `models/upscale_models`.
+
+As saved, the built-in tiny model makes 32 pixels and enlarges them to the 64 that it knows, at denoise \
+0.8. Choose your release in the three loaders, and its sizes. The thumbnail shows the video after the latent way."""
+
+
+def upscale() -> Workflow:
+    return Workflow(
+        name="upscale",
+        nodes={
+            **loaders(),
+            **prompt("a green square goes down on a black background"),
+            **empty(32, 32),
+            "sampler": sampler(),
+            "larger": node("LatentUpscale", samples=["sampler", 0], upscale_method="bilinear", width=64, height=64),
+            "second": sampler(latent=["larger", 0], seed=1, denoise=0.8),
+            "decode": decode("second"),
+            **video(prefix="easyanimate/upscale_latent"),
+            "upscaler": node("UpscaleModelLoader", model_name="4x-UltraSharp.pth"),
+            "upscaled": node("ImageUpscaleWithModel", upscale_model=["upscaler", 0], image=["decode", 0]),
+            **video("upscaled", "easyanimate/upscale_model", suffix=" of the model"),
+            "note": note(UPSCALE_NOTE),
+        },
+        stages=[
+            LOADERS,
+            Stage("2. Say what, how big, how long", [["prompt", "empty"], ["note"]]),
+            Stage("3. Make a small video", [["sampler"]]),
+            Stage("4. Enlarge the latent", [["larger", "second", "decode"], ["video", "save"]]),
+            Stage("5. Enlarge the frames", [["upscaler", "upscaled", "video of the model"], ["save of the model"]]),
+        ],
+        titles={"second": "Second pass at lower denoise"},
+        tiny=TinyRun({"save": (24, 64), "save of the model": (24, 256)}, shows=("green", "down")),
+    )
+
+
+REFINE_NOTE = """**Stable Diffusion redraws each frame, ControlNet Tile holds it to the video.**
+
+Files: a Stable Diffusion 1.5 checkpoint in `models/checkpoints`, its ControlNet (tile, or lineart, or depth) in \
+`models/controlnet`.
+
+All frames are one batch with one seed. Denoise 0.2 to 0.4 redraws texture and keeps the motion; more of it flickers, \
+because Stable Diffusion does not know the frames before.
+
+As saved, the video is that of the built-in tiny model. Choose your release in the three loaders on the left, and its \
+sizes. The thumbnail shows the frames *before* the refiner: they are made with what comes with this pack, Stable \
+Diffusion does not."""
+
+
+def controlnet_refine() -> Workflow:
+    refine = {
+        "sd": node("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"),
+        "tile": node("ControlNetLoader", control_net_name="control_v11f1e_sd15_tile_fp16.safetensors"),
+        "looks": node("CLIPTextEncode", clip=["sd", 1], text="a glossy blue glass ball, studio photo, sharp focus"),
+        "avoided": node("CLIPTextEncode", clip=["sd", 1], text="blurry, noise, text, watermark"),
+        "scaled": node("ImageScale", image=["decode", 0], upscale_method="lanczos", width=512, height=512),
+        "held": node(
+            "ControlNetApplyAdvanced",
+            **{"positive": ["looks", 0], "negative": ["avoided", 0], "control_net": ["tile", 0]},
+            **{"image": ["scaled", 0], "strength": 0.8, "vae": ["sd", 2]},
+        ),
+        "encoded": node("VAEEncode", pixels=["scaled", 0], vae=["sd", 2]),
+        "redrawn": node(
+            "KSampler",
+            **{"model": ["sd", 0], "positive": ["held", 0], "negative": ["held", 1], "latent_image": ["encoded", 0]},
+            **{"steps": 20, "cfg": 5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 0.35},
+        ),
+        "refined": node("VAEDecode", samples=["redrawn", 0], vae=["sd", 2]),
+    }
+    return Workflow(
+        name="controlnet_refine",
+        nodes={
+            **loaders(),
+            **prompt("a blue ball moves to the right on a black background"),
+            **empty(),
+            "sampler": sampler(),
+            "decode": decode(),
+            **refine,
+            **video("refined", "easyanimate/refined"),
+            "note": note(REFINE_NOTE),
+        },
+        stages=[
+            LOADERS,
+            Stage("2. Say what, how big, how long", [["prompt", "empty"]]),
+            Stage("3. Make the video", [["sampler", "decode", "scaled"]]),
+            Stage(
+                "4. Redraw each frame", [["sd", "tile", "note"], ["looks", "avoided"], ["held", "encoded"], ["redrawn"]]
+            ),
+            Stage("5. Save", [["refined", "video", "save"]]),
+        ],
+        titles={"looks": "How the frames should look", "avoided": "What they should not show"},
+        tiny=TinyRun(
+            {"save": (24, 64)},
+            inputs={"scaled": {"width": 64, "height": 64}, "redrawn": {"steps": 1}},
+        ),
+    )
