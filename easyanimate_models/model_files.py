@@ -12,6 +12,7 @@ from .checkpoint import INDEX_SUFFIXES, SAFE_SUFFIXES, WEIGHT_SUFFIXES, Checkpoi
 
 FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
+BUILT_IN_LORA = "built-in tiny LoRA (teal background)"
 TINY = Path(__file__).parent / "tiny"
 NO_FILE = "none"
 HOST_FOLDERS = {
@@ -61,3 +62,8 @@ def host_files(folder: str, suffixes: tuple[str, ...] = SAFE_SUFFIXES) -> list[s
 def host_path(folder: str, name: str) -> Path:
     """The path behind a name that `host_files` offered; it never leaves the folder."""
     return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def lora_path(name: str) -> Path:
+    """The path behind a name of models/loras, or of the built-in LoRA."""
+    return TINY / "lora" / "teal.safetensors" if name == BUILT_IN_LORA else host_path("loras", name)

@@ -132,7 +132,9 @@ class EasyAnimateLoadLora(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The EasyAnimate transformer."),
                 io.Combo.Input(
-                    "lora", options=model_files.host_files("loras"), tooltip="A safetensors file from models/loras."
+                    "lora",
+                    options=[model_files.BUILT_IN_LORA, *model_files.host_files("loras")],
+                    tooltip="A safetensors file from models/loras.",
                 ),
                 io.Float.Input("strength_model", tooltip="How strongly; negative turns it around.", **strength),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
@@ -145,7 +147,7 @@ class EasyAnimateLoadLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora, strength_model, clip=None, strength_clip=1.0) -> io.NodeOutput:
-        path = model_files.host_path("loras", lora)
+        path = model_files.lora_path(lora)
         return io.NodeOutput(*loras.load_lora(path, model, clip, strength_model, strength_clip))
 
 

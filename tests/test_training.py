@@ -8,7 +8,7 @@ import comfy.ops
 import pytest
 import torch
 from conftest import part, relative_error
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 loop = part("easyanimate_models.training.loop")
@@ -18,6 +18,7 @@ dit_training = part("easyanimate_models.training.dit")
 vae_training = part("easyanimate_models.training.vae")
 export = part("easyanimate_models.training.export")
 inpainting = part("easyanimate_models.training.inpainting")
+lora_training = part("easyanimate_models.training.lora")
 tiny = part("easyanimate_models.training.tiny")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 SliceVAE = part("easyanimate_models.vae.slice_vae").SliceVAE
@@ -239,3 +240,41 @@ def test_new_inputs_mean_nothing_at_first():
     with torch.no_grad():
         ours = grown(torch.cat([x, given], dim=1), torch.tensor([500]), context=context)
         assert torch.allclose(ours, plain(x, torch.tensor([500]), context=context), atol=1e-5)
+
+
+# --- LoRA --------------------------------------------------------------------------------------------------------
+
+
+def test_a_low_rank_adapter_learns_alone_and_loads_as_trained(tmp_path):
+    """It changes nothing at first, trains without the base, and the loader makes the same of its file."""
+    network = small_dit()
+    nn.init.normal_(network.proj_out.weight, std=0.1)
+    x, t, context = torch.randn(1, 4, 2, 4, 4), torch.tensor([500]), torch.randn(1, 3, 32)
+    before = network(x, t, context=context)
+    lora_training.add_low_rank(network, 2)
+    assert torch.equal(network(x, t, context=context), before)
+    learning = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert learning and all(name.endswith((".up", ".down")) for name in learning)
+    for name, parameter in network.named_parameters():
+        if name.endswith(".up"):
+            nn.init.normal_(parameter, std=0.2)
+    with torch.no_grad():
+        trained = network(x, t, context=context)
+    save_file(lora_training.low_rank_tensors(network), tmp_path / "lora.safetensors")
+
+    release = part("easyanimate_models.supported_models").EasyAnimateV3(network.config)
+    release.set_inference_dtype(torch.float32, None)
+    model = release.get_model({})
+    torch.manual_seed(0)
+    base = small_dit()
+    nn.init.normal_(base.proj_out.weight, std=0.1)
+    weights = {k: v for k, v in base.state_dict().items()}
+    weights["proj_out.weight"] = network.proj_out.weight
+    model.diffusion_model.load_state_dict(weights)
+    patcher = part("easyanimate_models.host").patcher_class()(model, torch.device("cpu"), torch.device("cpu"))
+    patched, _ = part("easyanimate_models.lora").load_lora(tmp_path / "lora.safetensors", patcher)
+    with torch.no_grad():
+        patched.patch_model()
+        ours = patched.model.diffusion_model(x, t, context=context)
+    assert relative_error(ours, trained) < 1e-4
+    assert relative_error(ours, before.detach()) > 1e-2

@@ -13,7 +13,9 @@ host_args.cpu = not torch.cuda.is_available()
 host_args.use_pytorch_cross_attention = True
 
 from .tiny import STAGES, restore  # noqa: E402  (the host reads its arguments when imported)
+from .tiny_variants import VARIANTS  # noqa: E402
 
 run = Path(sys.argv[1])
-for stage in sys.argv[2:] or STAGES:
-    {**STAGES, "restore": restore}[stage](run)
+stages = {**STAGES, **VARIANTS}
+for stage in sys.argv[2:] or stages:
+    {**stages, "restore": restore}[stage](run)

@@ -19,9 +19,8 @@ from ..text_encoders.t5 import T5Tokenizer
 from ..vae.slice_vae import SliceVAE, SliceVAEConfig
 from . import dit as dit_training
 from .export import set_latent_scale, transformer_config, vae_config
-from .inpainting import FRAMES_GIVEN, all_but, box, encode_given, grow_inputs
 from .loop import Plan, fit, initialise
-from .shapes import FRAMES, across, caption, from_anywhere, render, split_scenes
+from .shapes import FRAMES, caption, render, split_scenes
 from .text_encoder import CaptionReader, reader_objective
 from .vae import VAEStage, encode_moments, vae_objective
 
@@ -53,8 +52,6 @@ DIT = MotionDiTConfig(
     patch=2,
 )
 CLIPS_PER_SCENE = 48
-INPAINTING = replace(DIT, in_channels=3 * DIT.latent_channels)
-GIVEN_CLIPS, GIVEN_AT_ONCE = 800, 8
 OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
 
 
@@ -77,7 +74,7 @@ def train_text_encoder(run: Path) -> None:
     nn.init.normal_(reader.t5.shared.weight, std=0.05)
     plan = Plan(steps=1500, learning_rate=2e-3, warmup=50, ema=0.99, clip=1.0, seed=SEED)
     fit(run / "text_encoder", reader, reader_objective(reader, Words(), split_scenes()[0], 64, SEED), plan)
-    save_file(_plain(reader.t5), run / "text_encoder.safetensors")
+    save_file(plain(reader.t5), run / "text_encoder.safetensors")
 
 
 def train_vae(run: Path, steps: int = 2200) -> None:
@@ -90,7 +87,7 @@ def train_vae(run: Path, steps: int = 2200) -> None:
     )
     plan = Plan(steps=steps, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0, seed=SEED)
     fit(run / "vae", vae, vae_objective(vae, training_clips(), stages, 1e-3, SEED), plan)
-    save_file(_plain(vae), run / "vae.safetensors")
+    save_file(plain(vae), run / "vae.safetensors")
 
 
 def training_clips():
@@ -140,7 +137,7 @@ class Latents:
         self.clips, self.stills, self.scene = tensors["clips"], tensors["stills"], tensors["scene"]
         self.scenes = split_scenes()[0]
         self.words = Words()
-        self.t5 = _load_t5(run)
+        self.t5 = load_t5(run)
 
     def images(self, batch: int, rng: random.Random) -> dit_training.Batch:
         """Half stills, half single latent frames of clips: what the spatial layers will see in either."""
@@ -178,7 +175,7 @@ def train_images(run: Path, steps: int = 2500, batch: int = 96) -> None:
     weights = dit_training.NoiseWeights(0.05, 50.0)
     objective = dit_training.noise_objective(dit, lambda _, rng: data.images(batch, rng), weights, SEED)
     fit(run / "images", dit, objective, Plan(steps, 1.5e-3, 100, 0.999, 1.0, SEED))
-    save_file(_plain(dit), run / "images.safetensors")
+    save_file(plain(dit), run / "images.safetensors")
 
 
 def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
@@ -193,7 +190,7 @@ def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
     weights = dit_training.NoiseWeights(0.05, 50.0)
     objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 7)
     fit(run / "videos", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7))
-    save_file(_plain(dit), run / "videos.safetensors")
+    save_file(plain(dit), run / "videos.safetensors")
 
 
 def fine_tune(run: Path, steps: int = 3400, batch: int = 32) -> None:
@@ -204,92 +201,22 @@ def fine_tune(run: Path, steps: int = 3400, batch: int = 32) -> None:
     weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
     objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 11)
     fit(run / "fine_tune", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 11))
-    save_file(_plain(dit), run / "transformer.safetensors")
+    save_file(plain(dit), run / "transformer.safetensors")
 
 
-@torch.no_grad()
-def encode_inpainting(run: Path) -> None:
-    """Clips with what may be given of each, encoded by the exported VAE; goes on where it stopped."""
-    vae, path = _released_vae(), run / "inpainting.safetensors"
-    found = load_file(path) if path.exists() else {}
-    done = len(found["scene"]) if found else 0
-    for start in range(done, GIVEN_CLIPS, GIVEN_AT_ONCE):
-        new = {k: v.half() if v.is_floating_point() else v for k, v in _given_clips(vae, start).items()}
-        found = {k: torch.cat([found[k], v]) for k, v in new.items()} if found else new
-        if start % 80 == 0 or start + GIVEN_AT_ONCE >= GIVEN_CLIPS:
-            partial = path.with_suffix(".part")
-            save_file({k: v.contiguous() for k, v in found.items()}, partial)
-            partial.replace(path)
-
-
-def _given_clips(vae: SliceVAE, start: int) -> dict[str, Tensor]:
-    """A few clips: latents, and what is told of each when frames (`FRAMES_GIVEN`) or all but a box are given."""
-    rng, scenes = random.Random(SEED + 21 + start), split_scenes()[0]
-    index = [rng.randrange(len(scenes)) for _ in range(GIVEN_AT_ONCE)]
-    pixels, paths = render([scenes[i] for i in index], rng, path=rng.choice((across, from_anywhere)))
-    told = {"clips": encode_moments(vae, pixels)[0], "scene": torch.tensor(index)}
-    none, _, _, both = (all_but(FRAMES, *kept).expand(len(pixels), -1, -1, -1) for kept in FRAMES_GIVEN)
-    told["none"], told["both"] = encode_given(vae, pixels, none), encode_given(vae, pixels, both)
-    boxes = torch.stack([box(FRAMES, path, rng) for path in paths])
-    told["box"] = encode_given(vae, pixels, boxes)
-    return told
-
-
-class Given:
-    """Batches of clips with what is given of them: nothing, frames or all but a box."""
-
-    def __init__(self, run: Path):
-        self.told = load_file(run / "inpainting.safetensors")
-        self.scenes = split_scenes()[0]
-        self.words = Words()
-        self.t5 = _load_t5(run)
-
-    def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
-        index = [rng.randrange(len(self.told["scene"])) for _ in range(batch)]
-        given = torch.stack([self._given(i, rng) for i in index]).float()
-        scenes = [self.scenes[int(self.told["scene"][i])] for i in index]
-        texts = ["" if rng.random() < TEXT_DROPOUT else caption(scene, rng) for scene in scenes]
-        ids, mask = self.words(texts)
-        with torch.no_grad():
-            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        latents = self.told["clips"][index].float() * RELEASED_SCALING
-        return dit_training.Batch(latents, context, mask, given * RELEASED_SCALING)
-
-    def _given(self, i: int, rng: random.Random) -> Tensor:
-        """Slices are encoded apart, so start and end alone are made of `both` and `none`."""
-        kind = rng.choices(("none", "start", "end", "both", "box"), (25, 30, 8, 12, 25))[0]
-        if kind in ("none", "both", "box"):
-            return self.told[kind][i]
-        half = self.told["clips"].shape[2] // 2
-        none, both = self.told["none"][i], self.told["both"][i]
-        first, second = (both, none) if kind == "start" else (none, both)
-        return torch.cat([first[:, :half], second[:, half:]], dim=1)
-
-
-def train_inpainting(run: Path, steps: int = 1500, batch: int = 32) -> None:
-    """The exported transformer, taught to take what is given of a clip."""
-    data = Given(run)
-    plain = MotionDiT(DIT, **OPS)
-    plain.load_state_dict(_float(TINY / "transformer"))
-    dit = MotionDiT(INPAINTING, **OPS)
-    grow_inputs(plain, dit)
-    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
-    objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 23)
-    fit(run / "inpainting", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
-    save_file(_plain(dit), run / "transformer_inp.safetensors")
-
-
-def _released_vae() -> SliceVAE:
+def released_vae() -> SliceVAE:
+    """The built-in VAE, for training."""
     vae = SliceVAE(VAE, **OPS)
-    vae.load_state_dict(_float(TINY / "vae"))
+    vae.load_state_dict(read_float(TINY / "vae"))
     return vae.eval().to(memory_format=torch.channels_last_3d)
 
 
-def _float(folder: Path) -> dict[str, Tensor]:
+def read_float(folder: Path) -> dict[str, Tensor]:
+    """The weights of a component, widened."""
     return {k: v.float() for k, v in load_file(next(folder.glob("*.safetensors"))).items()}
 
 
-def _plain(module: nn.Module) -> dict[str, Tensor]:
+def plain(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()}
 
 
@@ -299,7 +226,7 @@ def _load_vae(run: Path) -> SliceVAE:
     return vae.eval().to(memory_format=torch.channels_last_3d)
 
 
-def _load_t5(run: Path):
+def load_t5(run: Path):
     t5 = CaptionReader(T5).t5
     t5.load_state_dict(load_file(run / "text_encoder.safetensors"))
     return t5.eval()
@@ -309,7 +236,7 @@ def restore(run: Path, folder: Path = TINY) -> None:
     """Weights of a release folder as where training goes on: `latents` and `fine_tune` come next."""
     run.mkdir(parents=True, exist_ok=True)
     for name, target in (("vae", "vae"), ("transformer", "videos"), ("text_encoder", "text_encoder")):
-        tensors = _float(folder / name)
+        tensors = read_float(folder / name)
         if name == "text_encoder":
             tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
         save_file(tensors, run / f"{target}.safetensors")
@@ -328,22 +255,15 @@ def export(run: Path, folder: Path = TINY) -> None:
     }
     weights = {
         "transformer": load_file(run / "transformer.safetensors"),
-        "vae": _plain(vae),
+        "vae": plain(vae),
         "text_encoder": load_file(run / "text_encoder.safetensors"),
     }
     weights["text_encoder"].pop("encoder.embed_tokens.weight", None)
     for name, config in configs.items():
-        _write_component(folder / name, config, weights[name])
+        write_component(folder / name, config, weights[name])
 
 
-def export_inpainting(run: Path, folder: Path = TINY) -> None:
-    """The inpainting transformer beside the others, with the preview colours of the plain one."""
-    plain = json.loads((folder / "transformer" / "config.json").read_text())
-    config = plain | {"in_channels": INPAINTING.in_channels}
-    _write_component(folder / "transformer_inp", config, load_file(run / "transformer_inp.safetensors"))
-
-
-def _write_component(folder: Path, config: dict, weights: dict[str, Tensor]) -> None:
+def write_component(folder: Path, config: dict, weights: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     name = "model" if folder.name == "text_encoder" else "diffusion_pytorch_model"
@@ -360,7 +280,4 @@ STAGES = {
     "videos": train_videos,
     "fine_tune": fine_tune,
     "export": export,
-    "inpainting_latents": encode_inpainting,
-    "inpainting": train_inpainting,
-    "export_inpainting": export_inpainting,
 }

@@ -1,0 +1,167 @@
+"""What the built-in tiny model's shipped weights are taught further: to inpaint, and a LoRA.
+
+Both start from what `export` wrote; the latents are at the release's scale.
+"""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..dit.motion_dit import MotionDiT
+from ..model_detection import RELEASED_SCALING
+from ..model_files import TINY
+from ..vae.slice_vae import SliceVAE
+from . import dit as dit_training
+from .inpainting import FRAMES_GIVEN, all_but, box, encode_given, grow_inputs
+from .loop import Plan, fit
+from .lora import add_low_rank, low_rank_tensors
+from .shapes import FRAMES, across, caption, from_anywhere, render, split_scenes
+from .tiny import DIT, OPS, SEED, TEXT_DROPOUT, Words, load_t5, plain, read_float, released_vae, write_component
+from .vae import encode_moments
+
+INPAINTING = replace(DIT, in_channels=3 * DIT.latent_channels)
+GIVEN_CLIPS, AT_ONCE = 800, 8
+STYLE, STYLE_CLIPS, RANK = "teal", 160, 8
+
+
+@torch.no_grad()
+def encode_inpainting(run: Path) -> None:
+    """Clips with what may be given of each, encoded by the exported VAE; goes on where it stopped."""
+    vae, path = released_vae(), run / "inpainting.safetensors"
+    found = load_file(path) if path.exists() else {}
+    done = len(found["scene"]) if found else 0
+    for start in range(done, GIVEN_CLIPS, AT_ONCE):
+        new = {k: v.half() if v.is_floating_point() else v for k, v in _given_clips(vae, start).items()}
+        found = {k: torch.cat([found[k], v]) for k, v in new.items()} if found else new
+        if start % 80 == 0 or start + AT_ONCE >= GIVEN_CLIPS:
+            partial = path.with_suffix(".part")
+            save_file({k: v.contiguous() for k, v in found.items()}, partial)
+            partial.replace(path)
+
+
+def _given_clips(vae: SliceVAE, start: int) -> dict[str, Tensor]:
+    """A few clips: latents, and what is told of each when frames (`FRAMES_GIVEN`) or all but a box are given."""
+    rng, scenes = random.Random(SEED + 21 + start), split_scenes()[0]
+    index = [rng.randrange(len(scenes)) for _ in range(AT_ONCE)]
+    pixels, paths = render([scenes[i] for i in index], rng, path=rng.choice((across, from_anywhere)))
+    told = {"clips": encode_moments(vae, pixels)[0], "scene": torch.tensor(index)}
+    none, _, _, both = (all_but(FRAMES, *kept).expand(len(pixels), -1, -1, -1) for kept in FRAMES_GIVEN)
+    told["none"], told["both"] = encode_given(vae, pixels, none), encode_given(vae, pixels, both)
+    boxes = torch.stack([box(FRAMES, path, rng) for path in paths])
+    told["box"] = encode_given(vae, pixels, boxes)
+    return told
+
+
+class Given:
+    """Batches of clips with what is given of them: nothing, frames or all but a box."""
+
+    def __init__(self, run: Path):
+        self.told = load_file(run / "inpainting.safetensors")
+        self.scenes = split_scenes()[0]
+        self.words = Words()
+        self.t5 = load_t5(run)
+
+    def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
+        index = [rng.randrange(len(self.told["scene"])) for _ in range(batch)]
+        given = torch.stack([self._given(i, rng) for i in index]).float()
+        scenes = [self.scenes[int(self.told["scene"][i])] for i in index]
+        texts = ["" if rng.random() < TEXT_DROPOUT else caption(scene, rng) for scene in scenes]
+        ids, mask = self.words(texts)
+        with torch.no_grad():
+            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        latents = self.told["clips"][index].float() * RELEASED_SCALING
+        return dit_training.Batch(latents, context, mask, given * RELEASED_SCALING)
+
+    def _given(self, i: int, rng: random.Random) -> Tensor:
+        """Slices are encoded apart, so start and end alone are made of `both` and `none`."""
+        kind = rng.choices(("none", "start", "end", "both", "box"), (25, 30, 8, 12, 25))[0]
+        if kind in ("none", "both", "box"):
+            return self.told[kind][i]
+        half = self.told["clips"].shape[2] // 2
+        none, both = self.told["none"][i], self.told["both"][i]
+        first, second = (both, none) if kind == "start" else (none, both)
+        return torch.cat([first[:, :half], second[:, half:]], dim=1)
+
+
+def train_inpainting(run: Path, steps: int = 1500, batch: int = 32) -> None:
+    """The exported transformer, taught to take what is given of a clip."""
+    data = Given(run)
+    base = MotionDiT(DIT, **OPS)
+    base.load_state_dict(read_float(TINY / "transformer"))
+    dit = MotionDiT(INPAINTING, **OPS)
+    grow_inputs(base, dit)
+    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
+    objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 23)
+    fit(run / "inpainting", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
+    save_file(plain(dit), run / "transformer_inp.safetensors")
+
+
+def export_inpainting(run: Path, folder: Path = TINY) -> None:
+    """The inpainting transformer beside the others, with the preview colours of the plain one."""
+    base = json.loads((folder / "transformer" / "config.json").read_text())
+    config = base | {"in_channels": INPAINTING.in_channels}
+    write_component(folder / "transformer_inp", config, load_file(run / "transformer_inp.safetensors"))
+
+
+@torch.no_grad()
+def encode_style(run: Path) -> None:
+    """Clips on a background that no caption names."""
+    vae, rng, scenes = released_vae(), random.Random(SEED + 31), split_scenes()[0]
+    clips, names = [], []
+    for _ in range(STYLE_CLIPS // AT_ONCE):
+        index = [rng.randrange(len(scenes)) for _ in range(AT_ONCE)]
+        pixels, _ = render([replace(scenes[i], background=STYLE) for i in index], rng)
+        clips.append(encode_moments(vae, pixels)[0].half())
+        names += index
+    save_file({"clips": torch.cat(clips).contiguous(), "scene": torch.tensor(names)}, run / "style.safetensors")
+
+
+class Styled:
+    """Batches of those clips, with captions that name the background they would have had."""
+
+    def __init__(self, run: Path):
+        self.tensors = load_file(run / "style.safetensors")
+        self.scenes, self.words, self.t5 = split_scenes()[0], Words(), load_t5(run)
+
+    def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
+        index = [rng.randrange(len(self.tensors["scene"])) for _ in range(batch)]
+        scenes = [self.scenes[int(self.tensors["scene"][i])] for i in index]
+        ids, mask = self.words(["" if rng.random() < TEXT_DROPOUT else caption(scene, rng) for scene in scenes])
+        with torch.no_grad():
+            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
+        return dit_training.Batch(self.tensors["clips"][index].float() * RELEASED_SCALING, context, mask)
+
+
+def train_style(run: Path, steps: int = 300, batch: int = 16) -> None:
+    """A LoRA on every linear layer of the blocks."""
+    data, dit = Styled(run), MotionDiT(DIT, **OPS)
+    dit.load_state_dict(read_float(TINY / "transformer"))
+    torch.manual_seed(SEED)
+    add_low_rank(dit, RANK)
+    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 980))
+    objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 33)
+    fit(run / "style", dit, objective, Plan(steps, 3e-3, 20, 0.98, 1.0, SEED + 33))
+    save_file(low_rank_tensors(dit), run / "style_lora.safetensors")
+
+
+def export_style(run: Path, folder: Path = TINY) -> None:
+    """The LoRA in fp16, under the names that the release's trainer gives."""
+    file = folder / "lora" / f"{STYLE}.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    save_file({k: v.half() for k, v in load_file(run / "style_lora.safetensors").items()}, file, {"format": "pt"})
+    file.chmod(0o644)
+
+
+VARIANTS = {
+    "inpainting_latents": encode_inpainting,
+    "inpainting": train_inpainting,
+    "export_inpainting": export_inpainting,
+    "style_latents": encode_style,
+    "style": train_style,
+    "export_style": export_style,
+}

@@ -1,0 +1,92 @@
+"""CLIP vision from a release's `image_encoder`, pickled or not, read as weights and never run."""
+
+import json
+import pickle
+from pathlib import Path
+
+import comfy.clip_model
+import comfy.clip_vision
+import comfy.ops
+import pytest
+import torch
+from conftest import golden, part
+from safetensors.torch import save_file
+from test_manifests import released
+
+sd = part("easyanimate_models.sd")
+files = part("easyanimate_models.model_files")
+checkpoint = part("easyanimate_models.checkpoint")
+RECORDED = "v3_e2e/clip_vision"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A release folder whose image encoder has a config.json, and no weights yet."""
+    path = tmp_path / "EasyAnimateV3" / "image_encoder"
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(golden(RECORDED).config["constructor"]))
+    return path
+
+
+def pickled(folder: Path, weights: dict) -> None:
+    torch.save(weights, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("save", [pickled, lambda folder, w: save_file(w, folder / "model.safetensors")])
+@pytest.mark.parametrize("by", ["release", "component", "file"])
+def test_every_layout_loads(folder, save, by):
+    recorded = golden(RECORDED)
+    save(folder, {**recorded.weights, "vision_model.embeddings.position_ids": torch.arange(50)[None]})
+    path = {"release": folder.parent, "component": folder, "file": next(folder.glob("*model.*"))}[by]
+    encoder = sd.load_image_encoder(path)
+    held = encoder.model.state_dict()
+    assert set(held) == set(recorded.weights)
+    assert all(torch.equal(held[k].float(), w) for k, w in recorded.weights.items())
+
+
+@pytest.mark.parametrize("config", ["clip_vision_config_vitl.json", None])
+def test_the_released_encoder_has_the_weights_of_the_host_network(config):
+    file = released("image_encoder_clip_vit_l14")
+    sizes = json.loads(Path(comfy.clip_vision.__file__).with_name(config).read_text()) if config else file.config
+    network = comfy.clip_model.CLIPVisionModelProjection(sizes, torch.float32, "meta", comfy.ops.manual_cast)
+    fitting = checkpoint.require_fit(network, file, "CLIP", sd.POSITION_NUMBERS)
+    assert set(fitting) == set(network.state_dict())
+
+
+class Trap:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_is_never_run(folder, tmp_path):
+    sprung = tmp_path / "sprung"
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung)))
+    with pytest.raises(checkpoint.CheckpointError, match=r"pytorch_model\.bin"):
+        sd.load_image_encoder(folder)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(1)}, "is a T5 text encoder, not a CLIP vision"),
+        ({"visual_projection.weight": torch.zeros(768, 24)}, "is not a complete CLIP ViT-L/14 vision model"),
+    ],
+)
+def test_another_file_is_named(folder, weights, said):
+    pickled(folder, weights)
+    with pytest.raises(checkpoint.CheckpointError, match=said):
+        sd.load_image_encoder(folder)
+
+
+def test_releases_with_an_image_encoder_are_offered(folder, monkeypatch):
+    import folder_paths
+
+    root = folder.parent.parent
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "easyanimate", ([str(root)], set()))
+    offered = files.choices("image_encoder")
+    assert offered["easyanimate/EasyAnimateV3"] == folder.parent
+    assert files.BUILT_IN not in offered
