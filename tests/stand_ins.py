@@ -112,6 +112,7 @@ FILES: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {  # name that w
 RELEASE = (
     "easyanimate/EasyAnimateV3-XL-2-InP-512x512"  # what it is named for once the tiny model stands in for the rest
 )
+PIXART_CONTROL = "PixArt-XL-2-1024-ControlNet.pth"
 RELEASE_FOLDER = "easyanimate-tests-release"
 
 
@@ -129,6 +130,8 @@ def swapped(prompt: dict) -> dict:
 
 
 def _swapped(value):
+    if value == PIXART_CONTROL:
+        return stand_in("pixart.safetensors")
     if value == RELEASE:
         return f"easyanimate/{RELEASE_FOLDER}"
     return stand_in(value) if isinstance(value, str) and value in FILES else value

@@ -3,6 +3,7 @@
 from author import Stage, node
 
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
+BUILT_IN_LORA = "built-in tiny LoRA (teal background)"
 RELEASE = "easyanimate/EasyAnimateV3-XL-2-InP-512x512"
 NEGATIVE = "low resolution, blurry, deformed, distorted, shaking camera, strange motion, watermark"
 PROMPT = "a red ball moves to the left on a black background"
@@ -48,15 +49,15 @@ def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float 
     }
 
 
-def from_release(positive: str, model: list | None = None, clip: list | None = None, **sampling) -> dict:
+def from_release(text: str, clip: list | None = None, **sampling) -> dict:
     """All that V3 workflows share, from the loaders to the saved video; what is missing is the node `given`."""
-    wired = {"model": model or ["model", 0], "positive": ["given", 0], "negative": ["given", 1], "latent": ["given", 2]}
-    texts = prompt(positive, NEGATIVE)
+    wired = {"positive": ["given", 0], "negative": ["given", 1], "latent": ["given", 2], "cfg": 7}
+    texts = prompt(text, NEGATIVE)
     texts["prompt"]["inputs"]["clip"] = clip or ["clip", 0]
     return {
         **loaders(RELEASE, RELEASE, RELEASE),
         **texts,
-        "sampler": sampler(**wired, cfg=7, **sampling),
+        "sampler": sampler(**(wired | sampling)),
         "decode": decode(),
         **video(fps=24.0),
     }
@@ -66,3 +67,17 @@ def given(**changed) -> dict:
     """An EasyAnimateImageToVideo in the size of the 512 release; `changed` are images and other inputs."""
     wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0]}
     return node("EasyAnimateImageToVideo", **wired, **{"width": 672, "height": 384, "length": 72, **changed})
+
+
+CLIP = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
+
+
+def video_file() -> dict:
+    """`scaled`: the frames of a video file in the size of the release."""
+    return {
+        "clip_file": node("LoadVideo", file="clip.mp4"),
+        "parts": node("GetVideoComponents", video=["clip_file", 0]),
+        "scaled": node(
+            "ImageScale", image=["parts", 0], upscale_method="lanczos", width=672, height=384, crop="center"
+        ),
+    }

@@ -5,8 +5,22 @@ NAME`, and look at the thumbnail. The tests then run it with the built-in tiny m
 """
 
 from author import Stage, TinyRun, Workflow, node, note
-from blocks import LOADERS, PROMPT, decode, empty, from_release, given, loaders, prompt, sampler, video
-from combined import controlnet_refine, upscale
+from blocks import (
+    BUILT_IN_LORA,
+    CLIP,
+    LOADERS,
+    PROMPT,
+    decode,
+    empty,
+    from_release,
+    given,
+    loaders,
+    prompt,
+    sampler,
+    video,
+    video_file,
+)
+from combined import controlnet_refine, pixart_controlnet, upscale
 
 SAY = "2. Say what, how big, how long"
 BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
@@ -134,7 +148,7 @@ def video_to_video() -> Workflow:
         name="video_to_video",
         nodes={
             **from_release("an oil painting of a city street in the rain, thick brush strokes", denoise=0.6),
-            **_video_file(),
+            **video_file(),
             "given": _on_video(),
             "note": note(VIDEO_NOTE),
         },
@@ -159,7 +173,7 @@ def inpaint_video() -> Workflow:
         name="inpaint_video",
         nodes={
             **from_release("a hot air balloon floats over the hills"),
-            **_video_file(),
+            **video_file(),
             "mask": node("LoadImageMask", image="example.png", channel="alpha"),
             "given": _on_video(mask=["mask", 0]),
             "note": note(INPAINT_NOTE),
@@ -180,20 +194,6 @@ def inpaint_video() -> Workflow:
             shows=("green", "stay"),
         ),
     )
-
-
-CLIP = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
-
-
-def _video_file() -> dict:
-    """`scaled`: the frames of a video file in the size of the release."""
-    return {
-        "clip_file": node("LoadVideo", file="clip.mp4"),
-        "parts": node("GetVideoComponents", video=["clip_file", 0]),
-        "scaled": node(
-            "ImageScale", image=["parts", 0], upscale_method="lanczos", width=672, height=384, crop="center"
-        ),
-    }
 
 
 def _on_video(**inputs) -> dict:
@@ -223,7 +223,9 @@ def lora() -> Workflow:
             "note": note(LORA_NOTE),
         },
         stages=[LOADERS, Stage(SAY, [["lora", "note"], ["prompt", "given"]]), MAKE],
-        tiny=TinyRun({"save": (24, 64)}, inputs=BALL),
+        tiny=TinyRun(
+            {"save": (24, 64)}, inputs={"prompt": {"positive": PROMPT, "negative": ""}, "lora": {"lora": BUILT_IN_LORA}}
+        ),
     )
 
 
@@ -266,4 +268,5 @@ WORKFLOWS = [
     long_video,
     upscale,
     controlnet_refine,
+    pixart_controlnet,
 ]
