@@ -4,6 +4,7 @@ import pytest
 from conftest import part
 
 sizes = part("easyanimate_models.video_sizes")
+slicing = part("easyanimate_models.vae.slicing")
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,24 @@ def test_sizes_that_no_video_has_give_one_clear_sentence(size, said):
         sizes.latent_size(*size)
     sentence = str(caught.value)
     assert sentence.endswith(".") and sentence.count(".") == 1 and "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("length", "overlap", "plan", "window"),
+    [
+        (144, 48, "SLICES", (36, 12)),
+        (72, 20, "SLICES", (18, 6)),
+        (20, 8, "SLICES", (4, 2)),
+        (8, 4, "SLICES", (2, 0)),
+        (144, 48, "WINDOWS", (48, 18)),
+        (16, 4, "FRAMES", (16, 4)),
+    ],
+)
+def test_sampling_windows_are_whole_slices(length, overlap, plan, window):
+    assert sizes.window_size(length, overlap, getattr(slicing, plan)) == window
+
+
+@pytest.mark.parametrize("overlap", [24, 30, -1])
+def test_windows_must_go_forward(overlap):
+    with pytest.raises(ValueError, match=r"Windows of 24 frames can't overlap"):
+        sizes.window_size(24, overlap)

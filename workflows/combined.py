@@ -107,7 +107,8 @@ def controlnet_refine() -> Workflow:
 
 
 CONTROL_NOTE = """**A PixArt ControlNet steers every frame.** Put `PixArt-XL-2-1024-ControlNet.pth` into \
-`models/controlnet`; it was made for PixArt, and works on V1 to V3 as far as they stayed like it: begin with a strength of 0.5.
+`models/controlnet`; it was made for PixArt, and works on V1 to V3 as far as they stayed like it: begin \
+with a strength of 0.5.
 
 It was trained on soft edges (HED, white on black). Canny edges come with ComfyUI and do nearly as well; a HED \
 preprocessor from another pack does better. Connect the model's VAE: the edges are seen through it.
