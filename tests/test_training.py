@@ -231,15 +231,15 @@ def test_where_a_shape_starts_does_not_tell_where_it_goes():
     assert starts["left"].min() < 32 < starts["right"].max()
 
 
-def test_new_inputs_mean_nothing_at_first():
+def test_new_inputs_begin_small_and_the_old_ones_stay():
     plain = small_dit()
-    nn.init.normal_(plain.proj_out.weight, std=0.1)
     grown = loop.initialise(MotionDiT(replace(plain.config, in_channels=12), **OPS))
     inpainting.grow_inputs(plain, grown)
-    x, given, context = torch.randn(1, 4, 2, 4, 4), torch.randn(1, 8, 2, 4, 4), torch.randn(1, 3, 32)
-    with torch.no_grad():
-        ours = grown(torch.cat([x, given], dim=1), torch.tensor([500]), context=context)
-        assert torch.allclose(ours, plain(x, torch.tensor([500]), context=context), atol=1e-5)
+    patches = grown.pos_embed.proj.weight
+    assert torch.equal(patches[:, :4], plain.pos_embed.proj.weight)
+    assert 0 < float(patches[:, 4:].std().detach()) < float(patches[:, :4].std().detach())
+    rest = {k: v for k, v in grown.state_dict().items() if k != "pos_embed.proj.weight"}
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in rest.items())
 
 
 # --- LoRA --------------------------------------------------------------------------------------------------------

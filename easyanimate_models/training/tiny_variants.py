@@ -88,14 +88,15 @@ class Given:
         return torch.cat([first[:, :half], second[:, half:]], dim=1)
 
 
-def train_inpainting(run: Path, steps: int = 1500, batch: int = 32) -> None:
+def train_inpainting(run: Path, steps: int = 1000, batch: int = 28) -> None:
     """The exported transformer, taught to take what is given of a clip."""
     data = Given(run)
     base = MotionDiT(DIT, **OPS)
     base.load_state_dict(read_float(TINY / "transformer"))
     dit = MotionDiT(INPAINTING, **OPS)
+    torch.manual_seed(SEED + 23)
     grow_inputs(base, dit)
-    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
+    weights = dit_training.NoiseWeights(0.1, 300.0, decisive=(450, 950))  # where it counts what is given
     objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 23)
     fit(run / "inpainting", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
     save_file(plain(dit), run / "transformer_inp.safetensors")
