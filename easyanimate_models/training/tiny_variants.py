@@ -79,7 +79,7 @@ class Given:
 
     def _given(self, i: int, rng: random.Random) -> Tensor:
         """Slices are encoded apart, so start and end alone are made of `both` and `none`."""
-        kind = rng.choices(("none", "start", "end", "both", "box"), (25, 30, 8, 12, 25))[0]
+        kind = rng.choices(("none", "start", "end", "both", "box"), (20, 35, 8, 17, 20))[0]
         if kind in ("none", "both", "box"):
             return self.told[kind][i]
         half = self.told["clips"].shape[2] // 2
@@ -88,25 +88,34 @@ class Given:
         return torch.cat([first[:, :half], second[:, half:]], dim=1)
 
 
-def train_inpainting(run: Path, steps: int = 1000, batch: int = 28) -> None:
+def train_inpainting(run: Path, steps: int = 900) -> None:
     """The exported transformer, taught to take what is given of a clip."""
-    data = Given(run)
-    base = MotionDiT(DIT, **OPS)
+    base, dit = MotionDiT(DIT, **OPS), MotionDiT(INPAINTING, **OPS)
     base.load_state_dict(read_float(TINY / "transformer"))
-    dit = MotionDiT(INPAINTING, **OPS)
     torch.manual_seed(SEED + 23)
     grow_inputs(base, dit)
+    _teach_given(run, "inpainting", dit, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
+
+
+def train_inpainting_again(run: Path, steps: int = 600) -> None:
+    """The same once more, from where the first round ended."""
+    dit = MotionDiT(INPAINTING, **OPS)
+    dit.load_state_dict(load_file(run / "inpainting.trained.safetensors"))
+    _teach_given(run, "inpainting_again", dit, Plan(steps, 1e-3, 40, 0.998, 1.0, SEED + 29))
+
+
+def _teach_given(run: Path, name: str, dit: MotionDiT, plan: Plan, batch: int = 28) -> None:
+    data = Given(run)
     weights = dit_training.NoiseWeights(0.1, 300.0, decisive=(450, 950))  # where it counts what is given
-    objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 23)
-    fit(run / "inpainting", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
-    save_file(plain(dit), run / "transformer_inp.safetensors")
+    objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, plan.seed)
+    save_file(plain(fit(run / name, dit, objective, plan)), run / f"{name}.trained.safetensors")
 
 
 def export_inpainting(run: Path, folder: Path = TINY) -> None:
     """The inpainting transformer beside the others, with the preview colours of the plain one."""
     base = json.loads((folder / "transformer" / "config.json").read_text())
     config = base | {"in_channels": INPAINTING.in_channels}
-    write_component(folder / "transformer_inp", config, load_file(run / "transformer_inp.safetensors"))
+    write_component(folder / "transformer_inp", config, load_file(run / "inpainting_again.trained.safetensors"))
 
 
 @torch.no_grad()
@@ -161,6 +170,7 @@ def export_style(run: Path, folder: Path = TINY) -> None:
 VARIANTS = {
     "inpainting_latents": encode_inpainting,
     "inpainting": train_inpainting,
+    "inpainting_again": train_inpainting_again,
     "export_inpainting": export_inpainting,
     "style_latents": encode_style,
     "style": train_style,
