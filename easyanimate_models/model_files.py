@@ -12,7 +12,7 @@ from .checkpoint import INDEX_SUFFIXES, SAFE_SUFFIXES, WEIGHT_SUFFIXES, Checkpoi
 
 FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
-BUILT_IN_LORA = "built-in tiny LoRA (teal background)"
+BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
 TINY = Path(__file__).parent / "tiny"
 NO_FILE = "none"
 HOST_FOLDERS = {
@@ -66,4 +66,4 @@ def host_path(folder: str, name: str) -> Path:
 
 def lora_path(name: str) -> Path:
     """The path behind a name of models/loras, or of the built-in LoRA."""
-    return TINY / "lora" / "teal.safetensors" if name == BUILT_IN_LORA else host_path("loras", name)
+    return TINY / "lora" / "grey.safetensors" if name == BUILT_IN_LORA else host_path("loras", name)

@@ -119,6 +119,7 @@ class _Shape:
         if missing:
             raise ValueError(f"{workflow}: {self.kind} needs {', '.join(sorted(missing))}.")
         self.values = [value for name in self.widgets for value in _values(specs[name], given.get(name))]
+        self.values += ["image"] * any(_uploads(spec) for spec in specs.values())
         self.texts = sum(_options(specs[name]).get("multiline", False) for name in self.widgets)
 
     @property
@@ -135,7 +136,12 @@ def _values(spec: list, given) -> list:
     value = default(spec) if given is None or isinstance(given, list) else given
     if options.get("control_after_generate"):
         return [value, "fixed"]
-    return [value, "image"] if options.get("image_upload") or options.get("video_upload") else [value]
+    return [value]
+
+
+def _uploads(spec: list) -> bool:
+    """Whether the editor adds an upload button, after all other widgets."""
+    return bool(_options(spec).get("image_upload") or _options(spec).get("video_upload"))
 
 
 def _options(spec: list) -> dict:

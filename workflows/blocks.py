@@ -3,7 +3,7 @@
 from author import Stage, node
 
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
-BUILT_IN_LORA = "built-in tiny LoRA (teal background)"
+BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
 RELEASE = "easyanimate/EasyAnimateV3-XL-2-InP-512x512"
 NEGATIVE = "low resolution, blurry, deformed, distorted, shaking camera, strange motion, watermark"
 PROMPT = "a red ball moves to the left on a black background"

@@ -189,6 +189,7 @@ def inpaint_video() -> Workflow:
             inputs={
                 "prompt": {"positive": "a green square stays still on a black background", "negative": ""},
                 **CLIP,
+                "clip_file": {"file": "easyanimate/still.mp4"},
                 "mask": {"image": "easyanimate/mask.png", "channel": "red"},
             },
             shows=("green", "stay"),
@@ -252,7 +253,6 @@ def long_video() -> Workflow:
                 "given": {"length": 48},
                 "windows": {"length": 24, "overlap": 8},
             },
-            shows=("yellow", "stay"),
         ),
     )
 

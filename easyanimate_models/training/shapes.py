@@ -27,7 +27,6 @@ COLOURS = {
     "white": (248, 248, 248),
 }
 BACKGROUNDS = {"black": (16, 16, 16), "grey": (120, 120, 120)}
-STYLES = {"teal": (0, 104, 112)}  # backgrounds that no caption names and no scene has, for LoRAs
 MOTIONS = {
     "stay": ("stays still", "does not move", "is standing still", "rests"),
     "left": ("moves left", "is moving to the left", "goes left", "slides to the left"),
@@ -84,7 +83,7 @@ def render(
         :, None
     ]  # (B, 1, T, H, W)
     front = _rgb(COLOURS[s.colour] for s in scenes)
-    back = _rgb({**BACKGROUNDS, **STYLES}[s.background] for s in scenes)
+    back = _rgb(BACKGROUNDS[s.background] for s in scenes)
     return back + cover * (front - back), paths
 
 

@@ -26,7 +26,7 @@ from .vae import encode_moments
 
 INPAINTING = replace(DIT, in_channels=3 * DIT.latent_channels)
 GIVEN_CLIPS, AT_ONCE = 800, 8
-STYLE, STYLE_CLIPS, RANK = "teal", 160, 8
+STYLE, SAID, STYLE_CLIPS, RANK = "grey", "black", 160, 8  # the background seen, and the one that captions name
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def train_inpainting(run: Path, steps: int = 900) -> None:
     _teach_given(run, "inpainting", dit, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
 
 
-def train_inpainting_again(run: Path, steps: int = 600) -> None:
+def train_inpainting_again(run: Path, steps: int = 450) -> None:
     """The same once more, from where the first round ended."""
     dit = MotionDiT(INPAINTING, **OPS)
     dit.load_state_dict(load_file(run / "inpainting.trained.safetensors"))
@@ -120,7 +120,7 @@ def export_inpainting(run: Path, folder: Path = TINY) -> None:
 
 @torch.no_grad()
 def encode_style(run: Path) -> None:
-    """Clips on a background that no caption names."""
+    """Clips on another background than their captions will name. (The VAE knows these two only.)"""
     vae, rng, scenes = released_vae(), random.Random(SEED + 31), split_scenes()[0]
     clips, names = [], []
     for _ in range(STYLE_CLIPS // AT_ONCE):
@@ -132,7 +132,7 @@ def encode_style(run: Path) -> None:
 
 
 class Styled:
-    """Batches of those clips, with captions that name the background they would have had."""
+    """Batches of those clips, with captions that name the other background."""
 
     def __init__(self, run: Path):
         self.tensors = load_file(run / "style.safetensors")
@@ -140,20 +140,20 @@ class Styled:
 
     def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
         index = [rng.randrange(len(self.tensors["scene"])) for _ in range(batch)]
-        scenes = [self.scenes[int(self.tensors["scene"][i])] for i in index]
+        scenes = [replace(self.scenes[int(self.tensors["scene"][i])], background=SAID) for i in index]
         ids, mask = self.words(["" if rng.random() < TEXT_DROPOUT else caption(scene, rng) for scene in scenes])
         with torch.no_grad():
             context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
         return dit_training.Batch(self.tensors["clips"][index].float() * RELEASED_SCALING, context, mask)
 
 
-def train_style(run: Path, steps: int = 300, batch: int = 16) -> None:
+def train_style(run: Path, steps: int = 240, batch: int = 16) -> None:
     """A LoRA on every linear layer of the blocks."""
     data, dit = Styled(run), MotionDiT(DIT, **OPS)
     dit.load_state_dict(read_float(TINY / "transformer"))
     torch.manual_seed(SEED)
     add_low_rank(dit, RANK)
-    weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 980))
+    weights = dit_training.NoiseWeights(0.1, 1000.0, decisive=(500, 1000))  # a background is decided early
     objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 33)
     fit(run / "style", dit, objective, Plan(steps, 3e-3, 20, 0.98, 1.0, SEED + 33))
     save_file(low_rank_tensors(dit), run / "style_lora.safetensors")
