@@ -35,8 +35,9 @@ def test_the_template_uses_the_settings_it_was_judged_with():
 
 def test_it_is_small_and_has_every_part_of_v3():
     files = list(TINY.rglob("*.safetensors"))
-    assert len(files) == 3
-    assert sum(file.stat().st_size for file in files) <= 16e6
+    parts = {file.parent.name for file in files}
+    assert parts == {"text_encoder", "vae", "transformer", "transformer_inp", "lora"} and len(files) == len(parts)
+    assert sum(file.stat().st_size for file in files) <= 25e6
     config = part("easyanimate_models.sd").load_transformer(TINY).model.diffusion_model.config
     assert [kind.attentions for kind in config.motion] == [("temporal", "temporal"), ("temporal", "global")]
     assert config.skips.stored >= 3
