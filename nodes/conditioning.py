@@ -7,8 +7,10 @@ from comfy_api.latest import io
 
 from ..easyanimate_models.inpainting import given_frames, inpaint_latents, mask_for
 from ..easyanimate_models.latent_formats import mark
-from ..easyanimate_models.video_sizes import SIDE_STEP, latent_size
+from ..easyanimate_models.vae.video_vae import SPACE_RATIO
+from ..easyanimate_models.video_sizes import latent_size
 from .decoding import require_slice_vae
+from .latents import size_inputs
 
 CATEGORY = "EasyAnimate/conditioning"
 
@@ -51,7 +53,6 @@ def _outputs() -> list:
 class EasyAnimateImageToVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        side = {"min": SIDE_STEP, "max": 4096, "step": SIDE_STEP}
         return io.Schema(
             node_id="EasyAnimateImageToVideo",
             display_name="EasyAnimate Image to Video",
@@ -60,18 +61,7 @@ class EasyAnimateImageToVideo(io.ComfyNode):
             "without images, video from text.",
             inputs=[
                 *_shared_inputs(),
-                io.Int.Input("width", default=672, tooltip="In pixels.", **side),
-                io.Int.Input("height", default=384, tooltip="In pixels.", **side),
-                io.Int.Input(
-                    "length",
-                    default=72,
-                    min=1,
-                    max=4096,
-                    step=1,
-                    tooltip="In frames, at 24 a second: 1 for an image, else a multiple of 8. "
-                    "Other numbers come out as the frames output says.",
-                ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once."),
+                *size_inputs(),
                 io.Image.Input("start_image", optional=True, tooltip="The first frame, or the first few."),
                 io.Image.Input("end_image", optional=True, tooltip="The last frame, or the last few."),
                 *_clip_vision_inputs(),
@@ -98,9 +88,8 @@ class EasyAnimateImageToVideo(io.ComfyNode):
         require_slice_vae(vae)
         size = latent_size(width, height, length, vae.plan)
         frames = vae.plan.frames_for(size[0])
-        video, mask = given_frames(frames, size[1] * 8, size[2] * 8, start_image, end_image)
-        values = {"concat_latent_image": inpaint_latents(vae, video, mask)}
-        positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
+        video, mask = given_frames(frames, size[1] * SPACE_RATIO, size[2] * SPACE_RATIO, start_image, end_image)
+        positive, negative = with_images(positive, negative, inpaint_latents(vae, video, mask))
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         samples = torch.zeros([batch_size, vae.latent_channels, *size], device=mm.intermediate_device())
         return io.NodeOutput(positive, negative, mark({"samples": samples}, vae.latent_format), frames)
@@ -149,13 +138,18 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         require_slice_vae(vae)
         hold, mask = noise_mask and mask is not None, mask_for(mask, *video.shape[:3])
-        values = {"concat_latent_image": inpaint_latents(vae, video[..., :3].cpu(), mask)}
-        positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
+        positive, negative = with_images(positive, negative, inpaint_latents(vae, video[..., :3].cpu(), mask))
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         latent = mark({"samples": vae.encode(video)}, vae.latent_format)
         if hold:
             latent["noise_mask"] = mask[None, None]
         return io.NodeOutput(positive, negative, latent, vae.plan.frames_for(latent["samples"].shape[2]))
+
+
+def with_images(positive: list, negative: list, latents: torch.Tensor) -> tuple[list, list]:
+    """Both prompts told the same of the video: what is given, and what to make."""
+    values = {"concat_latent_image": latents}
+    return tuple(node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
 
 
 def with_clip_vision(conditioning: list, seen, start: float, end: float) -> list:

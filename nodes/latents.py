@@ -10,28 +10,35 @@ from ..easyanimate_models.video_sizes import LENGTH_STEP, SIDE_STEP, decoded_len
 from .decoding import require_slice_vae
 
 
+def size_inputs() -> list:
+    """Width, height, length and batch size of a video to be made."""
+    side = {"min": SIDE_STEP, "max": 4096, "step": SIDE_STEP}
+    return [
+        io.Int.Input("width", default=672, tooltip="In pixels.", **side),
+        io.Int.Input("height", default=384, tooltip="In pixels.", **side),
+        io.Int.Input(
+            "length",
+            default=72,
+            min=1,
+            max=4096,
+            step=1,
+            tooltip=f"In frames, at 24 a second: 1 for an image, else a multiple of {LENGTH_STEP} (V3), of 9 "
+            "(V2) or any number (V1). Others come out as the frames output says.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once."),
+    ]
+
+
 class EasyAnimateEmptyLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        side = {"min": SIDE_STEP, "max": 4096, "step": SIDE_STEP}
         return io.Schema(
             node_id="EasyAnimateEmptyLatent",
             display_name="Empty EasyAnimate Latent",
             category="EasyAnimate/latent",
             description="An empty video to be sampled, and how many frames it will have.",
             inputs=[
-                io.Int.Input("width", default=672, tooltip="In pixels.", **side),
-                io.Int.Input("height", default=384, tooltip="In pixels.", **side),
-                io.Int.Input(
-                    "length",
-                    default=72,
-                    min=1,
-                    max=4096,
-                    step=1,
-                    tooltip=f"In frames, at 24 a second: 1 for an image, else a multiple of {LENGTH_STEP} (V3), of 9 "
-                    "(V2) or any number (V1). Others come out as the frames output says.",
-                ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once."),
+                *size_inputs(),
                 io.Vae.Input("vae", optional=True, tooltip="The VAE of V1 or V2; without one, the latent is for V3."),
             ],
             outputs=[io.Latent.Output(), io.Int.Output(display_name="frames")],

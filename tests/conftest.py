@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "0.3.75")
 GOLDEN = Path(__file__).parent / "golden"
 PACK = "easyanimate_pack"
+TOLERANCE = 1e-4  # relative error against the original
 sys.path.insert(0, str(HOST))
 
 from comfy.cli_args import args as host_args  # noqa: E402
@@ -76,6 +77,19 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 def pytest_addoption(parser):
     parser.addoption("--write-docs", action="store_true", help="write this host's column of docs/interop.md")
+
+
+@pytest.fixture
+def agree(record_property):
+    """Notes the relative error of `ours`, and fails when it is too large."""
+
+    def compare(what: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        error = relative_error(ours, theirs)
+        record_property(what, error)
+        sys.stdout.write(f"{what}: {error:.1e}\n")
+        assert error <= TOLERANCE
+
+    return compare
 
 
 @pytest.fixture(autouse=True)
