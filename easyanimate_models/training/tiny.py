@@ -20,7 +20,7 @@ from ..vae.slice_vae import SliceVAE, SliceVAEConfig
 from . import dit as dit_training
 from .export import set_latent_scale, transformer_config, vae_config
 from .loop import Plan, fit, initialise
-from .shapes import FRAMES, caption, render, split_scenes
+from .shapes import FRAMES, Scene, caption, render, split_scenes
 from .text_encoder import CaptionReader, reader_objective
 from .vae import VAEStage, encode_moments, vae_objective
 
@@ -128,6 +128,23 @@ def _preview_colours(latents: Tensor, colours: Tensor) -> Tensor:
     return torch.linalg.lstsq(x, colours.transpose(0, 1).flatten(1).T).solution
 
 
+class Captions:
+    """What the transformer is told of scenes: freshly worded captions, some left empty, read by T5."""
+
+    def __init__(self, run: Path):
+        self.words, self.t5 = Words(), load_t5(run)
+
+    def __call__(self, scenes: list[Scene], rng: random.Random, moving: bool = True) -> tuple[Tensor, Tensor]:
+        """Context and mask. Of stills (not `moving`), a quarter of the captions name a motion."""
+        texts = []
+        for scene in scenes:
+            said = moving or rng.random() < 0.25
+            texts.append("" if rng.random() < TEXT_DROPOUT else caption(scene, rng, said))
+        ids, mask = self.words(texts)
+        with torch.no_grad():
+            return self.t5(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+
 class Latents:
     """Batches of cached latents with freshly worded captions."""
 
@@ -135,9 +152,7 @@ class Latents:
         tensors = load_file(run / "latents.safetensors")
         self.mean, self.deviation = tensors["mean"], tensors["deviation"]
         self.clips, self.stills, self.scene = tensors["clips"], tensors["stills"], tensors["scene"]
-        self.scenes = split_scenes()[0]
-        self.words = Words()
-        self.t5 = load_t5(run)
+        self.scenes, self.captions = split_scenes()[0], Captions(run)
 
     def images(self, batch: int, rng: random.Random) -> dit_training.Batch:
         """Half stills, half single latent frames of clips: what the spatial layers will see in either."""
@@ -157,14 +172,9 @@ class Latents:
         return lambda step, rng: self.images(3 * batch, rng) if step % 10 == 9 else self.videos(batch, rng)
 
     def _batch(self, latents: Tensor, index: Tensor, rng: random.Random, moving: bool) -> dit_training.Batch:
-        texts = []
-        for scene in (self.scenes[i] for i in self.scene[index].tolist()):
-            said = moving or rng.random() < 0.25
-            texts.append("" if rng.random() < TEXT_DROPOUT else caption(scene, rng, said))
-        ids, mask = self.words(texts)
-        with torch.no_grad():
-            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        return dit_training.Batch(_standard(latents.float(), self.mean, self.deviation), context, mask)
+        scenes = [self.scenes[i] for i in self.scene[index].tolist()]
+        clean = _standard(latents.float(), self.mean, self.deviation)
+        return dit_training.Batch(clean, *self.captions(scenes, rng, moving))
 
 
 def train_images(run: Path, steps: int = 2500, batch: int = 96) -> None:

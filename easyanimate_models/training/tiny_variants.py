@@ -17,16 +17,31 @@ from ..model_detection import RELEASED_SCALING
 from ..model_files import TINY
 from ..vae.slice_vae import SliceVAE
 from . import dit as dit_training
-from .inpainting import FRAMES_GIVEN, all_but, box, encode_given, grow_inputs
+from .inpainting import FRAMES_GIVEN, all_but, box, encode_given, given_vae_objective, grow_inputs
 from .loop import Plan, fit
 from .lora import add_low_rank, low_rank_tensors
-from .shapes import FRAMES, across, caption, from_anywhere, render, split_scenes
-from .tiny import DIT, OPS, SEED, TEXT_DROPOUT, Words, load_t5, plain, read_float, released_vae, write_component
-from .vae import encode_moments
+from .shapes import FRAMES, across, from_anywhere, render, split_scenes
+from .tiny import DIT, OPS, SEED, Captions, plain, read_float, released_vae, training_clips, write_component
+from .vae import VAEStage, encode_moments
 
 INPAINTING = replace(DIT, in_channels=3 * DIT.latent_channels)
 GIVEN_CLIPS, AT_ONCE = 800, 8
 STYLE, SAID, STYLE_CLIPS, RANK = "grey", "black", 160, 8  # the background seen, and the one that captions name
+
+
+def train_given_vae(run: Path, steps: int = 560) -> None:
+    """The exported VAE, taught single frames in black, holes and masks."""
+    vae = released_vae()
+    stages = VAEStage(0, batch=2, frames=FRAMES, crop=32), VAEStage(steps * 4 // 5, batch=1, frames=FRAMES, crop=64)
+    objective = given_vae_objective(vae, training_clips(), stages, SEED + 19)
+    fit(run / "given_vae", vae.train(), objective, Plan(steps, 1e-3, 50, 0.995, 1.0, SEED + 19))
+    save_file(plain(vae), run / "given_vae.trained.safetensors")
+
+
+def export_given_vae(run: Path, folder: Path = TINY) -> None:
+    """That VAE in place of the exported one."""
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    write_component(folder / "vae", config, load_file(run / "given_vae.trained.safetensors"))
 
 
 @torch.no_grad()
@@ -62,20 +77,14 @@ class Given:
 
     def __init__(self, run: Path):
         self.told = load_file(run / "inpainting.safetensors")
-        self.scenes = split_scenes()[0]
-        self.words = Words()
-        self.t5 = load_t5(run)
+        self.scenes, self.captions = split_scenes()[0], Captions(run)
 
     def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
         index = [rng.randrange(len(self.told["scene"])) for _ in range(batch)]
         given = torch.stack([self._given(i, rng) for i in index]).float()
         scenes = [self.scenes[int(self.told["scene"][i])] for i in index]
-        texts = ["" if rng.random() < TEXT_DROPOUT else caption(scene, rng) for scene in scenes]
-        ids, mask = self.words(texts)
-        with torch.no_grad():
-            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
         latents = self.told["clips"][index].float() * RELEASED_SCALING
-        return dit_training.Batch(latents, context, mask, given * RELEASED_SCALING)
+        return dit_training.Batch(latents, *self.captions(scenes, rng), given * RELEASED_SCALING)
 
     def _given(self, i: int, rng: random.Random) -> Tensor:
         """Slices are encoded apart, so start and end alone are made of `both` and `none`."""
@@ -136,15 +145,13 @@ class Styled:
 
     def __init__(self, run: Path):
         self.tensors = load_file(run / "style.safetensors")
-        self.scenes, self.words, self.t5 = split_scenes()[0], Words(), load_t5(run)
+        self.scenes, self.captions = split_scenes()[0], Captions(run)
 
     def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
         index = [rng.randrange(len(self.tensors["scene"])) for _ in range(batch)]
         scenes = [replace(self.scenes[int(self.tensors["scene"][i])], background=SAID) for i in index]
-        ids, mask = self.words(["" if rng.random() < TEXT_DROPOUT else caption(scene, rng) for scene in scenes])
-        with torch.no_grad():
-            context = self.t5(input_ids=ids, attention_mask=mask).last_hidden_state
-        return dit_training.Batch(self.tensors["clips"][index].float() * RELEASED_SCALING, context, mask)
+        latents = self.tensors["clips"][index].float() * RELEASED_SCALING
+        return dit_training.Batch(latents, *self.captions(scenes, rng))
 
 
 def train_style(run: Path, steps: int = 240, batch: int = 16) -> None:
@@ -168,6 +175,8 @@ def export_style(run: Path, folder: Path = TINY) -> None:
 
 
 VARIANTS = {
+    "given_vae": train_given_vae,
+    "export_given_vae": export_given_vae,
     "inpainting_latents": encode_inpainting,
     "inpainting": train_inpainting,
     "inpainting_again": train_inpainting_again,
