@@ -12,7 +12,7 @@ from ..model_detection import RELEASED_SCALING
 from ..vae.slice_vae import SliceVAE
 from ..vae.slicing import FRAMES_PER_SLICE, plan_encode
 from .shapes import SIZE
-from .vae import Clips, VAEStage, crop_near, encode_moments, psnr
+from .vae import Clips, VAEStage, crop_near, encode_moments, psnr, stage_at
 
 KL_WEIGHT = 1e-3
 NEW_INPUTS = 0.5  # deviation of their first weights: the tiny VAE shows a single given frame faintly
@@ -80,7 +80,7 @@ def given_vae_objective(vae: SliceVAE, clips: Clips, stages: tuple[VAEStage, ...
 
     def objective(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(seed * 1_000_003 + step)
-        stage = max((s for s in stages if s.from_step <= step), key=lambda s: s.from_step)
+        stage = stage_at(step, stages)
         x, paths = clips(stage.batch, stage.frames, rng)
         x = crop_near(x, paths, stage.crop, rng).contiguous(memory_format=torch.channels_last_3d)
         slices, weight = given_slices(4 * stage.batch, clips, stage.crop, rng)

@@ -28,7 +28,7 @@ def vae_objective(vae: SliceVAE, clips: Clips, stages: tuple[VAEStage, ...], kl_
     """L1 + L2 + KL on whole clips or crops; the network is convolutional, so a crop near the subject teaches most."""
 
     def objective(step: int) -> tuple[Tensor, dict[str, float]]:
-        stage = max((s for s in stages if s.from_step <= step), key=lambda s: s.from_step)
+        stage = stage_at(step, stages)
         rng = random.Random(seed * 1_000_003 + step)
         x, paths = clips(stage.batch, stage.frames, rng)
         x = crop_near(x, paths, stage.crop, rng).contiguous(memory_format=torch.channels_last_3d)
@@ -40,6 +40,11 @@ def vae_objective(vae: SliceVAE, clips: Clips, stages: tuple[VAEStage, ...], kl_
         return loss, {"psnr": float(psnr(mse)), "kl": float(kl.detach())}
 
     return objective
+
+
+def stage_at(step: int, stages: tuple[VAEStage, ...]) -> VAEStage:
+    """The last stage that has begun."""
+    return max((s for s in stages if s.from_step <= step), key=lambda s: s.from_step)
 
 
 def encode_moments(vae: SliceVAE, x: Tensor) -> tuple[Tensor, Tensor]:
