@@ -15,6 +15,10 @@ host_args.use_pytorch_cross_attention = True
 from .tiny import STAGES, restore  # noqa: E402  (the host reads its arguments when imported)
 from .tiny_variants import VARIANTS  # noqa: E402
 
+if torch.cuda.is_available():
+    torch.set_default_device("cuda")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
 run = Path(sys.argv[1])
 stages = {**STAGES, **VARIANTS}
 for stage in sys.argv[2:] or stages:

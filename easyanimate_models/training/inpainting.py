@@ -1,8 +1,8 @@
 """Teach the inpainting (InP) variant: frames or regions of a clip are given, the rest is made (V3's image to video)."""
 
 import copy
-import math
 import random
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ..dit.motion_dit import MotionDiT
 from ..model_detection import RELEASED_SCALING
 from ..vae.slice_vae import SliceVAE
-from ..vae.slicing import FRAMES_PER_SLICE, plan_encode
+from ..vae.slicing import FRAMES_PER_SLICE, LATENTS_PER_SLICE, plan_encode
 from .shapes import SIZE
-from .vae import Clips, VAEStage, crop_near, encode_moments, psnr, stage_at
+from .vae import Clips, VAEStage, crop_near, encode_moments, reconstruct, stage_at
 
 KL_WEIGHT = 1e-3
-NEW_INPUTS = 0.5  # deviation of their first weights: the tiny VAE shows a single given frame faintly
+NEW_INPUTS = 0.5  # deviation of their first weights: from zero they were still hardly used after 1,500 steps
 FRAMES_GIVEN: tuple[tuple[int, ...], ...] = ((), (0,), (-1,), (0, -1))  # none, start, end, both
 
 
@@ -47,49 +47,81 @@ def masked(pixels: Tensor, made: Tensor) -> Tensor:
     return torch.where(made[:, None] > 0.5, -1.0, pixels)
 
 
-def given_slices(batch: int, clips: Clips, crop: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """What an InP model is told, in single slices `[B, 3, 8, crop, crop]`, and the weight of each pixel.
+@dataclass(frozen=True)
+class Told:
+    """What an InP model is told, in single slices `[B, 3, 8, h, w]`, and the weight of each pixel `[B, 1, 8, h, w]`.
 
-    One frame of eight, or all but a box, is left of each clip; every fourth slice is a mask. What is given and what
-    is black count alike, however small their share.
+    `still` are slices of one given frame all the way, for the first `len(still)` of them.
+    """
+
+    slices: Tensor
+    weight: Tensor
+    still: Tensor
+
+
+def given_slices(batch: int, clips: Clips, crop: int, rng: random.Random) -> Told:
+    """Half of the slices are one frame alone in black, then come a hole in each, then masks.
+
+    What is given and what is black count alike, however small their share.
     """
     pixels, paths = clips(batch, FRAMES_PER_SLICE, rng)
-    one = [all_but(FRAMES_PER_SLICE, i) for i in (0, -1)]
-    made = torch.stack([one[rng.randrange(2)] if rng.random() < 2 / 3 else box(len(p), p, rng) for p in paths])
-    window = crop_near(torch.cat([pixels, made[:, None]], dim=1), paths, crop, rng)
+    alone, holes = batch // 2, batch * 3 // 4
+    kept = [rng.choice((0, -1)) for _ in range(batch)]
+    made = [
+        all_but(FRAMES_PER_SLICE, kept[i]) if i < alone or rng.random() < 0.5 else box(FRAMES_PER_SLICE, paths[i], rng)
+        for i in range(batch)
+    ]
+    made[alone:holes] = [box(FRAMES_PER_SLICE, path, rng) for path in paths[alone:holes]]
+    window = crop_near(torch.cat([pixels, torch.stack(made)[:, None]], dim=1), paths, crop, rng)
     pixels, made = window[:, :3], window[:, 3]
-    kept = 1 - made
-    weight = sum(part / part.mean((1, 2, 3), keepdim=True).clamp_min(0.05) for part in (kept, made)) / 2
+    weight = sum(part / part.mean((1, 2, 3), keepdim=True).clamp_min(0.05) for part in (1 - made, made)) / 2
     slices = masked(pixels, made)
-    slices[::4] = made[::4, None]
-    return slices, weight[:, None]
+    slices[holes:] = made[holes:, None]
+    still = torch.stack([pixels[i, :, kept[i]] for i in range(alone)])[:, :, None].expand_as(pixels[:alone])
+    return Told(slices, weight[:, None], still)
 
 
-def given_vae_objective(vae: SliceVAE, clips: Clips, stages: tuple[VAEStage, ...], seed: int):
-    """Teach a trained VAE to show what is given, in four slices for each clip; the latents of whole clips stay."""
+class Recall(nn.Sequential):
+    """From the latents of one frame alone in black to those of that frame standing still, `[B, C, 2, h, w]` each.
+
+    The InP transformer has to do as much: what can't be read from the latents, it can't keep.
+    """
+
+    def __init__(self, channels: int, width: int = 64):
+        both = LATENTS_PER_SLICE * channels
+        layers = nn.Conv2d(both, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU()
+        super().__init__(nn.Flatten(1, 2), *layers, nn.Conv2d(width, both, 3, padding=1))
+        self.unflatten = (channels, LATENTS_PER_SLICE)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z).unflatten(1, self.unflatten)
+
+
+def given_vae_objective(vae: SliceVAE, recall: Recall, clips: Clips, stages: tuple[VAEStage, ...], seed: int):
+    """Teach a trained VAE to tell what is given, in four slices for each clip; the latents of whole clips stay."""
     taught = copy.deepcopy(vae).requires_grad_(False)
 
-    def show(pixels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Loss, latents as the transformer takes them, PSNR."""
-        mean, logvar = encode_moments(vae, pixels)
-        y = vae.decode(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
-        mse = (weight * (y - pixels).square()).mean()
-        z, spread = mean * RELEASED_SCALING, logvar + 2 * math.log(RELEASED_SCALING)
-        kl = 0.5 * (z.square() + spread.exp() - 1 - spread).mean()
-        return (weight * (y - pixels).abs()).mean() + mse + KL_WEIGHT * kl, z, float(psnr(mse))
+    def before(pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            return encode_moments(taught, pixels)[0] * RELEASED_SCALING
 
     def objective(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(seed * 1_000_003 + step)
         stage = stage_at(step, stages)
         x, paths = clips(stage.batch, stage.frames, rng)
-        x = crop_near(x, paths, stage.crop, rng).contiguous(memory_format=torch.channels_last_3d)
-        slices, weight = given_slices(4 * stage.batch, clips, stage.crop, rng)
-        with torch.no_grad():
-            before = encode_moments(taught, x)[0] * RELEASED_SCALING
-        as_ever, z, clip_psnr = show(x, torch.ones(()))
-        given, _, given_psnr = show(slices.contiguous(memory_format=torch.channels_last_3d), weight)
-        drift = (z - before).square().mean()
-        return as_ever + given + drift, {"clips": clip_psnr, "given": given_psnr, "drift": float(drift.detach())}
+        x = crop_near(x, paths, stage.crop, rng)
+        told = given_slices(4 * stage.batch, clips, stage.crop, rng)
+        whole = reconstruct(vae, x, KL_WEIGHT, RELEASED_SCALING)
+        given = reconstruct(vae, told.slices, KL_WEIGHT, RELEASED_SCALING, told.weight)
+        drift = (whole.latents - before(x)).square().mean()
+        lost = (recall(given.latents[: len(told.still)]) - before(told.still)).square().mean()
+        figures = {
+            "clips": whole.psnr,
+            "given": given.psnr,
+            "drift": float(drift.detach()),
+            "lost": float(lost.detach()),
+        }
+        return whole.loss + given.loss + drift + lost, figures
 
     return objective
 
@@ -121,10 +153,7 @@ def encode_repeats(vae: SliceVAE, x: Tensor) -> Tensor:
 
 
 def grow_inputs(plain: MotionDiT, inpainting: MotionDiT) -> None:
-    """Give `inpainting` the weights of a text-to-video transformer.
-
-    The new inputs begin loud: from zero they were still hardly used after 1,500 steps.
-    """
+    """Give `inpainting` the weights of a text-to-video transformer; the new inputs begin loud."""
     weights = plain.state_dict()
     patches = weights["pos_embed.proj.weight"]
     grown = torch.randn_like(inpainting.pos_embed.proj.weight) * NEW_INPUTS

@@ -105,7 +105,7 @@ def _resume(folder: Path, module: nn.Module, optimizer, average: list[Tensor]) -
     path = folder / "state.pt"
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
     for a, b in zip(average, state["average"], strict=True):

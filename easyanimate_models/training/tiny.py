@@ -52,7 +52,7 @@ DIT = MotionDiTConfig(
     patch=2,
 )
 CLIPS_PER_SCENE = 48
-OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+OPS = {"dtype": torch.float32, "device": None, "operations": comfy.ops.disable_weight_init}
 
 
 class Words:
@@ -60,9 +60,12 @@ class Words:
 
     def __init__(self):
         self.tokenizer = T5Tokenizer()
+        self.known: dict[str, list[int]] = {}
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        ids = torch.tensor([[token for token, _ in self.tokenizer.tokenize_with_weights(t)[0]] for t in texts])
+        for text in set(texts) - self.known.keys():
+            self.known[text] = [token for token, _ in self.tokenizer.tokenize_with_weights(text)[0]]
+        ids = torch.tensor([self.known[text] for text in texts])
         mask = (ids != 0).long()
         length = int(mask.sum(1).max())
         return ids[:, :length], mask[:, :length]
@@ -79,7 +82,7 @@ def train_text_encoder(run: Path) -> None:
 
 def train_vae(run: Path, steps: int = 2200) -> None:
     torch.manual_seed(SEED)
-    vae = initialise(SliceVAE(VAE, **OPS)).to(memory_format=torch.channels_last_3d)
+    vae = initialise(SliceVAE(VAE, **OPS)).to(memory_format=layout())
     stages = (
         VAEStage(from_step=0, batch=32, frames=1, crop=32),
         VAEStage(from_step=steps * 12 // 100, batch=8, frames=FRAMES, crop=32),
@@ -149,7 +152,7 @@ class Latents:
     """Batches of cached latents with freshly worded captions."""
 
     def __init__(self, run: Path):
-        tensors = load_file(run / "latents.safetensors")
+        tensors = read(run / "latents.safetensors")
         self.mean, self.deviation = tensors["mean"], tensors["deviation"]
         self.clips, self.stills, self.scene = tensors["clips"], tensors["stills"], tensors["scene"]
         self.scenes, self.captions = split_scenes()[0], Captions(run)
@@ -192,7 +195,7 @@ def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
     torch.manual_seed(SEED)
     data = Latents(run)
     image = MotionDiT(replace(DIT, motion=()), **OPS)
-    image.load_state_dict(load_file(run / "images.safetensors"))
+    image.load_state_dict(read(run / "images.safetensors"))
     dit = initialise(MotionDiT(DIT, **OPS))
     dit_training.initialise_dit(dit)
     dit_training.grow_motion(image, dit)
@@ -207,7 +210,7 @@ def fine_tune(run: Path, steps: int = 3400, batch: int = 32) -> None:
     """All of the transformer once more, mostly at the noise levels where colour, motion and shape are decided."""
     data = Latents(run)
     dit = MotionDiT(DIT, **OPS)
-    dit.load_state_dict(load_file(run / "videos.safetensors"))
+    dit.load_state_dict(read(run / "videos.safetensors"))
     weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
     objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 11)
     fit(run / "fine_tune", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 11))
@@ -218,12 +221,23 @@ def released_vae() -> SliceVAE:
     """The built-in VAE, for training."""
     vae = SliceVAE(VAE, **OPS)
     vae.load_state_dict(read_float(TINY / "vae"))
-    return vae.eval().to(memory_format=torch.channels_last_3d)
+    return vae.eval().to(memory_format=layout())
 
 
 def read_float(folder: Path) -> dict[str, Tensor]:
     """The weights of a component, widened."""
     return {k: v.float() for k, v in load_file(next(folder.glob("*.safetensors"))).items()}
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the device that trains."""
+    return load_file(file, device=str(torch.get_default_device()))
+
+
+def layout() -> torch.memory_format:
+    """Of a VAE's weights: on a CPU the last makes training twice as fast, on a GPU it takes 1.7 times as long."""
+    on_cpu = torch.get_default_device().type == "cpu"
+    return torch.channels_last_3d if on_cpu else torch.contiguous_format
 
 
 def plain(module: nn.Module) -> dict[str, Tensor]:
@@ -232,13 +246,13 @@ def plain(module: nn.Module) -> dict[str, Tensor]:
 
 def _load_vae(run: Path) -> SliceVAE:
     vae = SliceVAE(VAE, **OPS)
-    vae.load_state_dict(load_file(run / "vae.safetensors"))
-    return vae.eval().to(memory_format=torch.channels_last_3d)
+    vae.load_state_dict(read(run / "vae.safetensors"))
+    return vae.eval().to(memory_format=layout())
 
 
 def load_t5(run: Path):
     t5 = CaptionReader(T5).t5
-    t5.load_state_dict(load_file(run / "text_encoder.safetensors"))
+    t5.load_state_dict(read(run / "text_encoder.safetensors"))
     return t5.eval()
 
 
@@ -254,7 +268,7 @@ def restore(run: Path, folder: Path = TINY) -> None:
 
 def export(run: Path, folder: Path = TINY) -> None:
     """The trained weights as a release folder in fp16, with V3's own latent scale."""
-    tensors = load_file(run / "latents.safetensors")
+    tensors = read(run / "latents.safetensors")
     vae = _load_vae(run)
     set_latent_scale(vae, tensors["mean"], tensors["deviation"] * RELEASED_SCALING)
     preview = [[round(v, 4) for v in row] for row in tensors["preview"].tolist()]
@@ -264,9 +278,9 @@ def export(run: Path, folder: Path = TINY) -> None:
         "text_encoder": {k: v for k, v in T5.to_diff_dict().items() if k != "transformers_version"},
     }
     weights = {
-        "transformer": load_file(run / "transformer.safetensors"),
+        "transformer": read(run / "transformer.safetensors"),
         "vae": plain(vae),
-        "text_encoder": load_file(run / "text_encoder.safetensors"),
+        "text_encoder": read(run / "text_encoder.safetensors"),
     }
     weights["text_encoder"].pop("encoder.embed_tokens.weight", None)
     for name, config in configs.items():

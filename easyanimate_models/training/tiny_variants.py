@@ -9,46 +9,50 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from ..dit.motion_dit import MotionDiT
 from ..model_detection import RELEASED_SCALING
 from ..model_files import TINY
 from ..vae.slice_vae import SliceVAE
 from . import dit as dit_training
-from .inpainting import FRAMES_GIVEN, all_but, box, encode_given, given_vae_objective, grow_inputs
+from .inpainting import FRAMES_GIVEN, Recall, all_but, box, encode_given, given_vae_objective, grow_inputs
 from .loop import Plan, fit
 from .lora import add_low_rank, low_rank_tensors
 from .shapes import FRAMES, across, from_anywhere, render, split_scenes
-from .tiny import DIT, OPS, SEED, Captions, plain, read_float, released_vae, training_clips, write_component
+from .tiny import DIT, OPS, SEED, VAE, Captions, plain, read, read_float, released_vae, training_clips, write_component
 from .vae import VAEStage, encode_moments
 
 INPAINTING = replace(DIT, in_channels=3 * DIT.latent_channels)
 GIVEN_CLIPS, AT_ONCE = 800, 8
+GIVEN_SHARES = (20, 35, 8, 17, 20)  # of 100 clips: nothing, start, end, both, all but a box
 STYLE, SAID, STYLE_CLIPS, RANK = "grey", "black", 160, 8  # the background seen, and the one that captions name
 
 
-def train_given_vae(run: Path, steps: int = 560) -> None:
+def train_given_vae(run: Path, steps: int = 560, batch: int = 1) -> None:
     """The exported VAE, taught single frames in black, holes and masks."""
-    vae = released_vae()
-    stages = VAEStage(0, batch=2, frames=FRAMES, crop=32), VAEStage(steps * 4 // 5, batch=1, frames=FRAMES, crop=64)
-    objective = given_vae_objective(vae, training_clips(), stages, SEED + 19)
-    fit(run / "given_vae", vae.train(), objective, Plan(steps, 1e-3, 50, 0.995, 1.0, SEED + 19))
+    vae = released_vae().train()
+    torch.manual_seed(SEED + 19)
+    recall = Recall(VAE.latent_channels)
+    stages = VAEStage(0, 2 * batch, FRAMES, crop=32), VAEStage(steps * 4 // 5, batch, FRAMES, crop=64)
+    objective = given_vae_objective(vae, recall, training_clips(), stages, SEED + 19)
+    fit(run / "given_vae", nn.ModuleList([vae, recall]), objective, Plan(steps, 1e-3, 50, 0.995, 1.0, SEED + 19))
     save_file(plain(vae), run / "given_vae.trained.safetensors")
+    save_file(plain(recall), run / "given_vae.recall.safetensors")
 
 
 def export_given_vae(run: Path, folder: Path = TINY) -> None:
     """That VAE in place of the exported one."""
     config = json.loads((folder / "vae" / "config.json").read_text())
-    write_component(folder / "vae", config, load_file(run / "given_vae.trained.safetensors"))
+    write_component(folder / "vae", config, read(run / "given_vae.trained.safetensors"))
 
 
 @torch.no_grad()
 def encode_inpainting(run: Path) -> None:
     """Clips with what may be given of each, encoded by the exported VAE; goes on where it stopped."""
     vae, path = released_vae(), run / "inpainting.safetensors"
-    found = load_file(path) if path.exists() else {}
+    found = read(path) if path.exists() else {}
     done = len(found["scene"]) if found else 0
     for start in range(done, GIVEN_CLIPS, AT_ONCE):
         new = {k: v.half() if v.is_floating_point() else v for k, v in _given_clips(vae, start).items()}
@@ -76,44 +80,39 @@ class Given:
     """Batches of clips with what is given of them: nothing, frames or all but a box."""
 
     def __init__(self, run: Path):
-        self.told = load_file(run / "inpainting.safetensors")
+        told = read(run / "inpainting.safetensors")
+        self.clips, self.scene = told["clips"], told["scene"].tolist()
+        half = self.clips.shape[2] // 2  # slices are encoded apart: start alone is `both`, then `none`
+        none, both = told["none"], told["both"]
+        start, end = (torch.cat([a[:, :, :half], b[:, :, half:]], dim=2) for a, b in ((both, none), (none, both)))
+        self.given = torch.stack([none, start, end, both, told["box"]])
         self.scenes, self.captions = split_scenes()[0], Captions(run)
 
     def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
-        index = [rng.randrange(len(self.told["scene"])) for _ in range(batch)]
-        given = torch.stack([self._given(i, rng) for i in index]).float()
-        scenes = [self.scenes[int(self.told["scene"][i])] for i in index]
-        latents = self.told["clips"][index].float() * RELEASED_SCALING
-        return dit_training.Batch(latents, *self.captions(scenes, rng), given * RELEASED_SCALING)
-
-    def _given(self, i: int, rng: random.Random) -> Tensor:
-        """Slices are encoded apart, so start and end alone are made of `both` and `none`."""
-        kind = rng.choices(("none", "start", "end", "both", "box"), (20, 35, 8, 17, 20))[0]
-        if kind in ("none", "both", "box"):
-            return self.told[kind][i]
-        half = self.told["clips"].shape[2] // 2
-        none, both = self.told["none"][i], self.told["both"][i]
-        first, second = (both, none) if kind == "start" else (none, both)
-        return torch.cat([first[:, :half], second[:, half:]], dim=1)
+        index = [rng.randrange(len(self.scene)) for _ in range(batch)]
+        kinds = rng.choices(range(len(self.given)), GIVEN_SHARES, k=batch)
+        told = self.captions([self.scenes[self.scene[i]] for i in index], rng)
+        given = self.given[kinds, index].float() * RELEASED_SCALING
+        return dit_training.Batch(self.clips[index].float() * RELEASED_SCALING, *told, given)
 
 
-def train_inpainting(run: Path, steps: int = 900) -> None:
+def train_inpainting(run: Path, steps: int = 900, batch: int = 28) -> None:
     """The exported transformer, taught to take what is given of a clip."""
     base, dit = MotionDiT(DIT, **OPS), MotionDiT(INPAINTING, **OPS)
     base.load_state_dict(read_float(TINY / "transformer"))
     torch.manual_seed(SEED + 23)
     grow_inputs(base, dit)
-    _teach_given(run, "inpainting", dit, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23))
+    _teach_given(run, "inpainting", dit, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23), batch)
 
 
-def train_inpainting_again(run: Path, steps: int = 450) -> None:
+def train_inpainting_again(run: Path, steps: int = 450, batch: int = 28) -> None:
     """The same once more, from where the first round ended."""
     dit = MotionDiT(INPAINTING, **OPS)
-    dit.load_state_dict(load_file(run / "inpainting.trained.safetensors"))
-    _teach_given(run, "inpainting_again", dit, Plan(steps, 1e-3, 40, 0.998, 1.0, SEED + 29))
+    dit.load_state_dict(read(run / "inpainting.trained.safetensors"))
+    _teach_given(run, "inpainting_again", dit, Plan(steps, 1e-3, 40, 0.998, 1.0, SEED + 29), batch)
 
 
-def _teach_given(run: Path, name: str, dit: MotionDiT, plan: Plan, batch: int = 28) -> None:
+def _teach_given(run: Path, name: str, dit: MotionDiT, plan: Plan, batch: int) -> None:
     data = Given(run)
     weights = dit_training.NoiseWeights(0.1, 300.0, decisive=(450, 950))  # where it counts what is given
     objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, plan.seed)
@@ -124,7 +123,7 @@ def export_inpainting(run: Path, folder: Path = TINY) -> None:
     """The inpainting transformer beside the others, with the preview colours of the plain one."""
     base = json.loads((folder / "transformer" / "config.json").read_text())
     config = base | {"in_channels": INPAINTING.in_channels}
-    write_component(folder / "transformer_inp", config, load_file(run / "inpainting_again.trained.safetensors"))
+    write_component(folder / "transformer_inp", config, read(run / "inpainting_again.trained.safetensors"))
 
 
 @torch.no_grad()
@@ -144,7 +143,7 @@ class Styled:
     """Batches of those clips, with captions that name the other background."""
 
     def __init__(self, run: Path):
-        self.tensors = load_file(run / "style.safetensors")
+        self.tensors = read(run / "style.safetensors")
         self.scenes, self.captions = split_scenes()[0], Captions(run)
 
     def __call__(self, batch: int, rng: random.Random) -> dit_training.Batch:
@@ -170,7 +169,7 @@ def export_style(run: Path, folder: Path = TINY) -> None:
     """The LoRA in fp16, under the names that the release's trainer gives."""
     file = folder / "lora" / f"{STYLE}.safetensors"
     file.parent.mkdir(exist_ok=True)
-    save_file({k: v.half() for k, v in load_file(run / "style_lora.safetensors").items()}, file, {"format": "pt"})
+    save_file({k: v.half() for k, v in read(run / "style_lora.safetensors").items()}, file, {"format": "pt"})
     file.chmod(0o644)
 
 

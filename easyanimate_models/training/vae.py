@@ -1,11 +1,11 @@
 """Teach a Slice VAE: stills first, then clips, cut into slices as inference cuts them (paper section 3.2)."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..vae.slice_vae import SliceVAE
@@ -25,21 +25,39 @@ class VAEStage:
 
 
 def vae_objective(vae: SliceVAE, clips: Clips, stages: tuple[VAEStage, ...], kl_weight: float, seed: int):
-    """L1 + L2 + KL on whole clips or crops; the network is convolutional, so a crop near the subject teaches most."""
+    """Reconstruct whole clips or crops; the network is convolutional, so a crop near the subject teaches most."""
 
     def objective(step: int) -> tuple[Tensor, dict[str, float]]:
         stage = stage_at(step, stages)
         rng = random.Random(seed * 1_000_003 + step)
         x, paths = clips(stage.batch, stage.frames, rng)
-        x = crop_near(x, paths, stage.crop, rng).contiguous(memory_format=torch.channels_last_3d)
-        mean, logvar = encode_moments(vae, x)
-        y = vae.decode(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
-        mse = F.mse_loss(y, x)
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        loss = F.l1_loss(y, x) + mse + kl_weight * kl
-        return loss, {"psnr": float(psnr(mse)), "kl": float(kl.detach())}
+        told = reconstruct(vae, crop_near(x, paths, stage.crop, rng), kl_weight)
+        return told.loss, {"psnr": told.psnr, "kl": told.kl}
 
     return objective
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a VAE made of clips: the loss, their latents as the denoiser takes them, PSNR in dB and KL."""
+
+    loss: Tensor
+    latents: Tensor
+    psnr: float
+    kl: float
+
+
+def reconstruct(
+    vae: SliceVAE, x: Tensor, kl_weight: float, scale: float = 1.0, weight: Tensor | float = 1.0
+) -> Reconstruction:
+    """L1 + L2 + KL of clips `[B, 3, T, H, W]`; `weight` is that of each pixel, `scale` that of the denoiser."""
+    mean, logvar = encode_moments(vae, x)
+    y = vae.decode(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
+    mse = (weight * (y - x).square()).mean()
+    z, spread = mean * scale, logvar + 2 * math.log(scale)
+    kl = 0.5 * (z.square() + spread.exp() - 1 - spread).mean()
+    loss = (weight * (y - x).abs()).mean() + mse + kl_weight * kl
+    return Reconstruction(loss, z, float(psnr(mse)), float(kl.detach()))
 
 
 def stage_at(step: int, stages: tuple[VAEStage, ...]) -> VAEStage:
