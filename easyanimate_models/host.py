@@ -88,12 +88,11 @@ def total_frames(window) -> int | None:
     return getattr(window, "total_frames", 0) or None
 
 
-def in_windows(model, length: int, overlap: int):
-    """A copy of `model` that samples latent frames in windows; 0.33 would add an anchor frame to each."""
+def context_handler(length: int, overlap: int) -> comfy.context_windows.IndexListContextHandler:
+    """The host's windows over latent frames; 0.33 would add an anchor frame to each."""
     kind = comfy.context_windows.IndexListContextHandler
     takes_anchor = "causal_window_fix" in inspect.signature(kind.__init__).parameters
-    copy = model.clone()
-    copy.model_options["context_handler"] = kind(
+    return kind(
         context_schedule=comfy.context_windows.get_matching_context_schedule("standard_static"),
         fuse_method=comfy.context_windows.get_matching_fuse_method("pyramid"),
         context_length=length,
@@ -101,5 +100,8 @@ def in_windows(model, length: int, overlap: int):
         dim=2,
         **({"causal_window_fix": False} if takes_anchor else {}),
     )
-    comfy.context_windows.create_prepare_sampling_wrapper(copy)
-    return copy
+
+
+def prepares_for_windows(model) -> None:
+    """Tell the host to reckon with the memory of one window."""
+    comfy.context_windows.create_prepare_sampling_wrapper(model)

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..easyanimate_models.latent_formats import mark, require_match
-from ..easyanimate_models.vae.host_vae import HostVAE
+from ..easyanimate_models.vae.host_vae import SEAMS, HostVAE
 from ..easyanimate_models.vae.tiling import Tiling
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 
@@ -53,14 +53,23 @@ class EasyAnimateDecode(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="What the sampler made."),
                 io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
                 io.Int.Input("tile_size", **TILE_INPUT),
+                io.Combo.Input(
+                    "seams",
+                    options=list(SEAMS),
+                    default=SEAMS[0],
+                    optional=True,
+                    tooltip="What to do about the jump every eight frames. original: nothing; overlap: slices are "
+                    "cross-faded, which takes two decodes (V3); smooth: the original's smooth_output, which takes an "
+                    "encode more and leaves more of the jump.",
+                ),
             ],
             outputs=[io.Image.Output()],
         )
 
     @classmethod
-    def execute(cls, latent, vae, tile_size) -> io.NodeOutput:
+    def execute(cls, latent, vae, tile_size, seams=SEAMS[0]) -> io.NodeOutput:
         require_match(latent, require_slice_vae(vae).latent_format, "VAE")
-        images = vae.decode(latent["samples"], tiling=tiling_of(tile_size))
+        images = vae.decode(latent["samples"], tiling=tiling_of(tile_size), seams=seams)
         return io.NodeOutput(images.flatten(0, 1))
 
 

@@ -6,11 +6,12 @@ import comfy.utils
 import latent_preview
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import fixed_empty_latent, in_windows
+from ..easyanimate_models.host import fixed_empty_latent
 from ..easyanimate_models.latent_formats import mark, require_match
+from ..easyanimate_models.long_video import in_windows
 from ..easyanimate_models.schedules import release_sigmas
+from ..easyanimate_models.step_cache import with_step_cache
 from ..easyanimate_models.supported_models import Release
-from ..easyanimate_models.video_sizes import window_size
 
 CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
@@ -161,7 +162,39 @@ class EasyAnimateContextWindows(io.ComfyNode):
         release = model.model.model_config
         if not isinstance(release, Release):
             raise ValueError("This model is not an EasyAnimate transformer; use Context Windows (Manual) for others.")
-        return io.NodeOutput(in_windows(model, *window_size(length, overlap, release.vae.plan)))
+        return io.NodeOutput(in_windows(model, length, overlap, release.vae.plan))
 
 
-NODES = [EasyAnimateSampler, EasyAnimateScheduler, EasyAnimateContextWindows]
+class EasyAnimateStepCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateStepCache",
+            display_name="EasyAnimate Step Cache",
+            category=CATEGORY,
+            description="Samples two to three times as fast: steps whose outcome follows from the two before are left "
+            "out. The picture changes a little.",
+            inputs=[
+                io.Model.Input("model", tooltip="The transformer, with its LoRAs; the last node before the sampler."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.1,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far a step that is left out may be off, relative: 0 leaves out nothing, 0.05 is "
+                    "careful, above 0.2 shows.",
+                ),
+                io.Int.Input(
+                    "most_in_a_row", default=3, min=1, max=20, tooltip="Never leave out more steps in a row than this."
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, threshold, most_in_a_row) -> io.NodeOutput:
+        return io.NodeOutput(with_step_cache(model, threshold, most_in_a_row))
+
+
+NODES = [EasyAnimateSampler, EasyAnimateScheduler, EasyAnimateContextWindows, EasyAnimateStepCache]

@@ -86,3 +86,24 @@ def test_nothing_needs_no_slices():
     assert slicing.plan_encode(0) == slicing.plan_decode(0) == []
     assert slicing.latents_for(0) == slicing.frames_for(0) == 0
     assert slicing.WINDOWS.encode(0) == slicing.WINDOWS.decode(0) == slicing.FRAMES.encode(0) == []
+
+
+@pytest.mark.parametrize("latents", SOME_LENGTHS)
+@pytest.mark.parametrize("length", [2, 3])
+def test_overlapping_slices_fade_into_each_other(latents, length):
+    plan = slicing.plan_overlapping_decode(latents, length)
+    seen = [0.0] * slicing.frames_for(latents)
+    for s in plan:
+        shares = s.shares()
+        assert len(shares) == s.frame_stop - s.frame_start and shares == sorted(shares)
+        for frame, share in zip(range(s.frame_start, s.frame_stop), shares, strict=True):
+            seen[frame] = seen[frame] * (1 - share) + share
+    assert seen == pytest.approx([1.0] * len(seen))
+    lone = latents % 2
+    for before, after in zip(plan[lone:], plan[lone + 1 :], strict=False):
+        assert after.frame_start + after.fade == before.frame_stop
+        assert after.start == before.stop - 1
+
+
+def test_overlapping_slices_of_two_take_two_decodes_at_most():
+    assert len(slicing.plan_overlapping_decode(36)) == 2 * len(slicing.plan_decode(36)) - 1

@@ -36,9 +36,9 @@ def sampler(**changed) -> dict:
     return node("EasyAnimateSampler", **(wired | chosen | changed))
 
 
-def decode(latent: str = "sampler") -> dict:
-    """The frames of a latent."""
-    return node("EasyAnimateDecode", latent=[latent, 0], vae=["vae", 0])
+def decode(latent: str = "sampler", **changed) -> dict:
+    """The frames of a latent; `changed` are other inputs."""
+    return node("EasyAnimateDecode", latent=[latent, 0], vae=["vae", 0], **changed)
 
 
 def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float = 12.0, suffix: str = "") -> dict:
@@ -58,7 +58,7 @@ def from_release(text: str, clip: list | None = None, **sampling) -> dict:
         **loaders(RELEASE, RELEASE, RELEASE),
         **texts,
         "sampler": sampler(**(wired | sampling)),
-        "decode": decode(),
+        "decode": decode(seams="overlap"),
         **video(fps=24.0),
     }
 

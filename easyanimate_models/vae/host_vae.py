@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import comfy.latent_formats
 import comfy.model_management as mm
@@ -11,9 +13,11 @@ import torch
 from torch import Tensor
 
 from ..host import is_dynamic, out_of_memory, patcher_class
+from .slicing import DecodeSlice
 from .tiling import RELEASE_TILING, Tiling
 from .video_vae import SPACE_RATIO, VideoVAE
 
+SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
 LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
 
 
@@ -44,6 +48,8 @@ class HostVAE(comfy.sd.VAE):
         offload = mm.vae_offload_device()
         self.patcher = patcher_class()(self.first_stage_model, load_device=self.device, offload_device=offload)
         self.first_stage_model.load_state_dict(weights, assign=is_dynamic(self.patcher))
+        if self.device.type == "cpu":  # where it is 1.5 to 2 times as fast; on a GPU it takes 1.7 times as long
+            self.first_stage_model.to(memory_format=model.channels_last)
         logging.info("EasyAnimate VAE: %s on %s", self.vae_dtype, self.device)
 
     def _declare(self, model: VideoVAE) -> None:
@@ -75,13 +81,16 @@ class HostVAE(comfy.sd.VAE):
         """What the host's save nodes write."""
         return {**super().get_sd(), **self.saved_with}
 
-    def decode(self, samples_in: Tensor, vae_options=None, tiling: Tiling | None = None) -> Tensor:
+    def decode(
+        self, samples_in: Tensor, vae_options=None, tiling: Tiling | None = None, seams: str = "original"
+    ) -> Tensor:
         """Latents `[B, C, F, h, w]` (or one frame, `[B, C, h, w]`) to images `[B, T, H, W, 3]` in 0..1.
 
-        Out of memory, it goes on with the release's tiles; the slices that were done are decoded again.
+        `seams` is one of `SEAMS`: what is done about the borders of slices. Out of memory, it goes on with the
+        release's tiles; the slices that were done are decoded again.
         """
         z = samples_in if samples_in.ndim == 5 else samples_in.unsqueeze(2)
-        return self._or_tiled(self._decode, z, tiling)
+        return self._or_tiled(partial(self._decode, seams=seams), z, tiling)
 
     def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None) -> Tensor:
         """The host's tiled decode. Time is always cut by slices, so the temporal tile sizes have nothing to do."""
@@ -111,15 +120,45 @@ class HostVAE(comfy.sd.VAE):
         mm.soft_empty_cache()
         return work(x, RELEASE_TILING)
 
-    def _decode(self, z: Tensor, tiling: Tiling | None) -> Tensor:
+    def _decode(self, z: Tensor, tiling: Tiling | None, seams: str) -> Tensor:
         model = self.first_stage_model
-        self._load(self.memory_used_decode(_one_tile(z.shape, tiling, 1), self.vae_dtype))
+        slices = self._decode_slices(z.shape[2], seams)
+        longest = max(s.frame_stop - s.frame_start for s in slices) / self.plan.frames_per_slice
+        self._load(longest * self.memory_used_decode(_one_tile(z.shape, tiling, 1), self.vae_dtype))
         b, c, t, h, w = model.pixel_shape(z.shape)
         images = torch.empty((b, t, h, w, c), device=self.output_device)
-        on_slice = _progress(b * len(self.plan.decode(z.shape[2])))
+        between = self._between(t) if seams == "smooth" else slice(0)
+        again = 2 * len(self.plan.decode(self.plan.latents_for(len(range(t)[between]))))
+        on_slice = _progress(b * (len(slices) + again))
         for clip, image in zip(z.to(self.vae_dtype).split(1), images.split(1), strict=True):
-            model.decode(clip, image.movedim(-1, 1), tiling, self.device, on_slice)
+            pixels = image.movedim(-1, 1)
+            model.decode(clip, pixels, tiling, self.device, on_slice, slices)
+            if again:
+                self._smooth(pixels.clamp_(-1, 1)[:, :, between], tiling, on_slice)
         return self.process_output(images)
+
+    def _decode_slices(self, latents: int, seams: str) -> list[DecodeSlice]:
+        if seams != "overlap" or self.plan.frames_per_slice == 1:
+            return self.plan.decode(latents)
+        if self.plan.overlapping is None:
+            raise ValueError("The windows of this VAE (V2) can't overlap; choose original or smooth for the seams.")
+        return self.plan.overlapping(latents)
+
+    def _between(self, frames: int) -> slice:
+        """Those that are not in the first half slice nor in the last; none where slices have no seams."""
+        whole = self.plan.frames_per_slice
+        return slice(whole // 2, frames - (whole - whole // 2)) if frames > whole > 1 else slice(0)
+
+    def _smooth(self, pixels: Tensor, tiling: Tiling | None, on_slice: Callable[[], None]) -> None:
+        """As the original: mix decoded pixels half and half with themselves, encoded and decoded once more.
+
+        They begin half a slice into the video, so that the seams of either fall into the slices of the other.
+        """
+        model = self.first_stage_model
+        latents = torch.empty(model.latent_shape(pixels.shape), dtype=self.vae_dtype, device=self.output_device)
+        model.encode(pixels, latents, tiling, self.device, on_slice, prepare=lambda x: x.to(self.vae_dtype))
+        slices = [replace(s, share=0.5) for s in self.plan.decode(latents.shape[2])]
+        model.decode(latents, pixels, tiling, self.device, on_slice, slices)
 
     def _encode(self, clips: Tensor, tiling: Tiling | None) -> Tensor:
         model = self.first_stage_model

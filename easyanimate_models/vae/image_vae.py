@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import comfy.ops
+import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
@@ -164,7 +165,7 @@ class ImageDecoder(nn.Module):
 class ImageVAE(VideoVAE):
     """Encoder and decoder of V1; a slice is one frame, so batch and time are one."""
 
-    plan = FRAMES
+    plan, channels_last = FRAMES, torch.channels_last
 
     def __init__(self, config: ImageVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__(config)

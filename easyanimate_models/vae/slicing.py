@@ -25,7 +25,10 @@ class EncodeSlice:
 
 @dataclass(frozen=True)
 class DecodeSlice:
-    """Latent frames `[start, stop)`, seen from `[before, after)`, become pixel frames `[frame_start, frame_stop)`."""
+    """Latent frames `[start, stop)`, seen from `[before, after)`, become pixel frames `[frame_start, frame_stop)`.
+
+    Its first `fade` frames rise out of what is there already; after them it is seen with `share`, 1 for alone.
+    """
 
     start: int
     stop: int
@@ -33,6 +36,13 @@ class DecodeSlice:
     after: int
     frame_start: int
     frame_stop: int
+    fade: int = 0
+    share: float = 1.0
+
+    def shares(self) -> list[float]:
+        """How much each of its frames counts beside what is there already."""
+        rise = [(i + 0.5) / self.fade for i in range(self.fade)]
+        return rise + [self.share] * (self.frame_stop - self.frame_start - self.fade)
 
 
 def _spans(total: int, step: int) -> list[tuple[int, int]]:
@@ -61,6 +71,21 @@ def plan_decode(latents: int) -> list[DecodeSlice]:
         frames = 1 if is_image else TIME_RATIO * (stop - start)
         plan.append(DecodeSlice(start, stop, before, after, frame, frame + frames))
         frame += frames
+    return plan
+
+
+def plan_overlapping_decode(latents: int, length: int = LATENTS_PER_SLICE) -> list[DecodeSlice]:
+    """Slices of `length` latent frames that share one with the slice before: four pixel frames to cross-fade in.
+
+    That costs two decodes; longer slices cost less, but the network was not taught them and loses half a decibel.
+    """
+    lone = latents % 2
+    plan = plan_decode(latents)[:lone]
+    for start in range(lone, max(latents - 1, lone), length - 1):
+        stop = min(start + length, latents)
+        before, after = max(lone, start - LATENTS_PER_SLICE), min(latents, stop + LATENTS_PER_SLICE)
+        frames = [lone + TIME_RATIO * (i - lone) for i in (start, stop)]
+        plan.append(DecodeSlice(start, stop, before, after, *frames, fade=TIME_RATIO if start > lone else 0))
     return plan
 
 
@@ -98,12 +123,16 @@ def plan_frame_decode(latents: int) -> list[DecodeSlice]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How one kind of VAE cuts time: the slices for a count of frames or latents, and the most frames in one."""
+    """How one kind of VAE cuts time: the slices for a count of frames or latents, and the most frames in one.
+
+    `overlapping` are slices for decoding that share frames, where the network allows it.
+    """
 
     encode: Callable[[int], list[EncodeSlice]]
     decode: Callable[[int], list[DecodeSlice]]
     frames_per_slice: int
     time_ratio: int
+    overlapping: Callable[[int], list[DecodeSlice]] | None = None
 
     def latents_for(self, frames: int) -> int:
         """Latent frames that encoding `frames` pixel frames gives."""
@@ -118,6 +147,6 @@ class Plan:
 
 FRAMES = Plan(plan_frame_encode, plan_frame_decode, frames_per_slice=1, time_ratio=1)  # V1
 WINDOWS = Plan(plan_window_encode, plan_window_decode, FRAMES_PER_WINDOW, TIME_RATIO)  # V2
-SLICES = Plan(plan_encode, plan_decode, FRAMES_PER_SLICE, TIME_RATIO)  # V3
+SLICES = Plan(plan_encode, plan_decode, FRAMES_PER_SLICE, TIME_RATIO, plan_overlapping_decode)  # V3
 
 latents_for, frames_for = SLICES.latents_for, SLICES.frames_for

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .slicing import Plan
+from .slicing import DecodeSlice, Plan
 from .tiling import Tiling, tiled
 
 SPACE_RATIO = 8
@@ -23,6 +23,7 @@ class VideoVAE(nn.Module):
     """
 
     plan: Plan
+    channels_last = torch.channels_last_3d  # this layout, for its convolutions
 
     def __init__(self, config):
         super().__init__()
@@ -77,16 +78,27 @@ class VideoVAE(nn.Module):
         tiling: Tiling | None = None,
         device: torch.device | None = None,
         on_slice: OnSlice = None,
+        slices: list[DecodeSlice] | None = None,
     ) -> Tensor:
-        """The pixels."""
+        """The pixels, cut into the plan's slices or those given."""
         shape = self.pixel_shape(z.shape)
         out = torch.empty(shape, dtype=z.dtype, device=z.device) if out is None else out
-        for s in self.plan.decode(z.shape[2]):
+        for s in slices or self.plan.decode(z.shape[2]):
             seen = z[:, :, s.before : s.after].to(device=device or z.device)
             network = partial(self.decode_slice, first=s.start - s.before, count=s.stop - s.start)
             whole = tiling is None or tiling.fits(*z.shape[3:])
             pixels = network(seen) if whole else tiled(network, seen, tiling, 1, SPACE_RATIO)
-            out[:, :, s.frame_start : s.frame_stop] = pixels
+            _put(pixels, out[:, :, s.frame_start : s.frame_stop], s.shares())
             if on_slice is not None:
                 on_slice()
         return out
+
+
+def _put(pixels: Tensor, place: Tensor, shares: list[float]) -> None:
+    """Frames into their place; those that share it are mixed with what is there."""
+    shared = [i for i, share in enumerate(shares) if share < 1]
+    mixed = shared[-1] + 1 if shared else 0
+    place[:, :, mixed:] = pixels[:, :, mixed:]
+    if mixed:
+        weights = torch.tensor(shares[:mixed], dtype=place.dtype, device=place.device).view(-1, 1, 1)
+        place[:, :, :mixed].lerp_(pixels[:, :, :mixed].to(place), weights)

@@ -1,0 +1,107 @@
+"""Does the host know how much memory a size takes? Its estimates against peaks of a GPU, real width, bfloat16.
+
+Without a GPU, the peaks that `results/gpu.json` keeps are taken; with one, they are measured anew and kept there.
+"""
+
+import json
+
+import comfy.model_management as mm
+import torch
+
+from easyanimate_models.supported_models import EasyAnimateV3
+from easyanimate_models.vae.host_vae import HostVAE
+
+from .measure import CUDA, RESULTS, Row, in_own_process, machine, peak_above, report
+from .networks import V3, host_vae, told, transformer
+
+SIZES = ((256, 256, 16), (256, 256, 144), (512, 512, 48), (768, 768, 48), (512, 512, 144), (768, 768, 144))
+KEPT = RESULTS / "gpu.json"
+DTYPE = torch.bfloat16
+GB = 1e9
+RESERVED = 1.4  # GB that the host leaves to the system and to its own needs
+VAE_TILE = 384
+
+
+@torch.no_grad()
+def steps() -> list[dict]:
+    """Bytes above the weights in a step of batch 2 (cond and uncond)."""
+    network, found = transformer(dtype=DTYPE), []
+    for width, height, frames in SIZES:
+        inputs = told(V3, 2, frames // 4, (height // 8, width // 8), DTYPE)
+        found.append(_one("sample", (width, height, frames), lambda i=inputs: network(**i)))
+    return found
+
+
+@torch.no_grad()
+def codings() -> list[dict]:
+    """Bytes above the weights in decoding and in encoding."""
+    vae, found = host_vae(), []
+    mm.load_models_gpu([vae.patcher], force_full_load=True)
+    for width, height, frames in SIZES:
+        z = torch.randn(1, 4, frames // 4, height // 8, width // 8)
+        found.append(_one("decode", (width, height, frames), lambda z=z: vae.decode(z)))
+        pixels = torch.rand(frames, height, width, 3)
+        found.append(_one("encode", (width, height, frames), lambda p=pixels: vae.encode(p)))
+    return found
+
+
+def _one(what: str, size: tuple[int, int, int], work) -> dict:
+    work()
+    return {"what": what, "size": size, "peak": peak_above(work)}
+
+
+def kept() -> dict:
+    """The peaks of a GPU, and which one."""
+    if CUDA:
+        measured = [*in_own_process(steps), *in_own_process(codings)]
+        KEPT.write_text(json.dumps({"machine": f"{machine()}, bfloat16", "measured": measured}, indent=1) + "\n")
+    return json.loads(KEPT.read_text())
+
+
+def estimate(vae: HostVAE, what: str, size: tuple[int, int, int]) -> float:
+    """What the host reckons with, on a GPU with PyTorch's attention."""
+    width, height, frames = size
+    if what == "encode":
+        return vae.memory_used_encode((1, 3, frames, height, width), DTYPE)
+    shape = (1, 4, frames // 4, height // 8, width // 8)
+    if what == "decode":
+        return vae.memory_used_decode(shape, DTYPE)
+    area = 2 * shape[2] * shape[3] * shape[4]
+    return area * DTYPE.itemsize * 0.01 * EasyAnimateV3.memory_usage_factor * 1024**2  # BaseModel.memory_required
+
+
+def fits(step: float, weights: float, budget: float) -> str:
+    """Whether a step fits: with all weights on the GPU, with a part of them streamed from RAM by the host, or not."""
+    room = budget - RESERVED - step
+    return "yes" if room >= weights else "weights streamed" if room >= 0.1 * weights else "no"
+
+
+def table(vae: HostVAE) -> str:
+    """What artists look for: which sizes fit which GPU."""
+    weights = sum(p.numel() for p in transformer(dtype=DTYPE, device=torch.device("meta")).parameters()) * 2 / GB
+    lines = ["| size | a step takes | decode, whole frames | 8 GB | 12 GB | 24 GB |", "|---|---|---|---|---|---|"]
+    for size in SIZES:
+        step, decode = (estimate(vae, what, size) / GB for what in ("sample", "decode"))
+        cells = ["{}×{}, {} frames".format(*size), f"{step:.1f} GB", f"{decode:.1f} GB"]
+        lines.append("| " + " | ".join([*cells, *(fits(step, weights, budget) for budget in (8, 12, 24))]) + " |")
+    tile = estimate(vae, "decode", (VAE_TILE, VAE_TILE, 16)) / GB
+    return (
+        "\n".join(lines)
+        + f"\n\nA step takes its memory above the transformer's weights, {weights:.1f} GB. Decoding in "
+        f"the node's tiles of {VAE_TILE} pixels takes {tile:.1f} GB, whatever the size and length.\n"
+    )
+
+
+def main() -> None:
+    rows, found, vae = [], kept(), host_vae()
+    for row in found["measured"]:
+        reckoned, peak = estimate(vae, row["what"], tuple(row["size"])), row["peak"]
+        ratio = reckoned / peak
+        question = "{}: estimate against peak, {}×{}×{}".format(row["what"], *row["size"])
+        figure = f"{ratio:.2f} × ({reckoned / GB:.2f} of {peak / GB:.2f} GB)"
+        rows.append(Row(question, "0.75 to 1.25", figure, abs(ratio - 1) <= 0.25, found["machine"]))
+    report(__file__, rows, table(vae))
+
+
+if __name__ == "__main__":
+    main()

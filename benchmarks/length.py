@@ -1,0 +1,60 @@
+"""A video far longer than a window: does what it shows stay the same, in the memory of one window?"""
+
+import comfy.sample
+import torch
+
+from easyanimate_models.long_video import in_windows
+from easyanimate_models.model_files import TINY
+from easyanimate_models.schedules import release_sigmas
+from easyanimate_models.sd import load_text_encoder, load_transformer, load_vae
+from easyanimate_models.training.judging import look
+from easyanimate_models.training.shapes import FRAMES, SIZE
+from easyanimate_models.vae.slicing import SLICES
+from easyanimate_models.video_sizes import latent_size
+
+from .measure import Row, in_own_process, peak_above, report, seconds
+
+PROMPT, COLOUR, SHAPE = "a red ball stays still on a black background", "red", "circle"
+LENGTH, OVERLAP, STEPS = 577, 16, 25
+
+
+@torch.no_grad()
+def made(frames: int) -> tuple[list[tuple[str, str]], int, float]:
+    """Colour and shape of every 24 frames, bytes above the weights, and seconds."""
+    model, clip, vae = load_transformer(TINY), load_text_encoder(TINY), load_vae(TINY)
+    model = in_windows(model, FRAMES, OVERLAP, SLICES)
+    sigmas = release_sigmas(model.get_model_object("model_sampling"), "euler", STEPS)
+    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, ""))
+    empty = torch.zeros(1, 4, *latent_size(SIZE, SIZE, frames))
+    noise = comfy.sample.prepare_noise(empty, 0)
+    latents: list[torch.Tensor] = []
+
+    def sample() -> None:
+        conditioning = STEPS, 2.0, "euler", "normal", positive, negative, empty
+        latents.append(comfy.sample.sample(model, noise, *conditioning, sigmas=sigmas, disable_pbar=True))
+
+    times: list[float] = []
+    peak = peak_above(lambda: times.append(seconds(sample)))
+    video = vae.decode(latents[0], seams="overlap")[0]
+    seen = [look(part) for part in video.split(FRAMES) if len(part) == FRAMES]
+    return [(s.colour, s.shape) for s in seen], peak, times[0]
+
+
+def main() -> None:
+    seen, long_peak, long = in_own_process(made, LENGTH)
+    _, short_peak, short = in_own_process(made, 2 * FRAMES)
+    colour, shape = (sum(s[i] == wanted for s in seen) for i, wanted in enumerate((COLOUR, SHAPE)))
+    how = f"{PROMPT!r}, windows of {FRAMES} frames that share {OVERLAP}, looked at in parts of {FRAMES} frames"
+    more = (long_peak - short_peak) / 1e6
+    per_frame = long / LENGTH / (short / (2 * FRAMES))
+    rows = [
+        Row(f"{LENGTH} frames: parts in the right colour", "all", f"{colour} of {len(seen)}", colour == len(seen), how),
+        Row(f"{LENGTH} frames: parts in the right shape", "all", f"{shape} of {len(seen)}", shape == len(seen), "same"),
+        Row(f"Sampling memory, {LENGTH} frames beyond {2 * FRAMES}", "that of latents", f"{more:.1f} MB", None, "same"),
+        Row("Sampling: time of a frame, against 48 frames", "linear", f"{per_frame:.2f} ×", per_frame <= 1.3, "same"),
+    ]
+    report(__file__, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Time and memory, measured so that the figures of one run can be compared with each other."""
+
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+RESULTS = Path(__file__).parent / "results"
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of RESULTS.md: what was asked, what it should be, what it is."""
+
+    question: str
+    target: str
+    figure: str
+    met: bool | None  # None: nothing was promised
+    how: str
+
+
+def report(script: str, rows: list[Row], beside: str = "") -> None:
+    """Keep the rows of a benchmark, with what they were measured on and what is said `beside`, for RESULTS.md."""
+    RESULTS.mkdir(exist_ok=True)
+    found = {"machine": machine(), "rows": [asdict(row) for row in rows], "beside": beside}
+    (RESULTS / f"{Path(script).stem}.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    for row in rows:
+        said = {True: "met", False: "NOT MET", None: ""}[row.met]
+        sys.stdout.write(f"{row.question}: {row.figure} (target {row.target or 'none'}) {said}\n")
+
+
+def machine() -> str:
+    """What a figure depends on."""
+    if CUDA:
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{torch.get_num_threads()} CPU threads, {capability}, torch {torch.__version__}"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes once."""
+    _wait()
+    start = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - start
+
+
+def alternating(repetitions: int = 5, /, **works: Callable[[], object]) -> dict[str, float]:
+    """The median seconds of each of `works`, run in turn after one round that does not count."""
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repetitions):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def peak_above(work: Callable[[], object]) -> int:
+    """Bytes by which memory rose, at most, while `work` ran."""
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
+
+
+def in_own_process(function: Callable, *arguments):
+    """What `function` (of a module) returns in a fresh process, so that nobody else's memory counts."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def matrix_product(rows: int = 2048, inner: int = 2048, columns: int = 2048, dtype=torch.float32):
+    """A product as large as those of the network: the work, and its floating point operations."""
+    a, b = (torch.randn(s, device=DEVICE, dtype=dtype) for s in ((rows, inner), (inner, columns)))
+    return lambda: a @ b, 2 * rows * inner * columns
+
+
+def convolution(channels: int = 128, frames: int = 8, side: int = 128, dtype=torch.float32):
+    """A large 3-D convolution in the layout that suits it best: the work, and its floating point operations."""
+    shape = (1, channels, frames, side, side)
+    x = torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=torch.channels_last_3d)
+    w = torch.randn(channels, channels, 3, 3, 3, device=DEVICE, dtype=dtype)
+    w = w.contiguous(memory_format=torch.channels_last_3d)
+    return lambda: F.conv3d(x, w, padding=1), 2 * 27 * channels * channels * frames * side * side
+
+
+def _wait() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

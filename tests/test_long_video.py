@@ -1,0 +1,52 @@
+"""Videos longer than a window: whose noise, in whose memory."""
+
+import comfy.sample
+import pytest
+import torch
+from conftest import part
+from tiny_networks import random, tiny_transformer
+
+long_video = part("easyanimate_models.long_video")
+sampling = part("nodes.sampling")
+
+
+def test_frames_after_a_window_are_earlier_noise_in_another_order():
+    noise = random(1, 4, 20, 2, 2)
+    ours = long_video.repeated(noise, window=6, step=4, unit=2)
+    assert ours.shape == noise.shape and torch.equal(ours[:, :, :6], noise[:, :, :6])
+    for start in range(6, 20, 4):
+        dealt = ours[:, :, start : start + 4].split(2, dim=2)
+        source = ours[:, :, start - 6 : start - 6 + 4].split(2, dim=2)
+        for slice_ in dealt:
+            assert any(torch.equal(slice_, s) for s in source)
+    assert not torch.equal(noise[:, :, 6:], ours[:, :, 6:])
+
+
+@pytest.mark.parametrize("frames", [1, 5, 6])
+def test_a_video_of_one_window_keeps_its_noise(frames):
+    noise = random(1, 4, frames, 2, 2)
+    assert torch.equal(long_video.repeated(noise, window=6, step=4, unit=2), noise)
+
+
+def sampled(model, frames: int) -> torch.Tensor:
+    text = [[random(1, 5, 16), {}]]
+    empty = torch.zeros(1, 4, frames, 4, 4)
+    noise = comfy.sample.prepare_noise(empty, 1)
+    return comfy.sample.sample(model, noise, 2, 2.0, "euler", "normal", text, text, empty, disable_pbar=True, seed=1)
+
+
+def test_the_network_never_sees_more_than_a_window():
+    patcher, seen = tiny_transformer(), []
+    network = patcher.model.diffusion_model
+    forward = network.forward
+
+    def watched(x, *args, **kwargs):
+        seen.append(x.shape[2])
+        return forward(x, *args, **kwargs)
+
+    network.forward = watched
+    windows = sampling.EasyAnimateContextWindows.execute(patcher, 24, 8).args[0]
+    video = sampled(windows, 30)
+    assert set(seen) == {6}
+    assert torch.equal(video, sampled(windows, 30))
+    assert torch.equal(sampled(windows, 6), sampled(patcher, 6))

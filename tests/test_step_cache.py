@@ -1,0 +1,112 @@
+"""Steps left out: how many, how little it shows, and that nothing of a run is left for the next."""
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from conftest import part
+from tiny_networks import random, tiny_transformer
+
+sampling = part("nodes.sampling")
+TINY = part("easyanimate_models.model_files").TINY
+sd = part("easyanimate_models.sd")
+release_sigmas = part("easyanimate_models.schedules").release_sigmas
+step_cache = part("easyanimate_models.step_cache")
+psnr = part("easyanimate_models.training.vae").psnr
+STEPS = 25
+
+
+class Counted:
+    """A model whose forward passes are counted; `fail_at` makes one raise."""
+
+    def __init__(self, model):
+        self.model, self.calls, self.fail_at = model, 0, None
+        network = model.model.diffusion_model
+        forward = network.forward
+
+        def counting(*args, **kwargs):
+            self.calls += 1
+            if self.calls == self.fail_at:
+                raise RuntimeError("stopped")
+            return forward(*args, **kwargs)
+
+        network.forward = counting
+
+    def sample(self, threshold: float | None, text, empty, sampler: str = "euler", most: int = 3) -> torch.Tensor:
+        model, self.calls = self.model, 0
+        if threshold is not None:
+            model = sampling.EasyAnimateStepCache.execute(model, threshold, most).args[0]
+        sigmas = release_sigmas(model.get_model_object("model_sampling"), sampler, STEPS)
+        noise = comfy.sample.prepare_noise(empty, 3)
+        settings = STEPS, 2.0, sampler, "normal", *text, empty
+        return comfy.sample.sample(model, noise, *settings, sigmas=sigmas, disable_pbar=True, seed=3)
+
+
+@pytest.fixture
+def tiny():
+    text = [[random(1, 5, 16), {}]], [[random(1, 5, 16, seed=1), {}]]
+    counted = Counted(tiny_transformer())
+    return lambda *args, **kwargs: (counted.sample(*args, text, torch.zeros(1, 4, 2, 4, 4), **kwargs), counted.calls)
+
+
+def test_threshold_zero_leaves_out_nothing_and_changes_no_bit(tiny):
+    plain, calls = tiny(None)
+    cached, cached_calls = tiny(0.0)
+    assert torch.equal(cached, plain) and cached_calls == calls == STEPS
+
+
+def test_the_built_in_model_is_twice_as_fast_and_hardly_differs():
+    clip, vae = sd.load_text_encoder(TINY), sd.load_vae(TINY)
+    counted = Counted(sd.load_transformer(TINY))
+    texts = "a red ball moves to the left on a black background", ""
+    text = [clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in texts]
+    empty = torch.zeros(1, 4, 6, 8, 8)
+    plain = counted.sample(None, text, empty)
+    calls = counted.calls
+    cached = counted.sample(0.1, text, empty)
+    assert calls >= 1.6 * counted.calls
+    again = counted.sample(0.1, text, empty)
+    assert torch.equal(cached, again)
+    assert psnr(4 * (vae.decode(cached) - vae.decode(plain)).square().mean()) >= 30
+
+
+def test_most_in_a_row_bounds_what_is_left_out(tiny):
+    _, calls = tiny(1.0, most=1)
+    assert STEPS / 2 <= calls < STEPS
+    _, fewer = tiny(1.0, most=4)
+    assert fewer < calls
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "dpm_2"])
+def test_every_kind_of_sampler_goes_through(tiny, sampler):
+    latents, _ = tiny(0.1, sampler=sampler)
+    assert latents.isfinite().all()
+
+
+def test_nothing_is_left_after_a_run_that_failed():
+    counted = Counted(tiny_transformer())
+    text, empty = [[random(1, 5, 16), {}]], torch.zeros(1, 4, 2, 4, 4)
+    cache = step_cache.StepCache(0.1, 3)
+    counted.fail_at = 5
+    with pytest.raises(RuntimeError, match="stopped"):
+        cache.sample(lambda: counted.sample(None, (text, text), empty))
+    assert cache.run is None
+
+
+def test_a_line_is_foretold_exactly_and_the_error_is_that_of_one_step():
+    run = step_cache.Run()
+    at = lambda position: torch.tensor([1.0, 2.0]) + position * torch.tensor([3.0, -1.0])  # noqa: E731
+    for position in (2.0, 1.0, 0.5):
+        run.learn(position, at(position))
+    assert run.error == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(run.foretold(-1.0), at(-1.0))
+    run.in_a_row = 1
+    run.learn(0.0, 2 * at(0.0))
+    assert run.error == pytest.approx(0.25)
+
+
+def test_two_directions_at_one_noise_level_are_one():
+    run = step_cache.Run()
+    for position in (2.0, 1.0, 1.0):
+        run.learn(position, torch.full((2,), position))
+    assert [position for position, _ in run.last] == [1.0]
