@@ -1,8 +1,8 @@
 """Leave out sampling steps whose outcome can be foretold: the noise direction of the last two goes on in a line.
 
-Late and early in a run the direction hardly bends. Every step that is computed shows how wrong the line was, and that
-decides how many steps may follow without the network. Reusing the last direction instead, as EasyCache does, loses
-more: two steps say where it is going.
+Every step that is computed shows how wrong the line was, and that decides how many steps may follow without the
+network. Reusing the last direction instead, as EasyCache does, loses more: two steps say where it is going. The first
+steps decide what is to be seen, so they are computed: a small error there grows into another picture.
 """
 
 import logging
@@ -42,11 +42,12 @@ class Run:
 class StepCache:
     """Two wrappers around the host's sampling; what they know lives as long as the run.
 
-    A step is left out while the error expected of it is below `threshold`, at most `most` of them in a row.
+    A step is left out while the error expected of it is below `threshold`, at most `most` of them in a row, and none
+    of those whose sigma is above `start`.
     """
 
-    def __init__(self, threshold: float, most: int):
-        self.threshold, self.most = threshold, most
+    def __init__(self, threshold: float, most: int, start: float = math.inf):
+        self.threshold, self.most, self.start = threshold, most, start
         self.run: Run | None = None
 
     def sample(self, executor, *args, **kwargs):
@@ -63,8 +64,7 @@ class StepCache:
         run, level = self.run, float(sigma.max())
         run.steps += 1
         position = math.log(level)
-        expected = run.error * (run.in_a_row + 1)
-        if expected < self.threshold and run.in_a_row < self.most and len(run.last) == 2:
+        if level <= self.start and self._may_leave_out(run):
             run.in_a_row += 1
             run.skipped += 1
             return x - level * run.foretold(position)
@@ -72,10 +72,15 @@ class StepCache:
         run.learn(position, (x - denoised) / level)
         return denoised
 
+    def _may_leave_out(self, run: Run) -> bool:
+        expected = run.error * (run.in_a_row + 1)
+        return expected < self.threshold and run.in_a_row < self.most and len(run.last) == 2
 
-def with_step_cache(model, threshold: float, most: int):
-    """A copy of the host's MODEL that leaves steps out."""
-    copy, cache = model.clone(), StepCache(threshold, most)
+
+def with_step_cache(model, threshold: float, start_percent: float, most: int):
+    """A copy of the host's MODEL that leaves steps out, none before `start_percent` (0..1) of the noise schedule."""
+    start = float(model.get_model_object("model_sampling").percent_to_sigma(start_percent))
+    copy, cache = model.clone(), StepCache(threshold, most, start)
     copy.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, cache.sample)
     copy.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, cache.predict)
     return copy

@@ -101,6 +101,8 @@ FLOW = (  # imports go down this list, never up (design.md, section 2)
     *(
         "model_base",
         "inpainting",
+        "long_video",
+        "step_cache",
         "latent_formats",
         "schedules",
         "video_sizes",

@@ -78,8 +78,9 @@ class HostVAE(comfy.sd.VAE):
         self.audio_sample_rate = 44100
 
     def get_sd(self) -> dict[str, Tensor]:
-        """What the host's save nodes write."""
-        return {**super().get_sd(), **self.saved_with}
+        """What the host's save nodes write, in the layout that files have."""
+        weights = {name: tensor.contiguous() for name, tensor in super().get_sd().items()}
+        return {**weights, **self.saved_with}
 
     def decode(
         self, samples_in: Tensor, vae_options=None, tiling: Tiling | None = None, seams: str = "original"
