@@ -76,7 +76,7 @@ def _anonymous() -> int:
 def import_seconds() -> float:
     """The pack's import in a process that has the host."""
     script = IMPORT.format(parent=str(ROOT.parent), name=ROOT.name)
-    command, place = [sys.executable, "-c", script], Path(comfy.__file__).parents[1]
+    command, place = [sys.executable, "-c", script], Path(comfy.ops.__file__).parents[1]
     runs = [subprocess.run(command, cwd=place, capture_output=True, text=True, check=True) for _ in range(5)]
     times = [run.stdout.split()[-1] for run in runs]
     return statistics.median(map(float, times))

@@ -11,7 +11,7 @@ from easyanimate_models.vae.slicing import SLICES
 
 from .measure import Row, in_own_process, peak_above, report, seconds
 
-SIDE = 256
+SIDE = 128
 LENGTHS = (16, 144, 577)
 FRAME = 4 * 3 * SIDE * SIDE  # bytes of an IMAGE
 
