@@ -94,7 +94,7 @@ def main() -> None:
     rows = [
         Row("Load: against reading the file", "≤ 1.2 ×", f"{slower:.2f} × ({took['load']:.2f} s)", slower <= 1.2, how),
         Row("Load: copies of the weights in memory", "1", f"{copies:.2f}", copies <= 1.05, "anonymous memory, peak"),
-        Row("Load: memory of the model against its weights", "1", f"{weights / stored:.3f}", weights <= stored, how),
+        Row("Load: memory of the model against its weights", "1", f"{weights / stored:.3f}", weights <= 1.001 * stored, how),
         Row("Import of the pack on top of the host", "≤ 0.3 s", f"{pack:.2f} s", pack <= 0.3, "median of 5 processes"),
     ]
     report(__file__, rows)
