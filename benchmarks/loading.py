@@ -7,6 +7,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import comfy.model_management as mm
 import comfy.ops
 import torch
 from safetensors.torch import save_file
@@ -65,7 +66,7 @@ def loaded(file: Path) -> tuple[int, int]:
     patcher = load(file)
     done.set()
     watcher.join()
-    return patcher.model_size(), peak[0] - before
+    return mm.module_size(patcher.model.diffusion_model), peak[0] - before
 
 
 def _anonymous() -> int:

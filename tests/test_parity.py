@@ -92,7 +92,7 @@ def test_vae_decodes_to_the_recorded_pixels(vae, agree, name, case):
 def test_tiles_meet_as_recorded(vae, agree, name, case):
     given, theirs, how = golden(name).inputs(case), golden(name).outputs(case), golden(name).config["cases"][case]
     side = how["tile_latent_min_size"]
-    tiles = tiling.Tiling(side, int(side * how["tile_overlap_factor"]))
+    tiles = tiling.OriginalTiling(side, int(side * how["tile_overlap_factor"]))
     agree(f"{name} {case} mean", vae.first_stage_model.encode(given["pixels"], tiling=tiles), theirs["mean"])
     ours = vae.first_stage_model.decode(given["latents"], tiling=tiles)
     agree(f"{name} {case}", ours, theirs["decoded_without_corner_pass"])

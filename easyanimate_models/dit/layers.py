@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 FREQUENCIES = 256
 DROPPED = -10000.0  # bias of a masked token, as trained
+TOKENS_AT_ONCE = 8192  # few enough to save memory, enough to hide that weights kept in RAM are sent for each part
 
 
 class Attention(nn.Module):
@@ -45,11 +46,14 @@ class _Geglu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj(x).chunk(2, dim=-1)
-        return x * F.gelu(gate)
+        return F.gelu(gate).mul_(x)  # in place: one tensor of the inner width less
 
 
 class FeedForward(nn.Module):
-    """Four times as wide inside; the spatial block uses GELU, the motion module GEGLU."""
+    """Four times as wide inside; the spatial block uses GELU, the motion module GEGLU.
+
+    Tokens go through in parts of at most `TOKENS_AT_ONCE`, so that what is wide does not grow with the video.
+    """
 
     def __init__(self, width: int, gated: bool, dtype, device, operations):
         super().__init__()
@@ -58,7 +62,11 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([activation, nn.Identity(), out])  # names of the checkpoint: net.0.proj, net.2
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+        tokens = x.reshape(-1, x.shape[-1])
+        if len(tokens) <= TOKENS_AT_ONCE:
+            return self.net[2](self.net[0](x))
+        parts = tokens.tensor_split(-(-len(tokens) // TOKENS_AT_ONCE))
+        return torch.cat([self.net[2](self.net[0](part)) for part in parts]).view(x.shape)
 
 
 class TwoLayer(nn.Module):

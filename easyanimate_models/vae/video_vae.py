@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .slicing import DecodeSlice, Plan
-from .tiling import Tiling, tiled
+from .tiling import Tiling
 
 SPACE_RATIO = 8
 
@@ -65,7 +65,7 @@ class VideoVAE(nn.Module):
             pixels = x[:, :, s.start : s.stop].to(device=device or x.device)
             pixels = pixels if prepare is None else prepare(pixels)
             whole = tiling is None or tiling.fits(*shape[3:])
-            latents = network(pixels) if whole else tiled(network, pixels, tiling, SPACE_RATIO, 1)
+            latents = network(pixels) if whole else tiling.apply(network, pixels, SPACE_RATIO, 1)
             out[:, :, s.latent_start : s.latent_stop] = latents
             if on_slice is not None:
                 on_slice()
@@ -87,7 +87,7 @@ class VideoVAE(nn.Module):
             seen = z[:, :, s.before : s.after].to(device=device or z.device)
             network = partial(self.decode_slice, first=s.start - s.before, count=s.stop - s.start)
             whole = tiling is None or tiling.fits(*z.shape[3:])
-            pixels = network(seen) if whole else tiled(network, seen, tiling, 1, SPACE_RATIO)
+            pixels = network(seen) if whole else tiling.apply(network, seen, 1, SPACE_RATIO)
             _put(pixels, out[:, :, s.frame_start : s.frame_stop], s.shares())
             if on_slice is not None:
                 on_slice()
