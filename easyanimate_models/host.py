@@ -105,3 +105,11 @@ def context_handler(length: int, overlap: int) -> comfy.context_windows.IndexLis
 def prepares_for_windows(model) -> None:
     """Tell the host to reckon with the memory of one window."""
     comfy.context_windows.create_prepare_sampling_wrapper(model)
+
+
+def say_in_node(node: str, text: str) -> None:
+    """A line of text below a node while it runs."""
+    from server import PromptServer
+
+    if hasattr(PromptServer.instance, "send_progress_text"):
+        PromptServer.instance.send_progress_text(text, node)

@@ -8,9 +8,10 @@ size ─── EasyAnimateEmptyLatent ─── LATENT ────────�
 image ── EasyAnimateImageToVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateInpaintVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateEncode ──────── LATENT (instead) ───────┴────┴─────── EasyAnimateDecode ──────┴─ IMAGE
+clips + MODEL, VAE, CLIP ─ EasyAnimateTrainLora ── MODEL
 """
 
-from . import conditioning, decoding, latents, loaders, prompts, sampling
+from . import conditioning, decoding, latents, loaders, prompts, sampling, training
 
 NODES = [
     *loaders.NODES,
@@ -19,4 +20,5 @@ NODES = [
     *latents.NODES,
     *sampling.NODES,
     *decoding.NODES,
+    *training.NODES,
 ]

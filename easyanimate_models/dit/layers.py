@@ -127,7 +127,8 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(x)  # (B*F, D, H, W)
         positions = sincos_positions(x.shape[1], x.shape[2], x.shape[3], self.base, self.scale, x.device)
-        return x.flatten(2).transpose(1, 2) + positions.to(x.dtype)  # (B*F, H*W, D)
+        x = x.flatten(2).transpose(1, 2).contiguous()  # or all that follows would be laid out like an image
+        return x.add_(positions.to(x.dtype))  # (B*F, H*W, D)
 
 
 def sinusoid(values: Tensor, channels: int = FREQUENCIES) -> Tensor:

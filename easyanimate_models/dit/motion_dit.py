@@ -62,14 +62,14 @@ class MotionDiTBlock(nn.Module):
         frames = grid[0]
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + modulation.unflatten(1, (6, -1))
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)  # (B, 1, D) each
-        h = torch.addcmul(shift_attn, self.norm1(x), 1 + scale_attn)
+        h = (self.norm1(x) * (1 + scale_attn)).add_(shift_attn)
         h = self.attn1(rearrange(h, "b (f n) d -> (b f) n d", f=frames), options=options)
         x = torch.addcmul(x, gate_attn, rearrange(h, "(b f) n d -> b (f n) d", f=frames))
         if self.attn_temporal is not None:
             h = self.attn_temporal(rearrange(x, "b (f n) d -> (b f) n d", f=frames), grid, options)
             x = rearrange(h, "(b f) n d -> b (f n) d", f=frames)
         x = x + self.attn2(x, context, bias, options)
-        h = self.ff(torch.addcmul(shift_ff, self.norm2(x), 1 + scale_ff))
+        h = self.ff((self.norm2(x) * (1 + scale_ff)).add_(shift_ff))
         return torch.addcmul(x, gate_ff, h)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..dit.motion_dit import MotionDiT
 
@@ -15,12 +16,17 @@ BETAS = (1e-4, 2e-2)
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents `[B, C, F, H, W]`, the text with its mask, and for an inpainting model what is given of them."""
+    """Clean latents `[B, C, F, H, W]`, the text with its mask, and for an inpainting model what is given of them.
+
+    It is a process's share of a whole batch `of` so many clips, from the one numbered `first` on.
+    """
 
     latents: Tensor
     context: Tensor
     mask: Tensor
     given: Tensor | None = None
+    first: int = 0
+    of: int | None = None
 
 
 Batches = Callable[[int, random.Random], Batch]  # (step, chance)
@@ -62,36 +68,47 @@ def _in_float32(attention, q: Tensor, k: Tensor, v: Tensor, *args, mask: Tensor 
         return attention(q.float(), k.float(), v.float(), *args, mask=mask, **kwargs)
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16; without AVX-512 it would take fifty times as long."""
-    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
-
-
 FULL_PRECISION_ATTENTION = {"optimized_attention_override": _in_float32}
 
 
-def noise_objective(dit: MotionDiT, batches: Batches, weights: NoiseWeights, seed: int):
-    """The noise in noised latents, squared error, weighted by the signal-to-noise ratio."""
-    kept = alphas_cumprod()
+def noise_objective(dit: nn.Module, batches: Batches, weights: NoiseWeights, seed: int, checkpointing: bool = False):
+    """The noise in noised latents, squared error, weighted by the signal-to-noise ratio.
 
-    def objective(step: int) -> tuple[Tensor, dict[str, float]]:
+    With `checkpointing`, what is inside of a block is computed once more for its gradient instead of being kept.
+    """
+    kept = alphas_cumprod()
+    patches = {"patches_replace": {"dit": {("double_block", i): _recomputed for i in range(dit.config.depth)}}}
+
+    def objective(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = batches(step, random.Random(seed * 1_000_003 + step))
-        t = weights.draw(len(batch.latents))
-        noise = torch.randn_like(batch.latents)
-        signal = kept[t].view(-1, 1, 1, 1, 1)
-        x = signal.sqrt() * batch.latents + (1 - signal).sqrt() * noise
+        count = len(batch.latents)
+        t = weights.draw(batch.of or count)[batch.first : batch.first + count]
+        noise = _noise(batch, seed * 1_000_003 + step)
+        signal = kept.to(t.device)[t]
+        share = signal.view(-1, 1, 1, 1, 1)
+        x = share.sqrt() * batch.latents + (1 - share).sqrt() * noise
         x = x if batch.given is None else torch.cat([x, batch.given], dim=1)
-        text = {"context": batch.context, "attention_mask": batch.mask}
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
-            eps = dit(x, t, **text, transformer_options=FULL_PRECISION_ATTENTION)
+        options = (FULL_PRECISION_ATTENTION if x.device.type == "cpu" else {}) | (patches if checkpointing else {})
+        eps = dit(x, t, context=batch.context, attention_mask=batch.mask, transformer_options=options)
         error = (eps.float() - noise).square().mean((1, 2, 3, 4))
-        strong = kept[t] < 0.2
-        figures = {"eps": float(error.detach().mean())}
-        if strong.any():
-            figures["eps_strong"] = float(error.detach()[strong].mean())
-        return (weights.weigh(kept[t]) * error).mean(), figures
+        figures = {"eps": error.detach().mean(), "eps_strong": error.detach()[signal < 0.2].mean()}
+        return (weights.weigh(signal) * error).mean(), figures
 
     return objective
+
+
+def _recomputed(args: dict, extra: dict) -> dict:
+    """A block under torch's gradient checkpointing, where the host's patches take hold."""
+    return checkpoint(extra["original_block"], args, use_reentrant=False)
+
+
+def _noise(batch: Batch, seed: int) -> Tensor:
+    """Noise for each clip from its place in the whole batch alone, whichever process has it."""
+    clips = []
+    for place, clip in enumerate(batch.latents, batch.first):
+        chance = torch.Generator(clip.device).manual_seed(seed * 4096 + place)
+        clips.append(torch.randn(clip.shape, generator=chance, device=clip.device, dtype=clip.dtype))
+    return torch.stack(clips)
 
 
 def initialise_dit(dit: MotionDiT) -> None:

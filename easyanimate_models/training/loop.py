@@ -1,78 +1,193 @@
-"""A plain training loop: one objective, one optimizer, checkpoints that resume bit by bit.
+"""The training loop: one objective, one optimizer, on one device or many; states that resume bit by bit.
 
 Each step draws its data and noise from its own number alone, so that a run stopped at step n and resumed
-equals one that was never stopped.
+equals one that was never stopped, and several processes, each with its share of every batch, equal one.
 """
 
-import csv
-import logging
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from . import checkpoints
+from .extras import needed
+from .journal import Journal
+from .plan import Plan
+
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 20  # steps
 
-Objective = Callable[[int], tuple[Tensor, dict[str, float]]]
+Figures = dict[str, float]
+Objective = Callable[[int], tuple[Tensor, Figures]]
+Watch = Callable[[int, Figures], None]  # (steps done, figures of the last); what it raises stops the run, saved
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long and how fast a stage learns; `learning_rate` falls along a half cosine after the warm-up."""
+class Lesson(nn.Module):
+    """A network with what it should learn: called with the number of a batch, it gives the loss and figures.
 
-    steps: int
-    learning_rate: float
-    warmup: int
-    ema: float
-    clip: float
-    seed: int
+    What is called is what accelerate wraps, so an objective may use any method of the network.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective):
+        super().__init__()
+        self.network = network
+        self.objective = objective
+
+    def forward(self, batch: int) -> tuple[Tensor, Figures]:
+        return self.objective(batch)
 
 
-def fit(folder: Path, module: nn.Module, objective: Objective, plan: Plan) -> nn.Module:
-    """Train `module` in place and return it with its averaged weights.
+class Course:
+    """A lesson in training: its optimizer, and the average of its weights."""
 
-    `objective(step)` returns the loss and named figures for the log. The folder keeps `state.pt`, `log.csv`
-    and `loss.png`; calling again with the same folder goes on where it stopped.
+    def __init__(self, lesson: Lesson, plan: Plan, accelerator):
+        learning = [p for p in lesson.parameters() if p.requires_grad]
+        if not learning:
+            raise ValueError("Nothing is left to train: all weights are frozen; let one part of the network learn.")
+        self.plan, self.accelerator = plan, accelerator
+        self.lesson, self.optimizer = accelerator.prepare(lesson, _optimizer(learning, plan))
+        self.parameters = [p for p in self.lesson.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    @property
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizer.optimizer
+
+    def step(self, step: int) -> Figures:
+        """Learn from the batches of a step; figures of the last of them."""
+        plan = self.plan
+        for group in self.torch_optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for i in range(plan.accumulate):
+            loss, figures = self._learn(step * plan.accumulate + i, last=i == plan.accumulate - 1)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, plan.clip)
+        if not math.isfinite(float(norm)):
+            raise FloatingPointError(f"The gradient is not finite at step {step}; lower the learning rate.")
+        self.optimizer.step()
+        self._follow(min(plan.ema, (1 + step) / (10 + step)))
+        return {"loss": loss, **figures, "rate": plan.rate(step), "gradient": norm}
+
+    def _learn(self, batch: int, last: bool) -> tuple[Tensor, Figures]:
+        apart = contextlib.nullcontext() if last else self.accelerator.no_sync(self.lesson)
+        with apart:
+            with _precision(self.plan, self.accelerator.device):
+                loss, figures = self.lesson(batch)
+            self.accelerator.backward(loss / self.plan.accumulate)
+        return loss.detach(), figures
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def adopt_average(self) -> None:
+        """The averaged weights in place of the last ones."""
+        for p, a in zip(self.parameters, self.average, strict=True):
+            p.copy_(a)
+
+
+def fit(
+    folder: Path,
+    network: nn.Module,
+    objective: Objective,
+    plan: Plan,
+    adversary: Lesson | None = None,
+    watch: Watch | None = None,
+    told: dict | None = None,
+) -> nn.Module:
+    """Train `network` in place and return it with its averaged weights.
+
+    `objective(batch)` returns the loss and named figures for the log. An `adversary` (a discriminator) learns after
+    it in every step. The folder keeps `state.pt`, `log.csv` and `loss.png`; calling again with the same folder goes on
+    where it stopped. `told` is what else must be the same then. Raises `ValueError` where it is not.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    average = [p.detach().clone() for p in parameters]
-    start = _resume(folder, module, optimizer, average)
-    last_save = time.monotonic()
-    with tqdm(total=plan.steps, initial=start, desc=folder.name, mininterval=5) as bar:
-        for step in range(start, plan.steps):
-            torch.manual_seed(plan.seed * 1_000_003 + step)
-            for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(step, plan)
-            loss, figures = objective(step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, plan.clip)
-            if not math.isfinite(float(norm)):
-                raise FloatingPointError(f"{folder.name}: the gradient is not finite at step {step}; lower the rate.")
-            optimizer.step()
-            _follow(average, parameters, min(plan.ema, (1 + step) / (10 + step)))
-            bar.update()
-            if step % LOG_EVERY == 0:
-                figures = {"loss": float(loss.detach()), **figures}
-                bar.set_postfix({k: f"{v:.4f}" for k, v in figures.items()})
-                _log(folder / "log.csv", step, figures)
-            done = step + 1 == plan.steps
-            if done or time.monotonic() - last_save > SAVE_EVERY:
-                _save(folder, module, optimizer, average, step + 1)
-                last_save = time.monotonic()
-    plot_loss(folder)
-    with torch.no_grad():
-        for p, a in zip(parameters, average, strict=True):
-            p.copy_(a)
-    return module
+    checkpoints.require_same(folder, plan, told or {})
+    accelerator = _accelerator()
+    lessons = [Lesson(network, objective), *([adversary] if adversary else [])]
+    courses = [Course(lesson, plan, accelerator) for lesson in lessons]
+    start = checkpoints.resume(folder, courses)
+    if accelerator.is_main_process:
+        checkpoints.note(folder, plan, told or {})
+    _Run(folder, courses, plan, accelerator, watch).go(start)
+    for course in courses:
+        course.adopt_average()
+    return network
+
+
+class _Run:
+    """From one step to the last, with what is kept of it."""
+
+    def __init__(self, folder: Path, courses: list[Course], plan: Plan, accelerator, watch: Watch | None):
+        self.folder, self.courses, self.plan, self.accelerator, self.watch = folder, courses, plan, accelerator, watch
+        self.last_save = time.monotonic()
+
+    def go(self, start: int) -> None:
+        main = self.accelerator.is_main_process
+        journal = Journal(self.folder, start) if main else None
+        with tqdm(total=self.plan.steps, initial=start, desc=self.folder.name, mininterval=5, disable=not main) as bar:
+            for step in range(start, self.plan.steps):
+                figures = self._step(step)
+                bar.update()
+                if step % LOG_EVERY == 0 or self.watch is not None:
+                    figures = self._told(figures)
+                if step % LOG_EVERY == 0 and main:
+                    bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
+                    journal.write(step, figures)
+                self._keep(step + 1, figures)
+        if main:
+            journal.close()
+
+    def _step(self, step: int) -> Figures:
+        figures: Figures = {}
+        for i, course in enumerate(self.courses):
+            torch.manual_seed(self.plan.seed * 1_000_003 + step)
+            found = course.step(step)
+            figures |= found if i == 0 else {f"adversary_{name}": value for name, value in found.items()}
+        return figures
+
+    def _told(self, figures: Figures) -> Figures:
+        """As numbers, the loss as the mean of all processes."""
+        loss = self.accelerator.reduce(figures["loss"].float(), "mean")
+        return {name: float(value) for name, value in {**figures, "loss": loss}.items()}
+
+    def _keep(self, done: int, figures: Figures) -> None:
+        try:
+            if self.watch is not None:
+                self.watch(done, figures)
+        except BaseException:
+            self._save(done)
+            raise
+        if done == self.plan.steps or self._is_due():
+            self._save(done)
+
+    def _is_due(self) -> bool:
+        """Whether it is time to save, for all processes alike."""
+        due = torch.tensor(float(time.monotonic() - self.last_save > SAVE_EVERY), device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            due = self.accelerator.reduce(due, "sum")
+        return bool(due)
+
+    def _save(self, done: int) -> None:
+        checkpoints.save(self.folder, self.courses, done, self.accelerator.is_main_process)
+        self.accelerator.wait_for_everyone()
+        self.last_save = time.monotonic()
+
+
+def share(batch: int) -> slice:
+    """Which items of a batch this process takes; raises `ValueError` when they can't be shared out evenly."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return slice(0, batch)
+    processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    if batch % processes:
+        raise ValueError(f"A batch of {batch} can't be shared among {processes} processes; make it a multiple of that.")
+    return slice(batch * rank // processes, batch * (rank + 1) // processes)
 
 
 def initialise(module: nn.Module) -> nn.Module:
@@ -84,54 +199,26 @@ def initialise(module: nn.Module) -> nn.Module:
     return module
 
 
-def _learning_rate(step: int, plan: Plan) -> float:
-    warm = min(1.0, (step + 1) / max(1, plan.warmup))
-    return plan.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
+def _accelerator():
+    accelerate = needed("accelerate")
+    on_cpu = torch.get_default_device().type == "cpu"
+    sparse = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+    return accelerate.Accelerator(cpu=on_cpu, kwargs_handlers=[sparse])
 
 
-@torch.no_grad()
-def _follow(average: Iterable[Tensor], parameters: Iterable[Tensor], decay: float) -> None:
-    torch._foreach_lerp_(list(average), [p.detach() for p in parameters], 1 - decay)
+def _optimizer(parameters: list[nn.Parameter], plan: Plan) -> torch.optim.Optimizer:
+    kind = needed("bitsandbytes").optim.AdamW8bit if plan.optimizer == "adamw8bit" else torch.optim.AdamW
+    settings = {"betas": plan.betas, "eps": plan.epsilon, "weight_decay": plan.weight_decay}
+    return kind(parameters, lr=plan.learning_rate, **settings)
 
 
-def _save(folder: Path, module: nn.Module, optimizer, average: list[Tensor], step: int) -> None:
-    state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    partial = folder / "state.pt.part"
-    torch.save(state, partial)
-    partial.replace(folder / "state.pt")
+def _precision(plan: Plan, device: torch.device):
+    wanted = plan.precision == "bf16" or plan.precision == "auto" and has_fast_bfloat16(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def _resume(folder: Path, module: nn.Module, optimizer, average: list[Tensor]) -> int:
-    path = folder / "state.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    for a, b in zip(average, state["average"], strict=True):
-        a.copy_(b)
-    logging.info("%s: resumed at step %d", folder.name, state["step"])
-    return state["step"]
-
-
-def _log(path: Path, step: int, figures: dict[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", *figures])
-        writer.writerow([step, *(f"{v:.6g}" for v in figures.values())])
-
-
-def plot_loss(folder: Path) -> None:
-    """`loss.png` from `log.csv`."""
-    from matplotlib.figure import Figure
-
-    with (folder / "log.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], linewidth=0.8)
-    axes.set(xlabel="step", ylabel="loss", yscale="log", title=folder.name)
-    axes.grid(alpha=0.3)
-    figure.savefig(folder / "loss.png", dpi=110)
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16; a CPU without AVX-512 would take fifty times as long."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")

@@ -1,41 +1,153 @@
-"""Low-rank adapters (LoRA) on a transformer: each adapted weight becomes `W + alpha / rank * up @ down`."""
+"""Low-rank adapters (LoRA) on a MODEL of the host: each adapted weight becomes `W + alpha / rank * up @ down`.
 
+They hang on the host's own hook for weights, so the model may be in any precision that the host runs it in, and
+sampling with the patched MODEL shows what has been learnt so far.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import comfy.model_management as mm
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from ..dit.motion_dit import MotionDiT
+from .dit import Batch, Batches, NoiseWeights, noise_objective
+from .loop import Watch, fit
+from .plan import Plan
+
+DENOISER = "diffusion_model."
+BLOCKS, MOTION = "transformer_blocks.", ".attn_temporal."
+PLAIN_NOISE = NoiseWeights(1.0, 1.0, power=0.0)  # as the original: every step counts alike
+EVERYTHING = 1e20  # bytes: the host makes all the room it can
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """How much can be learnt, how loudly it speaks, and whether motion modules learn too."""
+
+    rank: int
+    alpha: float
+    motion: bool = True
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"A LoRA of rank {self.rank} can't learn anything; give a rank of 1 or more, such as 16.")
+        if not self.alpha > 0:
+            raise ValueError(f"A LoRA with alpha {self.alpha} changes nothing; give an alpha above 0.")
 
 
 class LowRank(nn.Module):
-    """What is added to a weight `[out, in]`; nothing when training starts. Alpha equals the rank."""
+    """What is added to a weight `[out, in]`; nothing when training starts."""
 
-    def __init__(self, weight: Tensor, rank: int):
+    def __init__(self, shape: torch.Size, settings: LoraSettings):
         super().__init__()
-        self.down = nn.Parameter(torch.empty(rank, weight.shape[1]))
-        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        self.alpha = float(settings.alpha)
+        self.down = nn.Parameter(torch.empty(settings.rank, shape[1]))
+        self.up = nn.Parameter(torch.zeros(shape[0], settings.rank))
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.up @ self.down
+        change = self.alpha / len(self.down) * (self.up @ self.down)
+        return weight + change.to(device=weight.device, dtype=weight.dtype)
 
 
-def add_low_rank(network: MotionDiT, rank: int) -> None:
-    """Adapt every linear layer of the blocks of `network`; only the adapters will learn."""
-    network.requires_grad_(False)
-    for module in network.transformer_blocks.modules():
-        if isinstance(module, nn.Linear):
-            parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
-            module.parametrizations.weight.original.requires_grad_(False)
+class Denoiser(nn.Module):
+    """The network of a MODEL, called in its own precision. It is not part of what is trained."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.__dict__["network"] = model.diffusion_model  # not a submodule: its weights stay out of the optimizer
+        self.config = model.diffusion_model.config
+        self.dtype = model.manual_cast_dtype or model.get_dtype()
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, **kwargs) -> Tensor:
+        return self.network(x.to(self.dtype), t, context=context.to(self.dtype), **kwargs)
 
 
-def low_rank_tensors(network: MotionDiT) -> dict[str, Tensor]:
-    """The adapters as a LoRA file of the release: `lora_unet__...`, flattened names, with alpha."""
+def adapted(model, settings: LoraSettings):
+    """A copy of the host's MODEL whose linear layers have adapters, and those, by the names of their layers."""
+    patcher, adapters = model.clone(), nn.ModuleDict()
+    for name, module in model.model.diffusion_model.named_modules():
+        if isinstance(module, nn.Linear) and name.startswith(BLOCKS) and (settings.motion or MOTION not in name):
+            adapter = LowRank(module.weight.shape, settings)
+            adapters[name.replace(".", "/")] = adapter
+            patcher.add_weight_wrapper(f"{DENOISER}{name}.weight", adapter)
+    return patcher, adapters
+
+
+def learn(
+    patcher,
+    adapters: nn.ModuleDict,
+    batches: Batches,
+    plan: Plan,
+    folder: Path,
+    told: dict,
+    weights: NoiseWeights = PLAIN_NOISE,
+    checkpointing: bool = True,
+    watch: Watch | None = None,
+) -> None:
+    """Teach the adapters of `patcher`; see `fit`. `batches` hold latents at the scale of the model."""
+    with torch.inference_mode(False), torch.enable_grad():
+        mm.load_models_gpu([patcher], memory_required=EVERYTHING, force_full_load=True)
+        _thaw(patcher.model.diffusion_model)
+        patcher.model.requires_grad_(False)
+        adapters.to(patcher.load_device)
+        denoiser = Denoiser(patcher.model)
+        moved = _on_device(batches, patcher.load_device)
+        objective = noise_objective(denoiser, moved, weights, plan.seed, checkpointing)
+        fit(folder, adapters, objective, plan, watch=watch, told=told)
+
+
+def scaled(batches: Batches, model) -> Batches:
+    """Batches of latents as the VAE gives them, at the scale of the MODEL."""
+
+    def at_scale(step: int, chance) -> Batch:
+        batch = batches(step, chance)
+        given = None if batch.given is None else model.model.process_latent_in(batch.given)
+        return replace(batch, latents=model.model.process_latent_in(batch.latents), given=given)
+
+    return at_scale
+
+
+def original_names(adapters: nn.ModuleDict) -> dict[str, Tensor]:
+    """The adapters as EasyAnimate's own trainer writes them: `lora_unet__`, flattened names, with alpha."""
+    return _file(adapters, lambda name: f"lora_unet__{name.replace('.', '_')}")
+
+
+def host_names(adapters: nn.ModuleDict) -> dict[str, Tensor]:
+    """The adapters as ComfyUI's own trainer writes them, which every stock LoRA loader reads."""
+    return _file(adapters, lambda name: f"{DENOISER}{name}")
+
+
+NAMINGS: dict[str, Callable[[nn.ModuleDict], dict[str, Tensor]]] = {"comfyui": host_names, "original": original_names}
+
+
+def _file(adapters: nn.ModuleDict, called: Callable[[str], str]) -> dict[str, Tensor]:
     tensors = {}
-    for name, module in network.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
-            adapter, flat = module.parametrizations.weight[0], f"lora_unet__{name.replace('.', '_')}"
-            tensors[f"{flat}.lora_down.weight"] = adapter.down.detach().clone()
-            tensors[f"{flat}.lora_up.weight"] = adapter.up.detach().clone()
-            tensors[f"{flat}.alpha"] = torch.tensor(float(len(adapter.down)))
+    for path, adapter in adapters.items():
+        name = called(path.replace("/", "."))
+        tensors[f"{name}.lora_down.weight"] = adapter.down.detach().half().cpu().contiguous()
+        tensors[f"{name}.lora_up.weight"] = adapter.up.detach().half().cpu().contiguous()
+        tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha)
     return tensors
+
+
+def _thaw(network: nn.Module) -> None:
+    """Weights that the host loaded in inference mode can't take part in gradients: replace them by copies."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_inference():
+                setattr(module, name, nn.Parameter(parameter.clone(), requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_inference():
+                setattr(module, name, buffer.clone())
+
+
+def _on_device(batches: Batches, device: torch.device) -> Batches:
+    def moved(step: int, chance) -> Batch:
+        batch = batches(step, chance)
+        tensors = {name: t.to(device) for name, t in vars(batch).items() if isinstance(t, Tensor)}
+        return replace(batch, **tensors)
+
+    return moved

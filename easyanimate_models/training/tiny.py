@@ -19,7 +19,8 @@ from ..text_encoders.t5 import T5Tokenizer
 from ..vae.slice_vae import SliceVAE, SliceVAEConfig
 from . import dit as dit_training
 from .export import set_latent_scale, transformer_config, vae_config
-from .loop import Plan, fit, initialise
+from .loop import fit, initialise
+from .plan import Plan
 from .shapes import FRAMES, Scene, caption, render, split_scenes
 from .text_encoder import CaptionReader, reader_objective
 from .vae import VAEStage, encode_moments, vae_objective
@@ -187,7 +188,7 @@ def train_images(run: Path, steps: int = 2500, batch: int = 96) -> None:
     dit_training.initialise_dit(dit)
     weights = dit_training.NoiseWeights(0.05, 50.0)
     objective = dit_training.noise_objective(dit, lambda _, rng: data.images(batch, rng), weights, SEED)
-    fit(run / "images", dit, objective, Plan(steps, 1.5e-3, 100, 0.999, 1.0, SEED))
+    fit(run / "images", dit, objective, Plan(steps, 1.5e-3, 100, 0.999, 1.0, SEED, precision="auto"))
     save_file(plain(dit), run / "images.safetensors")
 
 
@@ -202,7 +203,7 @@ def train_videos(run: Path, steps: int = 6000, batch: int = 32) -> None:
 
     weights = dit_training.NoiseWeights(0.05, 50.0)
     objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 7)
-    fit(run / "videos", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7))
+    fit(run / "videos", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7, precision="auto"))
     save_file(plain(dit), run / "videos.safetensors")
 
 
@@ -213,7 +214,7 @@ def fine_tune(run: Path, steps: int = 3400, batch: int = 32) -> None:
     dit.load_state_dict(read(run / "videos.safetensors"))
     weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
     objective = dit_training.noise_objective(dit, data.mixed(batch), weights, SEED + 11)
-    fit(run / "fine_tune", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 11))
+    fit(run / "fine_tune", dit, objective, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 11, precision="auto"))
     save_file(plain(dit), run / "transformer.safetensors")
 
 

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from ..dit.motion_dit import MotionDiT
 from ..model_detection import RELEASED_SCALING
 from ..model_files import TINY
+from ..sd import load_transformer
 from ..vae.slice_vae import SliceVAE
 from . import dit as dit_training
 from .inpainting import FRAMES_GIVEN, Recall, all_but, box, encode_given, given_vae_objective, grow_inputs
-from .loop import Plan, fit
-from .lora import add_low_rank, low_rank_tensors
+from .loop import fit
+from .lora import LoraSettings, adapted, learn, original_names
+from .plan import Plan
 from .shapes import FRAMES, across, from_anywhere, render, split_scenes
 from .tiny import DIT, OPS, SEED, VAE, Captions, plain, read, read_float, released_vae, training_clips, write_component
 from .vae import VAEStage, encode_moments
@@ -102,14 +104,14 @@ def train_inpainting(run: Path, steps: int = 900, batch: int = 28) -> None:
     base.load_state_dict(read_float(TINY / "transformer"))
     torch.manual_seed(SEED + 23)
     grow_inputs(base, dit)
-    _teach_given(run, "inpainting", dit, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23), batch)
+    _teach_given(run, "inpainting", dit, Plan(steps, 1e-3, 100, 0.999, 1.0, SEED + 23, precision="auto"), batch)
 
 
 def train_inpainting_again(run: Path, steps: int = 450, batch: int = 28) -> None:
     """The same once more, from where the first round ended."""
     dit = MotionDiT(INPAINTING, **OPS)
     dit.load_state_dict(read(run / "inpainting.trained.safetensors"))
-    _teach_given(run, "inpainting_again", dit, Plan(steps, 1e-3, 40, 0.998, 1.0, SEED + 29), batch)
+    _teach_given(run, "inpainting_again", dit, Plan(steps, 1e-3, 40, 0.998, 1.0, SEED + 29, precision="auto"), batch)
 
 
 def _teach_given(run: Path, name: str, dit: MotionDiT, plan: Plan, batch: int) -> None:
@@ -155,14 +157,13 @@ class Styled:
 
 def train_style(run: Path, steps: int = 240, batch: int = 16) -> None:
     """A LoRA on every linear layer of the blocks."""
-    data, dit = Styled(run), MotionDiT(DIT, **OPS)
-    dit.load_state_dict(read_float(TINY / "transformer"))
+    data = Styled(run)
     torch.manual_seed(SEED)
-    add_low_rank(dit, RANK)
+    model, adapters = adapted(load_transformer(TINY), LoraSettings(RANK, RANK))
     weights = dit_training.NoiseWeights(0.1, 1000.0, decisive=(500, 1000))  # a background is decided early
-    objective = dit_training.noise_objective(dit, lambda _, rng: data(batch, rng), weights, SEED + 33)
-    fit(run / "style", dit, objective, Plan(steps, 3e-3, 20, 0.98, 1.0, SEED + 33))
-    save_file(low_rank_tensors(dit), run / "style_lora.safetensors")
+    plan = Plan(steps, 3e-3, 20, 0.98, 1.0, SEED + 33, precision="auto")
+    learn(model, adapters, lambda _, rng: data(batch, rng), plan, run / "style", {}, weights, checkpointing=False)
+    save_file(original_names(adapters), run / "style_lora.safetensors")
 
 
 def export_style(run: Path, folder: Path = TINY) -> None:

@@ -1,0 +1,157 @@
+"""A folder of clips and images with captions, as a list of what can be learned from.
+
+Captions stand in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the original's scripts write it
+(`file_path`, `text`), or in a `.txt` file beside each clip. A `.txt` file wins.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor
+
+CLIPS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
+IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+LISTS = ("metadata.jsonl", "metadata.json")
+NAMED = 3  # files in an error
+
+
+class DatasetError(ValueError):
+    """A folder that nothing can be learned from; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A clip, or an image (one frame), sizes in pixels, with what it shows; out of a file, or `pixels` in memory."""
+
+    file: Path
+    text: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+    pixels: Tensor | None = None  # [T, H, W, 3] in 0..1
+
+    def version(self) -> str:
+        """Another one when the clip has changed."""
+        if self.pixels is not None:
+            few = self.pixels.flatten()[:: max(1, self.pixels.numel() // 4096)]
+            return hashlib.sha256(few.float().cpu().numpy().tobytes()).hexdigest()[:8]
+        found = self.file.stat()
+        return hashlib.sha256(f"{self.file.name} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:8]
+
+
+def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
+    """Clips `[T, H, W, 3]` in 0..1 as items; one text is that of all. Raises `DatasetError` when counts differ."""
+    if not clips:
+        raise DatasetError("There is nothing to learn from; choose a folder, or connect clips and captions.")
+    texts = texts * len(clips) if len(texts) == 1 else texts
+    if len(texts) != len(clips) or not all(text.strip() for text in texts):
+        counts = f"{len(clips)} clips and {len([t for t in texts if t.strip()])} captions"
+        raise DatasetError(f"There are {counts}; give each clip a caption of its own, or one for all.")
+    named = enumerate(zip(clips, texts, strict=True))
+    return [Item(Path(f"clip {i}"), " ".join(t.split()), *c.shape[:3], 24.0, c[..., :3]) for i, (c, t) in named]
+
+
+def read_dataset(folder: str | Path) -> list[Item]:
+    """All clips and images below `folder` that can be read, in the order of their names.
+
+    A file that can't be read is named in the log and left out. Raises `DatasetError` when the folder is missing, when
+    nothing in it can be read, or when a caption is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}; give the one that holds the clips.")
+    captions = dict(_listed(folder))
+    files = sorted(captions) or sorted(f for f in folder.rglob("*") if f.suffix.lower() in CLIPS | IMAGES)
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    if not files:
+        raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
+    texts = {file: _caption(file, captions) for file in files}
+    silent = [file.name for file, text in texts.items() if not text]
+    if silent:
+        raise DatasetError(
+            f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); write "
+            "what each shows into a .txt file of the same name beside it."
+        )
+    items = [item for file, text in texts.items() if (item := _probe(file, text)) is not None]
+    if not items:
+        raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
+    if len(items) < len(files):
+        logging.warning(
+            "%d of %d files in %s can't be read and are left out.", len(files) - len(items), len(files), folder
+        )
+    return items
+
+
+def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
+    """`count` frames from `start`, every so many, `[T, H, W, 3]` in 0..1. Raises `OSError` when they aren't there."""
+    if item.pixels is not None:
+        return item.pixels[start : start + count * every : every]
+    wanted = {start + i * every for i in range(count)}
+    found = []
+    try:
+        for i, frame in enumerate(_decoded(item.file)):
+            if i in wanted:
+                found.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+            if len(found) == count:
+                return torch.stack(found).float() / 255
+    except (av.FFmpegError, OSError) as error:
+        raise OSError(f"{item.file} can't be read beyond frame {len(found)} ({error}); replace it.") from error
+    raise OSError(f"{item.file} has {len(found)} of the {count} frames wanted; it has changed since it was counted.")
+
+
+def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
+    """File and text of every line of the folder's list, if it has one."""
+    file = next((folder / name for name in LISTS if (folder / name).is_file()), None)
+    if file is None:
+        return
+    try:
+        whole = file.read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
+    except ValueError:
+        try:
+            rows = json.loads(whole)
+        except ValueError as error:
+            raise DatasetError(f"{file} is not JSON ({error}); mend it, or remove it to use .txt files.") from error
+    for row in rows:
+        name = row.get("file") or row.get("file_path") if isinstance(row, dict) else None
+        if not isinstance(name, str):
+            raise DatasetError(f"An entry of {file} has neither file nor file_path: {str(row)[:80]}; mend it.")
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise DatasetError(f"{file} names {name}, which lies outside of {folder}; move it in.")
+        if not row.get("rejected"):
+            yield folder / path.relative_to(folder.resolve()), str(row.get("text") or "")
+
+
+def _caption(file: Path, captions: dict[Path, str]) -> str:
+    beside = file.with_suffix(".txt")
+    text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else captions.get(file, "")
+    return " ".join(text.split())
+
+
+def _probe(file: Path, text: str) -> Item | None:
+    """The item, or None when it can't be read: every frame is decoded once, to be sure and to count them."""
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or 24)
+            frames, size = 0, (0, 0)
+            for frame in container.decode(stream):
+                frames, size = frames + 1, (frame.height, frame.width)
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        logging.warning("%s can't be read (%s) and is left out.", file, error)
+        return None
+    return Item(file, text, frames, *size, fps) if frames else None
+
+
+def _decoded(file: Path) -> Iterator[av.VideoFrame]:
+    with av.open(str(file)) as container:
+        yield from container.decode(video=0)

@@ -1,0 +1,49 @@
+"""How a stage is taught: for how long, how fast, in which precision."""
+
+import math
+from dataclasses import dataclass
+
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("fp32", "bf16", "auto")
+OPTIMIZERS = ("adamw", "adamw8bit")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`learning_rate` rises during the warm-up, then stays or falls along a half cosine.
+
+    A step takes `accumulate` batches. `ema` is how much the average of the weights keeps of itself each step, `clip`
+    the longest gradient. In bf16 the network computes under autocast; its weights stay in float32. `auto` is bf16 where
+    the device is fast in it.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    ema: float
+    clip: float
+    seed: int
+    schedule: str = "cosine"
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    epsilon: float = 1e-8
+    precision: str = "fp32"
+    optimizer: str = "adamw"
+    accumulate: int = 1
+
+    def __post_init__(self):
+        for name in ("steps", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "constant":
+            return self.learning_rate * warm
+        return self.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))

@@ -1,0 +1,181 @@
+"""Folders of clips as artists have them: captions in three forms, broken files among good ones, any shape."""
+
+import json
+import logging
+from pathlib import Path
+
+import av
+import numpy
+import pytest
+import torch
+from conftest import part
+from PIL import Image
+
+dataset = part("easyanimate_models.training.dataset")
+buckets = part("easyanimate_models.training.buckets")
+Item, Bucket = dataset.Item, buckets.Bucket
+
+
+def write_clip(file: Path, frames: int = 12, width: int = 64, height: int = 48) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i in range(frames):
+            pixels = numpy.full((height, width, 3), 255 * i // max(1, frames - 1), numpy.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return file
+
+
+def write_image(file: Path, width: int = 64, height: int = 64) -> Path:
+    Image.new("RGB", (width, height), (255, 0, 0)).save(file)
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("a.mp4", "b c.mp4", "ü/d.mp4"):
+        file = write_clip(tmp_path / name)
+        file.with_suffix(".txt").write_text(f"clip {name}\n", encoding="utf-8")
+    write_image(tmp_path / "still.png").with_suffix(".txt").write_text("a still")
+    return tmp_path
+
+
+def test_clips_and_images_come_with_their_captions(folder):
+    items = dataset.read_dataset(folder)
+    found = {item.file.name: (item.text, item.frames, item.height, item.width) for item in items}
+    assert found == {
+        "a.mp4": ("clip a.mp4", 12, 48, 64),
+        "b c.mp4": ("clip b c.mp4", 12, 48, 64),
+        "d.mp4": ("clip ü/d.mp4", 12, 48, 64),
+        "still.png": ("a still", 1, 64, 64),
+    }
+
+
+def test_frames_are_those_asked_for(folder):
+    item = dataset.read_dataset(folder)[0]
+    frames = dataset.read_frames(item, 2, 4, every=2)
+    assert frames.shape == (4, 48, 64, 3)
+    grey = frames.mean((1, 2, 3))
+    assert torch.allclose(grey, torch.tensor([2.0, 4.0, 6.0, 8.0]) / 11, atol=0.02)
+    with pytest.raises(OSError, match="has 10 of the 12 frames wanted"):
+        dataset.read_frames(item, 2, 12)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.json"])
+def test_a_list_of_captions_is_read_and_a_text_file_wins(folder, name):
+    key = "file" if name.endswith("l") else "file_path"
+    rows = [{key: "a.mp4", "text": "from the list", "type": "video"}, {key: "ü/d.mp4", "text": "never read"}]
+    rows.append({key: "b c.mp4", "text": "", "rejected": "too still"})
+    text = "\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows, indent=1)
+    (folder / name).write_text(text, encoding="utf-8")
+    (folder / "a.txt").unlink()
+    assert {i.file.name: i.text for i in dataset.read_dataset(folder)} == {
+        "a.mp4": "from the list",
+        "d.mp4": "clip ü/d.mp4",
+    }
+
+
+def test_one_broken_clip_among_good_ones_is_named_and_left_out(folder, caplog):
+    broken = folder / "broken.mp4"
+    broken.write_bytes(b"not a video at all")
+    broken.with_suffix(".txt").write_text("a clip")
+    with caplog.at_level(logging.WARNING):
+        assert len(dataset.read_dataset(folder)) == 4
+    assert "broken.mp4" in caplog.text and "1 of 5 files" in caplog.text
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.rglob("*.*"):
+        file.unlink()
+
+
+def _without_captions(folder: Path) -> None:
+    (folder / "a.txt").unlink()
+
+
+def _all_broken(folder: Path) -> None:
+    for file in [*folder.rglob("*.mp4"), *folder.rglob("*.png")]:
+        file.write_bytes(b"x")
+
+
+def _list_that_leaves(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_text(json.dumps({"file": "../../secret.mp4", "text": "a"}))
+
+
+def _list_that_is_none(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_text("file,text\na.mp4,a clip")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_empty, "holds no clips or images; put some there"),
+        (_without_captions, r"1 of 4 files in .* have no caption \(a.mp4\); write what each shows into a .txt file"),
+        (_all_broken, "None of the 4 files in .* can be read"),
+        (_list_that_leaves, "names ../../secret.mp4, which lies outside of"),
+        (_list_that_is_none, "metadata.jsonl is not JSON"),
+    ],
+)
+def test_a_folder_that_teaches_nothing_says_why(folder, spoil, said):
+    spoil(folder)
+    with pytest.raises(dataset.DatasetError, match=said):
+        dataset.read_dataset(folder)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(dataset.DatasetError, match="There is no folder .*missing"):
+        dataset.read_dataset(tmp_path / "missing")
+
+
+def test_clips_in_memory_need_a_caption_each():
+    clips = [torch.rand(8, 32, 32, 3)] * 2
+    assert [i.text for i in dataset.in_memory(clips, ["a ball"])] == ["a ball", "a ball"]
+    for few, texts, said in (
+        ([], [], "nothing to learn from; choose a folder, or connect"),
+        (clips, ["a", "b", "c"], "2 clips and 3 captions"),
+        (clips, ["a", " "], "2 clips and 1 captions"),
+    ):
+        with pytest.raises(dataset.DatasetError, match=said):
+            dataset.in_memory(few, texts)
+
+
+def item(frames: int, height: int, width: int) -> Item:
+    return Item(Path("x.mp4"), "x", frames, height, width, 24.0)
+
+
+def test_all_shapes_have_nearly_the_same_area():
+    for side in (64, 256, 512):
+        for height, width in buckets.shapes(side):
+            assert height % 16 == 0 and width % 16 == 0
+            assert 0.25 <= height / width <= 4
+            assert abs(height * width / side**2 - 1) < 0.35 if side == 64 else 0.1
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "bucket"),
+    [
+        (100, 720, 1280, Bucket(96, 384, 688)),
+        (1000, 512, 512, Bucket(144, 512, 512)),
+        (1, 1024, 1024, Bucket(1, 512, 512)),
+        (7, 512, 512, None),  # no whole slice
+        (48, 200, 1000, None),  # too wide
+        (48, 100, 100, None),  # far too small
+    ],
+)
+def test_a_clip_goes_where_it_fits(frames, height, width, bucket):
+    assert buckets.bucket_for(item(frames, height, width), 512, 144) == bucket
+
+
+def test_every_second_frame_makes_half_as_many():
+    assert buckets.bucket_for(item(100, 512, 512), 512, 144, every=2).frames == 48
+
+
+def test_an_image_and_a_clip_never_share_a_batch(caplog):
+    items = [item(48, 512, 512), item(1, 512, 512), item(50, 510, 512), item(3, 512, 512)]
+    found = buckets.sort_into_buckets(items, 512, 144)
+    assert {b.frames: len(found[b]) for b in found} == {1: 1, 48: 2}
+    assert "3 frames) fits no size" in caplog.text
+    with pytest.raises(dataset.DatasetError, match="None of 1 clips fits: a clip needs at least 8 frames"):
+        buckets.sort_into_buckets(items[3:], 512, 144)

@@ -1,0 +1,193 @@
+"""A LoRA learnt from clips: encoded once, learnt by the host's model, read by every loader, gone without a trace."""
+
+import random
+from dataclasses import replace
+
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import pytest
+import torch
+from conftest import part, relative_error
+from safetensors.torch import load_file, save_file
+
+sd = part("easyanimate_models.sd")
+lora = part("easyanimate_models.training.lora")
+lora_run = part("easyanimate_models.training.lora_run")
+encoded = part("easyanimate_models.training.encoded")
+dataset = part("easyanimate_models.training.dataset")
+buckets = part("easyanimate_models.training.buckets")
+shapes = part("easyanimate_models.training.shapes")
+load_lora = part("easyanimate_models.lora").load_lora
+Plan = part("easyanimate_models.training.plan").Plan
+TINY = part("easyanimate_models.model_files").TINY
+PLAN = Plan(steps=4, learning_rate=3e-3, warmup=2, ema=0.9, clip=1.0, seed=3, schedule="constant")
+SETTINGS = lora.LoraSettings(rank=4, alpha=4)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return sd.load_transformer(TINY), sd.load_text_encoder(TINY), sd.load_vae(TINY)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    scenes = shapes.split_scenes()[0][:4]
+    pixels, _ = shapes.render(scenes, random.Random(0))
+    captions = [shapes.caption(s, random.Random(0)) for s in scenes]
+    return dataset.in_memory(list((pixels.movedim(1, -1) + 1) / 2), captions)
+
+
+def sorted_clips(clips):
+    return buckets.sort_into_buckets(clips, 64, 24)
+
+
+def noise_of(model, seed: int = 1) -> torch.Tensor:
+    """What the model makes of fixed noise in one step."""
+    x = torch.randn(1, 4, 6, 8, 8, generator=torch.Generator().manual_seed(seed))
+    text = [[torch.ones(1, 5, 32), {"attention_mask": torch.ones(1, 5)}]]
+    sigmas = torch.tensor([10.0, 5.0])
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model, x, 1, 1.0, "euler", "normal", text, text, torch.zeros_like(x), sigmas=sigmas, disable_pbar=True
+        ).clone()
+
+
+def test_what_is_encoded_once_is_not_encoded_again(models, clips, tmp_path, monkeypatch):
+    _, clip, vae = models
+    first = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=False)
+    monkeypatch.setattr(vae, "encode", None)
+    monkeypatch.setattr(clip, "encode_from_tokens_scheduled", None)
+    assert encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=False) == first
+    assert encoded.read_encoded(tmp_path, inpainting=False) == first
+    with pytest.raises(dataset.DatasetError, match="for text to video only; encode it again with inpainting"):
+        encoded.read_encoded(tmp_path, inpainting=True)
+    with pytest.raises(dataset.DatasetError, match="is not encoded yet"):
+        encoded.read_encoded(tmp_path / "other", inpainting=False)
+
+
+def test_another_vae_or_clip_is_encoded_anew(models, clips, tmp_path):
+    _, clip, vae = models
+    bucket, items = next(iter(sorted_clips(clips).items()))
+    print_before = encoded.fingerprint(vae.first_stage_model)
+    weight = vae.first_stage_model.quant_conv.weight
+    with torch.no_grad():
+        weight.add_(1.0)
+        assert encoded.fingerprint(vae.first_stage_model) != print_before
+        weight.sub_(1.0)
+    brighter = replace(items[0], pixels=items[0].pixels * 0.9)
+    found = encoded.encode_dataset(tmp_path, {bucket: [items[0], brighter]}, vae, clip, inpainting=False)
+    first, second = found.examples[bucket]
+    assert first.latents != second.latents and first.text == second.text
+
+
+def test_batches_hold_what_was_encoded(models, clips, tmp_path):
+    _, clip, vae = models
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=True)
+    batch = found.batches(2, seed=0, text_dropout=0.0)(0, None)
+    assert batch.latents.shape == (2, 4, 6, 8, 8) and batch.given.shape == (2, 8, 6, 8, 8)
+    assert batch.context.shape[0] == 2 and batch.mask.shape == batch.context.shape[:2]
+    stored = [vae.encode(item.pixels)[0] for item in clips]
+    assert all(min(relative_error(clip, z) for z in stored) < 1e-2 for clip in batch.latents)
+    empty = found.batches(2, seed=0, text_dropout=1.0)(0, None)
+    assert torch.equal(empty.context[0], empty.context[1])
+
+
+def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path):
+    """Cached slices put together are what the node would encode."""
+    _, clip, vae = models
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips[:1]), vae, clip, inpainting=True)
+    shown = load_file(next(iter(found.examples.values()))[0].latents)
+    inpaint_latents = part("easyanimate_models.inpainting").inpaint_latents
+    kinds = set()
+    for seed in range(40):
+        given = encoded._given(shown, random.Random(seed))
+        start = [i for i in range(4) if torch.equal(given[:, :2], shown["start"][i])]
+        end = [i for i in range(4) if torch.equal(given[:, -2:], shown["end"][i])]
+        kinds.add((bool(start), bool(end)))
+        if start and end and len(kinds) == 3:
+            made = torch.ones(24, 64, 64)
+            made[: start[0] + 1] = made[24 - end[0] - 1 :] = 0
+            assert relative_error(given.float(), inpaint_latents(vae, clips[0].pixels, made)[0]) < 1e-2
+    assert kinds == {(False, False), (True, False), (True, True)}
+
+
+@pytest.fixture(scope="module")
+def trained(models, clips, tmp_path_factory):
+    """A short run: the MODEL before, what it made, and what came out."""
+    folder = tmp_path_factory.mktemp("run")
+    before = noise_of(models[0])
+    patch = pytest.MonkeyPatch()
+    patch.setattr(lora_run, "_places", lambda name: (folder / f"{name}.safetensors", folder / name))
+    data = lora_run.DataSettings(side=64, frames=24, batch=2)
+    with torch.inference_mode():  # as the host runs nodes
+        result = lora_run.train_lora("new", models, clips, data, SETTINGS, PLAN, "comfyui")
+    patch.undo()
+    return models[0], before, result
+
+
+def test_the_model_that_was_given_is_as_it_was(trained):
+    model, before, _ = trained
+    assert torch.equal(noise_of(model), before)
+
+
+def test_all_loaders_read_the_file_as_it_was_learnt(trained, tmp_path):
+    model, before, result = trained
+    learnt = noise_of(result.model)
+    assert relative_error(learnt, before) > 1e-3
+    ours, _ = load_lora(result.file, model)
+    stock, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(result.file)), 1.0, 0.0)
+    for loaded in (ours, stock):
+        assert relative_error(noise_of(loaded), learnt) < 1e-3
+    off, _ = load_lora(result.file, model, strength_model=0.0)
+    assert torch.equal(noise_of(off), before)
+
+
+def test_the_names_of_the_original_are_read_too(trained, tmp_path):
+    model, _, result = trained
+    tensors = load_file(result.file)
+    renamed = {}
+    for key, value in tensors.items():
+        layer, kind = key.removeprefix("diffusion_model.").split(".lora_") if ".lora_" in key else (key[:-6], "alpha")
+        layer = layer.removeprefix("diffusion_model.").replace(".", "_")
+        renamed[f"lora_unet__{layer}" + (".alpha" if kind == "alpha" else f".lora_{kind}")] = value
+    adapters = torch.nn.ModuleDict(
+        {"transformer_blocks/0/attn1/to_q": lora.LowRank(torch.Size([8, 6]), SETTINGS)}
+    )
+    written = lora.original_names(adapters)
+    assert {k.split(".", 1)[0] for k in written} == {"lora_unet__transformer_blocks_0_attn1_to_q"}
+    save_file(renamed, tmp_path / "renamed.safetensors")
+    loaded, _ = load_lora(tmp_path / "renamed.safetensors", model)
+    assert relative_error(noise_of(loaded), noise_of(result.model)) < 1e-3
+
+
+def test_motion_modules_learn_or_not(models):
+    both = lora.adapted(models[0], SETTINGS)[1]
+    look = lora.adapted(models[0], replace(SETTINGS, motion=False))[1]
+    assert any("attn_temporal" in name for name in both)
+    assert look and not any("attn_temporal" in name for name in look)
+
+
+def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
+    model, clip, vae = models
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=False)
+    batches = lora.scaled(found.batches(2, 0, 0.0), model)
+    files = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        patcher, adapters = lora.adapted(model, SETTINGS)
+        lora.learn(patcher, adapters, batches, PLAN, tmp_path / str(checkpointing), {}, checkpointing=checkpointing)
+        files.append(lora.host_names(adapters))
+    assert all(torch.allclose(files[0][k], files[1][k], atol=1e-4) for k in files[0])
+
+
+@pytest.mark.parametrize(("rank", "alpha", "said"), [(0, 4, "rank 0 can't learn"), (4, 0, "alpha 0 changes nothing")])
+def test_a_lora_that_changes_nothing_is_said(rank, alpha, said):
+    with pytest.raises(ValueError, match=said):
+        lora.LoraSettings(rank, alpha)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "..", "C:x", "x\\y"])
+def test_a_name_never_leaves_the_folder(name):
+    with pytest.raises(ValueError, match="can't be the name of a LoRA"):
+        lora_run._places(name)

@@ -1,0 +1,216 @@
+"""A run that is stopped, killed, shared out or begun with other settings does what it should."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import part
+from torch import nn
+
+loop = part("easyanimate_models.training.loop")
+journal = part("easyanimate_models.training.journal")
+checkpoints = part("easyanimate_models.training.checkpoints")
+Plan = part("easyanimate_models.training.plan").Plan
+Batches = part("easyanimate_models.training.batches").Batches
+PLAN = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
+RUNNER = Path(__file__).parent / "toy_run.py"
+
+
+@pytest.fixture(autouse=True)
+def _gradients():
+    with torch.enable_grad():
+        yield
+
+
+def toy(folder: Path, *options: str, processes: int = 1) -> subprocess.Popen:
+    """The run of toy_run.py in a process of its own, or in several."""
+    command = [sys.executable]
+    if processes > 1:
+        port = 29500 + os.getpid() % 1000
+        command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, str(RUNNER), str(folder), *options], env=environment, stderr=subprocess.PIPE)
+
+
+def done(process: subprocess.Popen) -> None:
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error.decode()[-2000:]
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    return [(int(row["step"]), float(row["loss"])) for row in journal.read_log(folder / "log.csv")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    done(toy(folder))
+    return folder
+
+
+def test_the_loss_falls_and_is_written_down(whole):
+    losses = [loss for _, loss in curve(whole)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert (whole / "loss.png").stat().st_size > 1000
+    assert any((whole / "tensorboard").iterdir())
+    with (whole / "log.csv").open() as file:
+        assert {"step", "loss", "rate", "gradient"} <= set(next(csv.reader(file)))
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_was_not(whole, tmp_path):
+    process = toy(tmp_path, "--slow")
+    until = time.monotonic() + 120
+    while not (tmp_path / "state.pt").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] < PLAN.steps
+    done(toy(tmp_path))
+    assert curve(tmp_path) == curve(whole)
+    ours, theirs = (torch.load(f / "result.pt", weights_only=True) for f in (tmp_path, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_processes_learn_what_one_does(whole, tmp_path):
+    done(toy(tmp_path, processes=2))
+    assert [step for step, _ in curve(tmp_path)] == [step for step, _ in curve(whole)]
+    for (_, ours), (_, theirs) in zip(curve(tmp_path), curve(whole), strict=True):
+        assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
+
+
+def test_two_processes_go_on_where_one_stopped(whole, tmp_path):
+    stopped = toy(tmp_path, "--stop-at", "30")
+    stopped.communicate()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 30
+    done(toy(tmp_path, processes=2))
+    for (_, ours), (_, theirs) in zip(curve(tmp_path), curve(whole), strict=True):
+        assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
+
+
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(2, 2)
+
+
+def objective(network: nn.Linear):
+    return lambda step: (network(torch.ones(1, 2)).square().sum(), {})
+
+
+def test_a_state_that_can_not_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    network = layer()
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    save, written = torch.save, []
+
+    def full_disk(state, path):
+        if state["step"] > 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        written.append(state["step"])
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="make room on the disk and start again"):
+        loop.fit(tmp_path, network, objective(network), PLAN)
+    assert written == [1, 2]
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_a_watcher_raises_stops_the_run_with_its_state(tmp_path):
+    class Cancelled(Exception):
+        pass
+
+    def watch(step, figures):
+        assert figures["loss"] >= 0
+        if step == 7:
+            raise Cancelled
+
+    network = layer()
+    with pytest.raises(Cancelled):
+        loop.fit(tmp_path, network, objective(network), PLAN, watch=watch)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 7
+
+
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    network = layer()
+    loop.fit(tmp_path, network, objective(network), PLAN, told={"rank": 4})
+    with pytest.raises(ValueError, match="begun with learning_rate = 0.01, now it is 0.02; set it back"):
+        loop.fit(tmp_path, network, objective(network), replace(PLAN, learning_rate=0.02), told={"rank": 4})
+    with pytest.raises(ValueError, match="begun with rank = 4, now it is 8"):
+        loop.fit(tmp_path, network, objective(network), PLAN, told={"rank": 8})
+
+
+def test_the_batches_of_a_step_add_up(tmp_path):
+    """Two batches of one are one batch of two."""
+    rows = torch.randn(2 * PLAN.steps, 2, generator=torch.Generator().manual_seed(0))
+    both, apart = layer(), layer()
+    loop.fit(tmp_path / "a", both, lambda i: (both(rows[2 * i : 2 * i + 2]).square().mean(), {}), PLAN)
+    plan = replace(PLAN, accumulate=2)
+    loop.fit(tmp_path / "b", apart, lambda i: (apart(rows[i : i + 1]).square().mean(), {}), plan)
+    assert torch.allclose(both.weight, apart.weight, atol=1e-6)
+
+
+def test_an_adversary_learns_beside(tmp_path):
+    network, other = layer(), layer()
+    before = other.weight.detach().clone()
+    loop.fit(tmp_path, network, objective(network), PLAN, adversary=loop.Lesson(other, objective(other)))
+    assert not torch.equal(other.weight, before)
+    assert "adversary_loss" in (tmp_path / "log.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"schedule": "square"}, "must be one of cosine, constant"),
+        ({"precision": "fp8"}, "must be one of fp32, bf16, auto"),
+        ({"optimizer": "sgd"}, "must be one of adamw, adamw8bit"),
+    ],
+)
+def test_a_plan_says_what_is_wrong(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        replace(PLAN, **wrong)
+
+
+def test_nothing_to_train_is_said(tmp_path):
+    with pytest.raises(ValueError, match="all weights are frozen"):
+        loop.fit(tmp_path, layer().requires_grad_(False), lambda step: (torch.zeros(1), {}), PLAN)
+
+
+def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_path):
+    extras = part("easyanimate_models.training.extras")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(extras.ExtraMissing, match="pip install accelerate"):
+        loop.fit(tmp_path, layer(), lambda step: (torch.zeros(1), {}), PLAN)
+
+
+def test_every_item_is_seen_once_an_epoch_and_batches_keep_to_a_bucket():
+    batches = Batches({"a": 6, "b": 4}, 2, seed=1)
+    assert batches.per_epoch == 5
+    for epoch in range(3):
+        seen = [batches(epoch * 5 + i) for i in range(5)]
+        for bucket, count in (("a", 6), ("b", 4)):
+            assert sorted(i for b, items in seen if b == bucket for i in items) == list(range(count))
+    assert batches(7) == Batches({"a": 6, "b": 4}, 2, seed=1)(7)
+    assert [Batches({"a": 6}, 2, seed=s)(0) for s in range(9)].count(batches(0)) < 9
+
+
+def test_a_last_short_batch_is_filled_from_its_bucket():
+    batches = Batches({"a": 3}, 2, seed=1)
+    rows = [batches(i)[1] for i in range(2)]
+    assert all(len(row) == 2 for row in rows) and set(sum(rows, [])) == {0, 1, 2}
+
+
+def test_the_settings_of_a_run_lie_beside_it(whole):
+    assert json.loads((whole / "plan.json").read_text())["steps"] == PLAN.steps

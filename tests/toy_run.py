@@ -1,0 +1,42 @@
+"""A small run of the training loop, for tests that kill it or share it out among processes: toy_run.py FOLDER."""
+
+import sys
+import time
+from pathlib import Path
+
+import conftest  # noqa: F401  (makes the pack importable)
+import torch
+from conftest import part
+from torch import nn
+
+loop = part("easyanimate_models.training.loop")
+Plan = part("easyanimate_models.training.plan").Plan
+Batches = part("easyanimate_models.training.batches").Batches
+BATCH = 4
+
+
+def main(folder: Path, options: list[str]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 8))
+    rows = torch.randn(30, 8)
+    plan = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
+    batches = Batches({"all": len(rows)}, BATCH, plan.seed)
+    loop.SAVE_EVERY, loop.LOG_EVERY = 0.0, 1
+    stop = int(options[options.index("--stop-at") + 1]) if "--stop-at" in options else None
+
+    def objective(step: int):
+        x = rows[batches(step)[1]][loop.share(BATCH)]
+        return (network(x) - x.flip(1)).square().mean(), {}
+
+    def watch(done: int, _: dict) -> None:
+        time.sleep(0.1 if "--slow" in options else 0)
+        if done == stop:
+            raise SystemExit(3)
+
+    loop.fit(folder, network, objective, plan, watch=watch)
+    if int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
+        torch.save(network.state_dict(), folder / "result.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
