@@ -5,6 +5,7 @@ python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER 
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py train FOLDER        train the built-in tiny model again (resumes where it stopped)
+python3 dev.py clips FOLDER        write twenty toy clips with captions into a folder, to try training a LoRA on
 python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md
 """
 
@@ -248,6 +249,12 @@ def train(arguments: list[str]) -> int:
     return run_module("easyanimate_models.training", arguments, environment)
 
 
+def clips(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        sys.exit("clips needs a folder to write to, such as a new one in ComfyUI's input folder.")
+    return run_module("easyanimate_models.training.toy_clips", [str(Path(arguments[0]).resolve())], {})
+
+
 def bench(arguments: list[str]) -> int:
     if not (BENCH / "diffusers").exists():
         pip("install", "--no-deps", "--target", str(BENCH), *PEERS)
@@ -265,7 +272,8 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows, "train": train, "bench": bench}
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows}
+COMMANDS |= {"train": train, "clips": clips, "bench": bench}
 
 if __name__ == "__main__":
     main()

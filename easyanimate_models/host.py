@@ -1,5 +1,6 @@
 """The few differences between the host versions that we support, each named after the version that needs it."""
 
+import contextlib
 import inspect
 
 import comfy.context_windows
@@ -105,6 +106,19 @@ def context_handler(length: int, overlap: int) -> comfy.context_windows.IndexLis
 def prepares_for_windows(model) -> None:
     """Tell the host to reckon with the memory of one window."""
     comfy.context_windows.create_prepare_sampling_wrapper(model)
+
+
+@contextlib.contextmanager
+def training():
+    """0.33 casts weights another way while something learns."""
+    flagged = hasattr(mm, "in_training")
+    if flagged:
+        mm.in_training = True
+    try:
+        yield
+    finally:
+        if flagged:
+            mm.in_training = False
 
 
 def say_in_node(node: str, text: str) -> None:

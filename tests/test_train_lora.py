@@ -151,9 +151,7 @@ def test_the_names_of_the_original_are_read_too(trained, tmp_path):
         layer, kind = key.removeprefix("diffusion_model.").split(".lora_") if ".lora_" in key else (key[:-6], "alpha")
         layer = layer.removeprefix("diffusion_model.").replace(".", "_")
         renamed[f"lora_unet__{layer}" + (".alpha" if kind == "alpha" else f".lora_{kind}")] = value
-    adapters = torch.nn.ModuleDict(
-        {"transformer_blocks/0/attn1/to_q": lora.LowRank(torch.Size([8, 6]), SETTINGS)}
-    )
+    adapters = torch.nn.ModuleDict({"transformer_blocks/0/attn1/to_q": lora.LowRank(torch.Size([8, 6]), SETTINGS)})
     written = lora.original_names(adapters)
     assert {k.split(".", 1)[0] for k in written} == {"lora_unet__transformer_blocks_0_attn1_to_q"}
     save_file(renamed, tmp_path / "renamed.safetensors")
@@ -179,6 +177,9 @@ def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
         lora.learn(patcher, adapters, batches, PLAN, tmp_path / str(checkpointing), {}, checkpointing=checkpointing)
         files.append(lora.host_names(adapters))
     assert all(torch.allclose(files[0][k], files[1][k], atol=1e-4) for k in files[0])
+    save_file(files[1], tmp_path / "learnt.safetensors")  # and the file is what was learnt
+    loaded, _ = load_lora(tmp_path / "learnt.safetensors", model)
+    assert relative_error(noise_of(loaded), noise_of(patcher)) < 1e-3
 
 
 @pytest.mark.parametrize(("rank", "alpha", "said"), [(0, 4, "rank 0 can't learn"), (4, 0, "alpha 0 changes nothing")])

@@ -1,8 +1,11 @@
-"""`python -m easyanimate_models.training RUN_FOLDER [STAGE ...]`: train the tiny model; goes on where it stopped.
+"""`python -m easyanimate_models.training RECIPE.toml`: train as a recipe says.
 
-All stages run in order unless some are named; `restore latents fine_tune export` trains the shipped weights further.
+`… RUN_FOLDER [STAGE ...]`: train the built-in tiny model. All stages run in order unless some are named; `restore
+latents fine_tune export` trains the shipped weights further. Both go on where they stopped.
 """
 
+import logging
+import os
 import sys
 from pathlib import Path
 
@@ -12,14 +15,35 @@ from comfy.cli_args import args as host_args
 host_args.cpu = not torch.cuda.is_available()
 host_args.use_pytorch_cross_attention = True
 
-from .tiny import STAGES, restore  # noqa: E402  (the host reads its arguments when imported)
-from .tiny_variants import VARIANTS  # noqa: E402
-
 if torch.cuda.is_available():
-    torch.set_default_device("cuda")
+    torch.set_default_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-run = Path(sys.argv[1])
-stages = {**STAGES, **VARIANTS}
-for stage in sys.argv[2:] or stages:
-    {**stages, "restore": restore}[stage](run)
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+def tiny_model(run: Path, names: list[str]) -> None:
+    """The stages of the built-in model."""
+    from .tiny import STAGES, restore
+    from .tiny_variants import VARIANTS
+
+    stages = {**STAGES, **VARIANTS}
+    for name in names or stages:
+        {**stages, "restore": restore}[name](run)
+
+
+def recipe(file: Path) -> None:
+    """A recipe; what is wrong with it, or with the clips, in one sentence."""
+    from .recipe import read_recipe
+    from .run import follow
+
+    try:
+        logging.info("%s", follow(read_recipe(file)))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(str(error))
+
+
+if sys.argv[1].endswith(".toml"):
+    recipe(Path(sys.argv[1]))
+else:
+    tiny_model(Path(sys.argv[1]), sys.argv[2:])

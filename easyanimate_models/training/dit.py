@@ -117,12 +117,18 @@ def initialise_dit(dit: MotionDiT) -> None:
     for table in [dit.scale_shift_table, *(block.scale_shift_table for block in dit.transformer_blocks)]:
         nn.init.normal_(table, std=width**-0.5)
     nn.init.normal_(dit.adaln_single.linear.weight, std=0.02)
-    silent = [dit.proj_out, *dit.long_connect_fc]
-    for block in dit.transformer_blocks:
-        silent.append(block.attn2.to_out[0])
-        if block.attn_temporal is not None:
-            silent.append(block.attn_temporal.temporal_transformer.proj_out)
-    for layer in silent:
+    _silence(dit.proj_out, *(block.attn2.to_out[0] for block in dit.transformer_blocks))
+    initialise_motion(dit)
+
+
+def initialise_motion(dit: MotionDiT) -> None:
+    """What is added to an image transformer starts at zero: motion modules and long skips."""
+    motion = [block.attn_temporal for block in dit.transformer_blocks if block.attn_temporal is not None]
+    _silence(*(module.temporal_transformer.proj_out for module in motion), *dit.long_connect_fc)
+
+
+def _silence(*layers: nn.Linear) -> None:
+    for layer in layers:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
 

@@ -1,7 +1,6 @@
 """Low-rank adapters (LoRA) on a MODEL of the host: each adapted weight becomes `W + alpha / rank * up @ down`.
 
-They hang on the host's own hook for weights, so the model may be in any precision that the host runs it in, and
-sampling with the patched MODEL shows what has been learnt so far.
+They hang on the host's own hook for weights, so the model may be in any precision that the host runs it in.
 """
 
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import comfy.model_management as mm
 import torch
 from torch import Tensor, nn
 
+from ..host import training
 from .dit import Batch, Batches, NoiseWeights, noise_objective
 from .loop import Watch, fit
 from .plan import Plan
@@ -88,13 +88,13 @@ def learn(
     watch: Watch | None = None,
 ) -> None:
     """Teach the adapters of `patcher`; see `fit`. `batches` hold latents at the scale of the model."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with training(), torch.inference_mode(False), torch.enable_grad():
         mm.load_models_gpu([patcher], memory_required=EVERYTHING, force_full_load=True)
         _thaw(patcher.model.diffusion_model)
         patcher.model.requires_grad_(False)
         adapters.to(patcher.load_device)
         denoiser = Denoiser(patcher.model)
-        moved = _on_device(batches, patcher.load_device)
+        moved = on_device(batches, patcher.load_device)
         objective = noise_objective(denoiser, moved, weights, plan.seed, checkpointing)
         fit(folder, adapters, objective, plan, watch=watch, told=told)
 
@@ -144,7 +144,9 @@ def _thaw(network: nn.Module) -> None:
                 setattr(module, name, buffer.clone())
 
 
-def _on_device(batches: Batches, device: torch.device) -> Batches:
+def on_device(batches: Batches, device: torch.device) -> Batches:
+    """The same batches, there."""
+
     def moved(step: int, chance) -> Batch:
         batch = batches(step, chance)
         tensors = {name: t.to(device) for name, t in vars(batch).items() if isinstance(t, Tensor)}

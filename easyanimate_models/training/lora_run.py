@@ -8,6 +8,7 @@ import folder_paths
 import torch
 from safetensors.torch import save_file
 
+from ..lora import load_lora
 from .buckets import sort_into_buckets
 from .dataset import Item
 from .encoded import EncodedSet, Progress, encode_dataset
@@ -71,7 +72,7 @@ def train_lora(
     partial = file.with_suffix(".part")
     save_file(NAMINGS[naming](adapters), partial, {"format": "pt"})
     partial.replace(file)
-    return Trained(patcher, file, folder)
+    return Trained(load_lora(file, model)[0], file, folder)
 
 
 def _places(name: str) -> tuple[Path, Path]:

@@ -1,0 +1,135 @@
+"""EasyAnimate Train LoRA on a real server: from a folder, from connected clips, stopped, and asked for nonsense."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import client
+import pytest
+import tiny
+from conftest import HOST, ROOT
+from graphs import node
+from PIL import Image
+from seeing import saved_files
+from test_dataset import write_clip, write_image
+from test_server import graph
+
+NAME, FOLDER = "easyanimate-test-lora", "easyanimate-test-set"
+RUN = ROOT / "output" / "easyanimate_training" / NAME
+FILE = HOST / "models" / "loras" / f"{NAME}.safetensors"
+
+
+@pytest.fixture
+def folder():
+    """A data set of two clips and an image in the host's input folder; nothing is left of it, nor of the run."""
+    place = HOST / "input" / FOLDER
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(place / name, frames=9, width=64, height=64).with_suffix(".txt").write_text("a grey picture")
+    write_image(place / "c.png").with_suffix(".txt").write_text("a red picture")
+    yield place
+    shutil.rmtree(place)
+    shutil.rmtree(RUN, ignore_errors=True)
+    FILE.unlink(missing_ok=True)
+
+
+def training(**changed) -> dict:
+    """A graph that trains; `changed` are other inputs of the node."""
+    loaded = {name: graph()[name] for name in ("model", "vae", "clip")}
+    inputs = {"name": NAME, "folder": FOLDER, "steps": 6, "learning_rate": 1e-3, "rank": 2, "resolution": 64}
+    inputs |= {"frames": 8, "batch_size": 1, "seed": 0}
+    links = {name: [name, 0] for name in ("model", "vae", "clip")}
+    learnt = node("EasyAnimateTrainLora", **links, **inputs | changed)
+    curve = node("SaveImage", images=["learnt", 1], filename_prefix="tests/curve")
+    return {**loaded, "learnt": learnt, "curve": curve}
+
+
+def test_a_folder_becomes_a_lora_with_its_curve(server, folder):
+    progress = []
+    outputs = client.run(server, training(), lambda *event: progress.append(event))
+    assert [event for event in progress if event[0] == "EasyAnimateTrainLora"][-1] == ("EasyAnimateTrainLora", 6, 6)
+    assert FILE.stat().st_size > 10_000
+    (curve,) = saved_files(outputs)
+    with Image.open(curve) as picture:
+        assert picture.width > 400
+    assert (folder / ".easyanimate" / "index.json").exists()
+    stock = node("LoraLoaderModelOnly", model=["model", 0], lora_name=FILE.name, strength_model=1.0)
+    client.run(server, graph(lora=stock, sampler={**graph()["sampler"], "inputs": {
+        **graph()["sampler"]["inputs"], "model": ["lora", 0], "steps": 2}}))  # fmt: skip
+
+
+def test_clips_that_are_connected_do_as_well(server, folder):
+    tiny.bring_inputs(HOST)
+    wired = {
+        "file": node("LoadVideo", file="easyanimate/clip.mp4"),
+        "parts": node("GetVideoComponents", video=["file", 0]),
+        "said": node("PrimitiveString", value="a red ball moves to the left"),
+    }
+    changed = {"folder": "clips that are connected", "clips": ["parts", 0], "captions": ["said", 0]}
+    client.run(server, {**training(**changed), **wired})
+    assert FILE.exists()
+
+
+def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder):
+    """Cancel in the middle, then the same again: the steps that were done are not done again."""
+    seen: list[int] = []
+
+    def cancel(kind: str, value: int, _: int) -> None:
+        if kind == "EasyAnimateTrainLora":
+            seen.append(value)
+            if value == 5:
+                threading.Thread(target=client.post, args=(server, "/interrupt", {})).start()
+
+    with pytest.raises(client.WorkflowError, match="interrupted"):
+        client.run(server, training(steps=400), cancel)
+    assert (RUN / "state.pt").exists() and not FILE.exists()
+    stopped_at, again = max(seen), []
+    client.run(server, training(steps=400), lambda kind, value, _: again.append(value) if "Train" in kind else None)
+    assert FILE.exists()
+    assert min(again) >= stopped_at
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"rank": 0}, "A LoRA of rank 0 can't learn anything; give a rank of 1 or more"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"name": "../escape"}, "can't be the name of a LoRA; use letters"),
+        ({"folder": "clips that are connected"}, "nothing to learn from; choose a folder, or connect clips"),
+        ({"resolution": 1024}, "None of 3 clips fits"),
+    ],
+)
+def test_nonsense_is_answered_before_anything_is_made(server, folder, wrong, said):
+    with pytest.raises(client.WorkflowError, match=said):
+        client.run(server, training(**wrong))
+    assert not FILE.exists() and not (RUN / "state.pt").exists()
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def _silent(folder: Path) -> None:
+    (folder / "a.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(_empty, "holds no clips or images"), (_silent, r"1 of 3 files .* have no caption \(a.mp4\)")]
+)
+def test_a_folder_that_teaches_nothing_is_said(server, folder, spoil, said):
+    spoil(folder)
+    with pytest.raises(client.WorkflowError, match=said):
+        client.run(server, training())
+
+
+def test_other_settings_need_another_name(server, folder):
+    client.run(server, training())
+    with pytest.raises(client.WorkflowError, match="begun with rank = 2, now it is 4; set it back to go on"):
+        client.run(server, training(rank=4))
+
+
+def test_a_broken_clip_is_left_out(server, folder):
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "broken.txt").write_text("something")
+    client.run(server, training())
+    assert FILE.exists()
