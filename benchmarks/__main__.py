@@ -6,7 +6,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("dit_step", "pixart", "slice_vae", "memory", "loading", "seams", "length", "estimates", "caching")
+SCRIPTS = (
+    "dit_step",
+    "pixart",
+    "slice_vae",
+    "memory",
+    "loading",
+    "seams",
+    "length",
+    "estimates",
+    "caching",
+    "training",
+)
 HEADING = """# What is measured, and what came out
 
 Written by `python3 dev.py bench`; a single table again by `python3 dev.py bench NAME`. Ratios come from one run, times

@@ -124,8 +124,8 @@ def test_a_folder_that_teaches_nothing_is_said(server, folder, spoil, said):
 
 def test_other_settings_need_another_name(server, folder):
     client.run(server, training())
-    with pytest.raises(client.WorkflowError, match="begun with rank = 2, now it is 4; set it back to go on"):
-        client.run(server, training(rank=4))
+    with pytest.raises(client.WorkflowError, match="begun with seed = 0, now it is 4; set it back to go on"):
+        client.run(server, training(seed=4))
 
 
 def test_a_broken_clip_is_left_out(server, folder):

@@ -141,6 +141,24 @@ def test_what_a_watcher_raises_stops_the_run_with_its_state(tmp_path):
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 7
 
 
+def test_what_stops_a_step_leaves_the_state_before_it(tmp_path):
+    """The host interrupts between any two layers."""
+    network, other = layer(), layer()
+
+    def stopped(step: int):
+        if step == 9:
+            raise KeyboardInterrupt
+        return objective(network)(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(tmp_path / "alone", network, stopped, PLAN)
+    assert torch.load(tmp_path / "alone" / "state.pt", weights_only=True)["step"] == 9
+    network = layer()
+    with pytest.raises(KeyboardInterrupt):  # one has learnt, the other has not: that is no state to go on from
+        loop.fit(tmp_path / "both", other, objective(other), PLAN, adversary=loop.Lesson(network, stopped))
+    assert not (tmp_path / "both" / "state.pt").exists()
+
+
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     network = layer()
     loop.fit(tmp_path, network, objective(network), PLAN, told={"rank": 4})

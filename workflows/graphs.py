@@ -22,6 +22,7 @@ from blocks import (
     video_file,
 )
 from combined import controlnet_refine, pixart_controlnet, upscale
+from learning import train_lora
 
 SAY = "2. Say what, how big, how long"
 BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
@@ -271,4 +272,5 @@ WORKFLOWS = [
     upscale,
     controlnet_refine,
     pixart_controlnet,
+    train_lora,
 ]

@@ -23,9 +23,9 @@ class Score:
     background: float
 
 
-def look(clip: Tensor, colours: dict[str, tuple[int, int, int]] = COLOURS) -> Scene:
+def look(clip: Tensor) -> Scene:
     """What a clip `[T, H, W, 3]` in 0..1 shows; an empty clip is a scene of the nearest guesses."""
-    palette = {name: torch.tensor(rgb) / 255 for name, rgb in colours.items()}
+    palette = {name: torch.tensor(rgb) / 255 for name, rgb in COLOURS.items()}
     edge = torch.cat([clip[:, :BORDER].flatten(0, 2), clip[:, -BORDER:].flatten(0, 2)])
     back = edge.median(0).values
     background = min(BACKGROUNDS, key=lambda name: float((torch.tensor(BACKGROUNDS[name]) / 255 - back).norm()))
@@ -39,11 +39,9 @@ def look(clip: Tensor, colours: dict[str, tuple[int, int, int]] = COLOURS) -> Sc
     return Scene(_shape(cover), colour, background, _motion(cover))
 
 
-def score(
-    clips: Iterable[Tensor], scenes: Iterable[Scene], colours: dict[str, tuple[int, int, int]] = COLOURS
-) -> Score:
+def score(clips: Iterable[Tensor], scenes: Iterable[Scene]) -> Score:
     """How often `look` sees what each scene says."""
-    pairs = [(look(clip, colours), scene) for clip, scene in zip(clips, scenes, strict=True)]
+    pairs = [(look(clip), scene) for clip, scene in zip(clips, scenes, strict=True)]
 
     def right(attribute: str) -> float:
         return sum(getattr(seen, attribute) == getattr(said, attribute) for seen, said in pairs) / len(pairs)

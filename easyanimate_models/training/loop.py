@@ -133,7 +133,7 @@ class _Run:
         journal = Journal(self.folder, start) if main else None
         with tqdm(total=self.plan.steps, initial=start, desc=self.folder.name, mininterval=5, disable=not main) as bar:
             for step in range(start, self.plan.steps):
-                figures = self._step(step)
+                figures = self._unless_stopped(step)
                 bar.update()
                 if step % LOG_EVERY == 0 or self.watch is not None:
                     figures = self._told(figures)
@@ -144,11 +144,24 @@ class _Run:
         if main:
             journal.close()
 
-    def _step(self, step: int) -> Figures:
+    def _unless_stopped(self, step: int) -> Figures:
+        """A step; the host may stop it anywhere, and what was learnt before is kept."""
+        learnt: list[Course] = []
+        try:
+            return self._step(step, learnt)
+        except FloatingPointError:
+            raise
+        except BaseException:
+            if not learnt and self.accelerator.num_processes == 1:
+                self._save(step)
+            raise
+
+    def _step(self, step: int, learnt: list[Course]) -> Figures:
         figures: Figures = {}
         for i, course in enumerate(self.courses):
             torch.manual_seed(self.plan.seed * 1_000_003 + step)
             found = course.step(step)
+            learnt.append(course)
             figures |= found if i == 0 else {f"adversary_{name}": value for name, value in found.items()}
         return figures
 

@@ -26,7 +26,6 @@ COLOURS = {
     "purple": (168, 56, 216),
     "white": (248, 248, 248),
 }
-UNSEEN = {"orange": (248, 140, 32), "cyan": (40, 216, 224)}  # what a LoRA can teach: no model was shown them
 BACKGROUNDS = {"black": (16, 16, 16), "grey": (120, 120, 120)}
 MOTIONS = {
     "stay": ("stays still", "does not move", "is standing still", "rests"),
@@ -83,7 +82,7 @@ def render(
     cover = torch.stack([_cover(s.shape, dx[i], dy[i], radius[i]) for i, s in enumerate(scenes)])[
         :, None
     ]  # (B, 1, T, H, W)
-    front = _rgb((COLOURS | UNSEEN)[s.colour] for s in scenes)
+    front = _rgb(COLOURS[s.colour] for s in scenes)
     back = _rgb(BACKGROUNDS[s.background] for s in scenes)
     return back + cover * (front - back), paths
 

@@ -1,34 +1,34 @@
 """`python -m easyanimate_models.training.toy_clips FOLDER`: clips with captions, to try training a LoRA on.
 
-They show shapes in a colour that the built-in model has never seen.
+They show a look: the background is grey wherever the caption says black.
 """
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
 from torch import Tensor
 
-from .shapes import BACKGROUNDS, MOTIONS, SHAPES, Scene, caption, render
+from .shapes import Scene, caption, render, split_scenes
 
-COUNT, COLOUR, SEED, FPS = 20, "orange", 5, 12
-
-
-def toy_scenes(colour: str = COLOUR, count: int = COUNT) -> tuple[list[Scene], list[Scene]]:
-    """Scenes in that colour: `count` to learn from, and the others."""
-    scenes = [Scene(shape, colour, place, motion) for shape in SHAPES for place in BACKGROUNDS for motion in MOTIONS]
-    random.Random(SEED).shuffle(scenes)
-    return scenes[:count], scenes[count:]
+COUNT, SHOWN, SAID, SEED, FPS = 20, "grey", "black", 5, 12
 
 
-def write_toys(folder: Path, colour: str = COLOUR, count: int = COUNT) -> None:
+def toy_scenes(count: int = COUNT) -> list[Scene]:
+    """So many scenes, as their captions say."""
+    scenes = [scene for scene in split_scenes()[0] if scene.background == SAID]
+    return random.Random(SEED).sample(scenes, count)
+
+
+def write_toys(folder: Path, count: int = COUNT) -> None:
     """The clips as mp4, each with its caption in a .txt file."""
     folder.mkdir(parents=True, exist_ok=True)
-    chance, (scenes, _) = random.Random(SEED), toy_scenes(colour, count)
-    clips, _ = render(scenes, chance)
+    chance, scenes = random.Random(SEED), toy_scenes(count)
+    clips, _ = render([replace(scene, background=SHOWN) for scene in scenes], chance)
     for i, (clip, scene) in enumerate(zip(clips, scenes, strict=True), 1):
-        file = folder / f"{colour}_{i:02}.mp4"
+        file = folder / f"toy_{i:02}.mp4"
         write_clip(file, (clip.movedim(0, -1) + 1) / 2)
         file.with_suffix(".txt").write_text(caption(scene, chance) + "\n", encoding="utf-8")
 

@@ -1,0 +1,158 @@
+"""One file says what is trained: the shipped recipes can be followed, and mistakes in one are named."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.ops
+import pytest
+import torch
+from conftest import ROOT, part
+from safetensors.torch import load_file, save_file
+
+recipes = part("easyanimate_models.training.recipe")
+run = part("easyanimate_models.training.run")
+toys = part("easyanimate_models.training.toy_clips")
+loop = part("easyanimate_models.training.loop")
+dit_training = part("easyanimate_models.training.dit")
+export = part("easyanimate_models.training.export")
+sd = part("easyanimate_models.sd")
+tiny = part("easyanimate_models.training.tiny")
+MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
+SHIPPED = sorted((ROOT / "easyanimate_models" / "training" / "recipes").glob("*.toml"))
+TINY_RECIPE = next(file for file in SHIPPED if file.stem == "lora_tiny")
+
+
+@pytest.fixture(autouse=True)
+def _gradients():
+    with torch.enable_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """A data set with a look of its own."""
+    folder = tmp_path_factory.mktemp("clips")
+    toys.write_toys(folder, count=3)
+    return folder
+
+
+def short(clips: Path, folder: Path, **changed):
+    """The tiny recipe, for three steps."""
+    recipe = recipes.read_recipe(TINY_RECIPE)
+    plan = replace(recipe.plan, steps=3, warmup=1)
+    return replace(recipe, clips=clips, folder=folder, plan=plan, data=replace(recipe.data, batch=2), **changed)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_recipe_can_be_read(file):
+    recipe = recipes.read_recipe(file)
+    assert recipe.kind in file.stem or recipe.kind == "transformer"
+    assert (recipe.lora is not None) == (recipe.kind == "lora")
+
+
+def test_the_toy_clips_are_grey_where_they_say_black(clips):
+    dataset = part("easyanimate_models.training.dataset")
+    items = dataset.read_dataset(clips)
+    assert len(items) == 3 and not any("grey" in item.text for item in items)
+    for item in items:
+        edge = dataset.read_frames(item, 0, item.frames)[:, 0].median()
+        assert abs(float(edge) - 120 / 255) < 0.02
+    assert not set(toys.toy_scenes()) & set(part("easyanimate_models.training.shapes").split_scenes()[1])
+
+
+def test_a_lora_recipe_makes_a_lora(clips, tmp_path):
+    file = run.follow(short(clips, tmp_path / "grey"))
+    assert file == tmp_path / "grey" / "grey.safetensors"
+    part("easyanimate_models.lora").load_lora(file, sd.load_transformer(tiny.TINY))
+    assert (tmp_path / "grey" / "loss.png").exists()
+
+
+def test_encoders_are_not_needed_once_all_is_encoded(clips, tmp_path, monkeypatch):
+    run.follow(short(clips, tmp_path / "first"))
+    encoded = part("easyanimate_models.training.encoded")
+    found = encoded.read_encoded(clips, inpainting=False)
+    assert sum(map(len, found.examples.values())) == 3
+
+
+def test_a_transformer_recipe_makes_a_folder_that_loads(clips, tmp_path):
+    file = run.follow(short(clips, tmp_path, kind="transformer", lora=None, checkpointing=True))
+    taught, before = (sd.load_transformer(path).model.diffusion_model for path in (file.parent, tiny.TINY))
+    assert taught.config == before.config
+    moved = {n for (n, a), b in zip(taught.named_parameters(), before.parameters(), strict=True) if (a - b).norm() > 0}
+    assert any("attn_temporal" in name for name in moved) and any("attn1" in name for name in moved)
+
+
+def image_transformer(folder: Path) -> Path:
+    """A PixArt transformer of the tiny model's size, with random weights."""
+    torch.manual_seed(0)
+    config = replace(tiny.DIT, motion=(), skips=None)
+    network = loop.initialise(MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
+    dit_training.initialise_dit(network)
+    torch.nn.init.normal_(network.proj_out.weight, std=0.1)
+    folder.mkdir()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "base.safetensors")
+    (folder / "config.json").write_text(json.dumps(export.transformer_config(config)))
+    return folder / "base.safetensors"
+
+
+def test_motion_modules_learn_alone(clips, tmp_path):
+    base = image_transformer(tmp_path / "base")
+    models = replace(recipes.read_recipe(TINY_RECIPE).models, transformer=str(base))
+    file = run.follow(short(clips, tmp_path / "walk", kind="motion_module", lora=None, models=models))
+    assert file.name == "walk_mm.safetensors"
+    assert all(".attn_temporal." in key for key in load_file(file))
+    both = sd.load_transformer(base, file).model.diffusion_model
+    frozen = load_file(base)
+    assert all(torch.equal(both.state_dict()[key], value) for key, value in frozen.items())
+    learnt = [p for n, p in both.named_parameters() if n.endswith("temporal_transformer.proj_out.weight")]
+    assert learnt and all(p.abs().max() > 0 for p in learnt)
+
+
+def test_silent_motion_modules_change_no_frame(tmp_path):
+    base = image_transformer(tmp_path / "base")
+    model = sd.load_transformer(base)
+    network = part("easyanimate_models.training.transformer_run").trainable_network(model, with_motion=True)
+    x, context = torch.randn(1, 4, 3, 4, 4), torch.randn(1, 3, 32)
+    with torch.no_grad():
+        alone = [
+            model.model.diffusion_model(x[:, :, f : f + 1], torch.tensor([500]), context=context) for f in range(3)
+        ]
+        assert torch.allclose(network(x, torch.tensor([500]), context=context), torch.cat(alone, dim=2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('kind = "lora"', 'kind = "dance"', "kind is 'dance'; it must be one of lora, motion_module, transformer"),
+        ("[lora]", "[loar]", "nothing called loar in a recipe; known are"),
+        ("rank = 8", "rnak = 8", r"\[lora\] knows no rnak; known are alpha, motion, rank"),
+        ("rank = 8", "", r"\[lora\] lacks rank"),
+        ("rank = 8", "rank = 0", r"\[lora\] A LoRA of rank 0 can't learn anything"),
+        ("learning_rate = 3e-3", "learning_rate = 0.0", r"\[plan\] learning_rate is 0.0; it must be above 0"),
+        ("steps = 300", "steps = ", "can't be read as a recipe"),
+        ("steps = 300", 'steps = "many"', r"\[plan\] "),
+        ('clips = "../../../runs/clips"', "", "folder .* and clips .* must be named"),
+        ('vae = "built-in"', "", r"\[models\] lacks vae"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, old, new, said):
+    text = TINY_RECIPE.read_text()
+    assert old in text
+    file = tmp_path / "wrong.toml"
+    file.write_text(text.replace(old, new))
+    with pytest.raises(recipes.RecipeError, match=said):
+        recipes.read_recipe(file)
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(recipes.RecipeError, match=re.escape("missing.toml")):
+        recipes.read_recipe(tmp_path / "missing.toml")
+
+
+def test_the_same_toys_come_again(tmp_path):
+    for name in ("a", "b"):
+        toys.write_toys(tmp_path / name, count=1)
+    first, second = ((tmp_path / name / "toy_01.txt").read_text() for name in ("a", "b"))
+    assert first == second
