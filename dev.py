@@ -4,7 +4,7 @@ python3 dev.py demo ["a prompt"]   make the video that the prompt describes, on 
 python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER first: on that ComfyUI (COMFYUI_PATH)
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
-python3 dev.py train FOLDER        train the built-in tiny model again (resumes where it stopped)
+python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
 python3 dev.py clips FOLDER        write twenty toy clips with captions into a folder, to try training a LoRA on
 python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md
 """

@@ -159,6 +159,10 @@ def test_the_names_of_the_original_are_read_too(trained, tmp_path):
     assert relative_error(noise_of(loaded), noise_of(result.model)) < 1e-3
 
 
+def test_adapters_change_nothing_at_first(models):
+    assert torch.equal(noise_of(lora.adapted(models[0], SETTINGS)[0]), noise_of(models[0]))
+
+
 def test_motion_modules_learn_or_not(models):
     both = lora.adapted(models[0], SETTINGS)[1]
     look = lora.adapted(models[0], replace(SETTINGS, motion=False))[1]

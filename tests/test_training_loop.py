@@ -17,7 +17,6 @@ from torch import nn
 
 loop = part("easyanimate_models.training.loop")
 journal = part("easyanimate_models.training.journal")
-checkpoints = part("easyanimate_models.training.checkpoints")
 Plan = part("easyanimate_models.training.plan").Plan
 Batches = part("easyanimate_models.training.batches").Batches
 PLAN = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)

@@ -62,10 +62,10 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([activation, nn.Identity(), out])  # names of the checkpoint: net.0.proj, net.2
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.reshape(-1, x.shape[-1])
-        if len(tokens) <= TOKENS_AT_ONCE:
+        count = -(-x[..., 0].numel() // TOKENS_AT_ONCE)
+        if count <= 1:
             return self.net[2](self.net[0](x))
-        parts = tokens.tensor_split(-(-len(tokens) // TOKENS_AT_ONCE))
+        parts = x.reshape(-1, x.shape[-1]).tensor_split(count)
         return torch.cat([self.net[2](self.net[0](part)) for part in parts]).view(x.shape)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..inpainting import inpaint_latents
@@ -23,6 +23,7 @@ from .batches import Batches
 from .buckets import Bucket
 from .dataset import DatasetError, Item, read_frames
 from .dit import Batch
+from .export import write_whole
 from .loop import share
 
 PLACE, INDEX = ".easyanimate", "index.json"
@@ -119,6 +120,12 @@ def read_encoded(folder: Path, inpainting: bool) -> EncodedSet:
     return EncodedSet(examples, place / Path(index["empty"]).name)
 
 
+def is_inpainting(model) -> bool:
+    """Whether a MODEL is told what is given of a clip."""
+    config = model.model.diffusion_model.config
+    return config.in_channels > config.latent_channels
+
+
 def fingerprint(network: torch.nn.Module) -> str:
     """A short name for weights: the same for the same, another for others (from a few numbers of every tensor)."""
     found = hashlib.sha256()
@@ -139,7 +146,7 @@ def _encoded_clip(place: Path, item: Item, bucket: Bucket, vae, maker: str, inpa
         tensors = {"latents": vae.encode(pixels)[0]}
         if inpainting:
             tensors |= _all_given(vae, pixels)
-        _write(file, {name: tensor.half() for name, tensor in tensors.items()})
+        write_whole(file, {name: tensor.half() for name, tensor in tensors.items()})
     return file
 
 
@@ -148,7 +155,7 @@ def _encoded_text(place: Path, text: str, clip, maker: str) -> Path:
     if not _is_whole(file):
         context, more = clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0]
         mask = more.get("attention_mask", torch.ones(context.shape[:2]))
-        _write(file, {"context": context[0].half(), "mask": mask[0].float()})
+        write_whole(file, {"context": context[0].half(), "mask": mask[0].float()})
     return file
 
 
@@ -204,12 +211,6 @@ def _write_index(place: Path, found: EncodedSet, inpainting: bool) -> None:
     partial = place / f"{INDEX}.part"
     partial.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(place / INDEX)
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    partial = file.with_suffix(".part")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
-    partial.replace(file)
 
 
 def _is_whole(file: Path) -> bool:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from safetensors.torch import save_file
+from torch import nn
 
 from ..lora import load_lora
 from .buckets import sort_into_buckets
 from .dataset import Item
-from .encoded import EncodedSet, Progress, encode_dataset
+from .encoded import EncodedSet, Progress, encode_dataset, is_inpainting
+from .export import write_whole
 from .extras import needed
 from .loop import Watch
 from .lora import NAMINGS, LoraSettings, adapted, learn, scaled
@@ -60,19 +61,33 @@ def train_lora(
     needed("accelerate")
     file, folder = _places(name)
     model, clip, vae = models
-    config = model.model.diffusion_model.config
     buckets = sort_into_buckets(items, data.side, data.frames, data.every)
-    inpainting = config.in_channels > config.latent_channels
-    found = encode_dataset(home or folder, buckets, vae, clip, inpainting, data.every, encoding)
+    found = encode_dataset(home or folder, buckets, vae, clip, is_inpainting(model), data.every, encoding)
+    told = {"clips": sum(map(len, found.examples.values()))}
+    adapters = teach(model, found, data, lora, plan, folder, told, watch=watch)
+    write_whole(file, NAMINGS[naming](adapters), {"format": "pt"})
+    return Trained(load_lora(file, model)[0], file, folder)
+
+
+def teach(
+    model,
+    found: EncodedSet,
+    data: DataSettings,
+    lora: LoraSettings,
+    plan: Plan,
+    folder: Path,
+    told: dict,
+    checkpointing: bool = True,
+    watch: Watch | None = None,
+) -> nn.ModuleDict:
+    """Adapters of the MODEL that have learnt what is in `found`; `told` is what else must be the same to go on."""
     with torch.inference_mode(False):
         torch.manual_seed(plan.seed)
         patcher, adapters = adapted(model, lora)
     batches = scaled(found.batches(data.batch, plan.seed, data.text_dropout), model)
-    learn(patcher, adapters, batches, plan, folder, _told(data, lora, found), watch=watch)
-    partial = file.with_suffix(".part")
-    save_file(NAMINGS[naming](adapters), partial, {"format": "pt"})
-    partial.replace(file)
-    return Trained(load_lora(file, model)[0], file, folder)
+    told = {**vars(data), **vars(lora), **told}
+    learn(patcher, adapters, batches, plan, folder, told, checkpointing=checkpointing, watch=watch)
+    return adapters
 
 
 def _places(name: str) -> tuple[Path, Path]:
@@ -82,9 +97,3 @@ def _places(name: str) -> tuple[Path, Path]:
     file = Path(folder_paths.get_folder_paths("loras")[0]) / f"{name}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     return file, Path(folder_paths.get_output_directory()) / RUNS / name
-
-
-def _told(data: DataSettings, lora: LoraSettings, found: EncodedSet) -> dict:
-    """What must be the same when a run goes on."""
-    count = sum(map(len, found.examples.values()))
-    return {**vars(data), **vars(lora), "clips": count}

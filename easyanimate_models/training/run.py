@@ -4,16 +4,17 @@ import logging
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from ..model_files import TINY
 from ..sd import load_text_encoder, load_transformer, load_vae
 from .buckets import sort_into_buckets
 from .dataset import read_dataset
-from .encoded import EncodedSet, encode_dataset, read_encoded
+from .encoded import EncodedSet, encode_dataset, is_inpainting, read_encoded
+from .export import write_whole
 from .extras import needed
 from .loop import Watch
-from .lora import adapted, learn, original_names, scaled
+from .lora import original_names
+from .lora_run import teach
 from .recipe import Recipe
 from .transformer_run import save_motion_module, save_transformer, train_transformer
 
@@ -25,8 +26,7 @@ def follow(recipe: Recipe, watch: Watch | None = None) -> Path:
     state = needed("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
     motion = recipe.models.motion_module
     model = load_transformer(_place(recipe.models.transformer), _place(motion) if motion else None)
-    config = model.model.diffusion_model.config
-    inpainting = config.in_channels > config.latent_channels
+    inpainting = is_inpainting(model)
     if state.is_main_process:
         _encode(recipe, inpainting)
     state.wait_for_everyone()
@@ -46,16 +46,11 @@ def _encode(recipe: Recipe, inpainting: bool) -> None:
 
 
 def _lora(recipe: Recipe, model, found: EncodedSet, watch: Watch | None, is_main: bool) -> Path:
-    torch.manual_seed(recipe.plan.seed)
-    patcher, adapters = adapted(model, recipe.lora)
-    batches = scaled(found.batches(recipe.data.batch, recipe.plan.seed, recipe.data.text_dropout), model)
-    told = {**vars(recipe.data), **vars(recipe.lora)}
-    learn(patcher, adapters, batches, recipe.plan, recipe.folder, told, checkpointing=recipe.checkpointing, watch=watch)
+    settings = recipe.data, recipe.lora, recipe.plan, recipe.folder
+    adapters = teach(model, found, *settings, {}, recipe.checkpointing, watch)
     file = recipe.folder / f"{recipe.folder.name}.safetensors"
     if is_main:
-        partial = file.with_suffix(".part")
-        save_file(original_names(adapters), partial, {"format": "pt"})
-        partial.replace(file)
+        write_whole(file, original_names(adapters), {"format": "pt"})
     return file
 
 

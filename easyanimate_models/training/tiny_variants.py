@@ -18,6 +18,7 @@ from ..model_files import TINY
 from ..sd import load_transformer
 from ..vae.slice_vae import SliceVAE
 from . import dit as dit_training
+from .export import write_whole
 from .inpainting import FRAMES_GIVEN, Recall, all_but, box, encode_given, given_vae_objective, grow_inputs
 from .loop import fit
 from .lora import LoraSettings, adapted, learn, original_names
@@ -60,9 +61,7 @@ def encode_inpainting(run: Path) -> None:
         new = {k: v.half() if v.is_floating_point() else v for k, v in _given_clips(vae, start).items()}
         found = {k: torch.cat([found[k], v]) for k, v in new.items()} if found else new
         if start % 80 == 0 or start + AT_ONCE >= GIVEN_CLIPS:
-            partial = path.with_suffix(".part")
-            save_file({k: v.contiguous() for k, v in found.items()}, partial)
-            partial.replace(path)
+            write_whole(path, found)
 
 
 def _given_clips(vae: SliceVAE, start: int) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import comfy.ops
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..dit.motion_dit import MotionDiT, MotionDiTConfig
@@ -15,6 +14,7 @@ from ..release_config import transformer_config
 from ..supported_models import RELEASES
 from .dit import initialise_motion, noise_objective
 from .encoded import EncodedSet
+from .export import write_whole
 from .loop import Watch, fit, initialise
 from .lora import PLAIN_NOISE, on_device, scaled
 from .lora_run import DataSettings
@@ -87,7 +87,6 @@ def save_motion_module(network: MotionDiT, folder: Path, name: str) -> Path:
 def _write(folder: Path, name: str, config: MotionDiTConfig, weights: dict[str, Tensor]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(transformer_config(config), indent=2) + "\n", encoding="utf-8")
-    file, partial = folder / f"{name}.safetensors", folder / f"{name}.part"
-    save_file({key: tensor.bfloat16().cpu().contiguous() for key, tensor in weights.items()}, partial, {"format": "pt"})
-    partial.replace(file)
+    file = folder / f"{name}.safetensors"
+    write_whole(file, {key: tensor.bfloat16() for key, tensor in weights.items()}, {"format": "pt"})
     return file
