@@ -169,6 +169,13 @@ def test_any_number_of_latent_frames_can_be_denoised(frames):
     assert noise.shape == x.shape and noise.isfinite().all()
 
 
+@pytest.mark.parametrize("frames", [*range(1, 11), 16, 18])
+def test_v2_encodes_whatever_its_windows_are_cut_to(frames):
+    vae = tiny_release_vae("V2")
+    z = vae.encode(torch.rand(frames, 16, 16, 3))
+    assert vae.decode(z).shape[1] == vae.plan.frames_for(z.shape[2]) <= frames
+
+
 @pytest.mark.parametrize("frames", [*range(1, 18), 25])
 def test_any_number_of_frames_can_be_encoded_and_decoded(frames):
     network = tiny_slice_vae()

@@ -94,7 +94,7 @@ def plan_window_encode(frames: int) -> list[EncodeSlice]:
     plan, latent = [], 0
     for start in range(0, frames, FRAMES_PER_WINDOW):
         stop = min(start + FRAMES_PER_WINDOW, frames)
-        latents = 1 - (1 - (stop - start)) // TIME_RATIO
+        latents = 1 + (stop - start - 1) // TIME_RATIO
         plan.append(EncodeSlice(start, stop, latent, latent + latents))
         latent += latents
     return plan
