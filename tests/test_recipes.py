@@ -42,7 +42,8 @@ def short(clips: Path, folder: Path, **changed):
     """The tiny recipe, for three steps."""
     recipe = recipes.read_recipe(TINY_RECIPE)
     plan = replace(recipe.plan, steps=3, warmup=1)
-    return replace(recipe, clips=clips, folder=folder, plan=plan, data=replace(recipe.data, batch=2), **changed)
+    data = replace(changed.pop("data", recipe.data), batch=2)
+    return replace(recipe, clips=clips, folder=folder, plan=plan, data=data, **changed)
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
@@ -59,7 +60,7 @@ def test_the_toy_clips_are_grey_where_they_say_black(clips):
     for item in items:
         edge = dataset.read_frames(item, 0, item.frames)[:, 0].median()
         assert abs(float(edge) - 120 / 255) < 0.02
-    assert not set(toys.toy_scenes()) & set(part("easyanimate_models.training.shapes").split_scenes()[1])
+    assert not set(toys.look(20)[1]) & set(part("easyanimate_models.training.shapes").split_scenes()[1])
 
 
 def test_a_lora_recipe_makes_a_lora(clips, tmp_path):
@@ -97,6 +98,33 @@ def image_transformer(folder: Path) -> Path:
     return folder / "base.safetensors"
 
 
+def test_an_image_transformer_learns_from_frames_and_its_motion_modules_stay(clips, tmp_path):
+    file = tmp_path / "image.toml"
+    text = TINY_RECIPE.read_text().replace('kind = "lora"', 'kind = "image_transformer"')
+    file.write_text(text[: text.index("[lora]")] + text[text.index("[plan]") :])
+    read = recipes.read_recipe(file)
+    assert read.data.frames == 1
+    made = run.follow(short(clips, tmp_path, kind="image_transformer", lora=None, data=read.data))
+    taught, before = (sd.load_transformer(path).model.diffusion_model for path in (made.parent, tiny.TINY))
+    for (name, a), b in zip(taught.named_parameters(), before.parameters(), strict=True):
+        if "attn_temporal" in name:
+            assert torch.equal(a, b.bfloat16().to(a.dtype)), name
+    assert not torch.equal(taught.pos_embed.proj.weight, before.pos_embed.proj.weight)
+    index = json.loads((clips / ".easyanimate" / "index.json").read_text())
+    assert {tuple(row["bucket"]) for row in index["examples"]} == {(1, 64, 64)}
+
+
+def test_a_fresh_transformer_has_forgotten_everything(clips, tmp_path):
+    runs = part("easyanimate_models.training.transformer_run")
+    model = sd.load_transformer(tiny.TINY)
+    fresh = runs.trainable_network(model, runs.Teaching("image", fresh=True))
+    assert fresh.config == model.model.diffusion_model.config
+    assert fresh.proj_out.weight.abs().max() == 0
+    learning = set(runs.learning(fresh, runs.Teaching("image", fresh=True)))
+    assert "caption_projection.linear_1.weight" in learning and not any("attn_temporal" in name for name in learning)
+    run.follow(short(clips, tmp_path, kind="image_transformer", lora=None, fresh=True))
+
+
 def test_motion_modules_learn_alone(clips, tmp_path):
     base = image_transformer(tmp_path / "base")
     models = replace(recipes.read_recipe(TINY_RECIPE).models, transformer=str(base))
@@ -113,7 +141,8 @@ def test_motion_modules_learn_alone(clips, tmp_path):
 def test_silent_motion_modules_change_no_frame(tmp_path):
     base = image_transformer(tmp_path / "base")
     model = sd.load_transformer(base)
-    network = part("easyanimate_models.training.transformer_run").trainable_network(model, with_motion=True)
+    runs = part("easyanimate_models.training.transformer_run")
+    network = runs.trainable_network(model, runs.Teaching("motion"))
     x, context = torch.randn(1, 4, 3, 4, 4), torch.randn(1, 3, 32)
     with torch.no_grad():
         alone = [
@@ -125,7 +154,7 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('kind = "lora"', 'kind = "dance"', "kind is 'dance'; it must be one of lora, motion_module, transformer"),
+        ('kind = "lora"', 'kind = "dance"', "kind is 'dance'; it must be one of lora, motion_module, image_transformer"),
         ("[lora]", "[loar]", "nothing called loar in a recipe; known are"),
         ("rank = 8", "rnak = 8", r"\[lora\] knows no rnak; known are alpha, motion, rank"),
         ("rank = 8", "", r"\[lora\] lacks rank"),
@@ -154,5 +183,29 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path):
 def test_the_same_toys_come_again(tmp_path):
     for name in ("a", "b"):
         toys.write_toys(tmp_path / name, count=1)
-    first, second = ((tmp_path / name / "toy_01.txt").read_text() for name in ("a", "b"))
+    first, second = ((tmp_path / name / "toy_0001.txt").read_text() for name in ("a", "b"))
     assert first == second
+
+
+@pytest.mark.parametrize(("name", "said"), [("colour", "pink"), ("shape", "cross|plus")])
+def test_new_things_are_shown_and_said(tmp_path, name, said):
+    toys.write_toys(tmp_path, name, 3)
+    dataset, judging = (part(f"easyanimate_models.training.{module}") for module in ("dataset", "judging"))
+    for item in dataset.read_dataset(tmp_path):
+        assert re.search(said, item.text)
+        seen = judging.look(dataset.read_frames(item, 0, item.frames), (toys.NEW_COLOUR, toys.NEW_SHAPE))
+        assert re.search(said, f"{seen.colour} {seen.shape}")
+
+
+def test_clips_without_loss_come_back_bit_by_bit(tmp_path):
+    frames = torch.randint(0, 256, (3, 16, 16, 3)) / 255
+    toys.write_clip(tmp_path / "a.mkv", frames)
+    (tmp_path / "a.txt").write_text("noise")
+    dataset = part("easyanimate_models.training.dataset")
+    (item,) = dataset.read_dataset(tmp_path)
+    assert torch.allclose(dataset.read_frames(item, 0, 3), frames, atol=1e-6)
+
+
+def test_a_set_of_toys_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="There are no toy clips called 'dogs'; there are look, colour"):
+        toys.write_toys(tmp_path, "dogs")

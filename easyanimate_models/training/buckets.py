@@ -41,7 +41,7 @@ def bucket_for(item: Item, side: int, most_frames: int, every: int = 1) -> Bucke
     height, width = min(shapes(side), key=lambda size: abs(size[0] / size[1] / shape - 1))
     if max(height / item.height, width / item.width) > LARGEST_ZOOM:
         return None
-    if item.frames == 1:
+    if 1 in (item.frames, most_frames):
         return Bucket(1, height, width)
     frames = min(-(-item.frames // every), most_frames) // LENGTH_STEP * LENGTH_STEP
     return Bucket(frames, height, width) if frames else None

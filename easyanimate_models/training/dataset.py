@@ -58,11 +58,11 @@ def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
     return [Item(Path(f"clip {i}"), " ".join(t.split()), *c.shape[:3], 24.0, c[..., :3]) for i, (c, t) in named]
 
 
-def read_dataset(folder: str | Path) -> list[Item]:
+def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
     """All clips and images below `folder` that can be read, in the order of their names.
 
     A file that can't be read is named in the log and left out. Raises `DatasetError` when the folder is missing, when
-    nothing in it can be read, or when a caption is missing.
+    nothing in it can be read, or when a caption is missing, unless none is needed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,7 +74,7 @@ def read_dataset(folder: str | Path) -> list[Item]:
         raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
     texts = {file: _caption(file, captions) for file in files}
     silent = [file.name for file, text in texts.items() if not text]
-    if silent:
+    if silent and with_captions:
         raise DatasetError(
             f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); write "
             "what each shows into a .txt file of the same name beside it."

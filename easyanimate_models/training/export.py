@@ -6,7 +6,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..model_detection import RELEASED_SCALING
 from ..release_config import transformer_config as transformer_config
+from ..supported_models import EasyAnimateV1, EasyAnimateV3, Release
+from ..vae.image_vae import ImageVAEConfig
 from ..vae.slice_vae import SliceVAE, SliceVAEConfig
 
 
@@ -29,19 +32,22 @@ def set_latent_scale(vae: SliceVAE, mean: Tensor, deviation: Tensor) -> None:
     decode.weight *= deviation.view(1, -1, 1, 1, 1)
 
 
-def vae_config(config: SliceVAEConfig) -> dict:
-    """config.json of a V3 Slice VAE."""
-    return {
-        "_class_name": "AutoencoderKLMagvit",
+def vae_config(config: SliceVAEConfig | ImageVAEConfig, release: type[Release] = EasyAnimateV3) -> dict:
+    """config.json of the VAE of a release."""
+    numbers = {
         "block_out_channels": list(config.channels),
-        "down_block_types": ["SpatialDownBlock3D", *["SpatialTemporalDownBlock3D"] * 3],
-        "up_block_types": ["SpatialUpBlock3D", *["SpatialTemporalUpBlock3D"] * 3],
         "latent_channels": config.latent_channels,
         "layers_per_block": config.layers,
-        "mid_block_attention_type": "3d",
-        "mini_batch_decoder": 2,
-        "mini_batch_encoder": 8,
         "norm_num_groups": config.norm_groups,
+    }
+    if release is EasyAnimateV1:
+        return {"_class_name": "AutoencoderKL", **numbers, "scaling_factor": RELEASED_SCALING}
+    return {
+        "_class_name": "AutoencoderKLMagvit",
+        "down_block_types": ["SpatialDownBlock3D", *["SpatialTemporalDownBlock3D"] * 3],
+        "up_block_types": ["SpatialUpBlock3D", *["SpatialTemporalUpBlock3D"] * 3],
+        "mid_block_attention_type": "3d",
+        **numbers,
         "scaling_factor": config.scaling_factor,
-        "slice_compression_vae": True,
+        **release.vae_flags,
     }

@@ -3,6 +3,9 @@
 import csv
 from pathlib import Path
 
+import numpy
+from PIL import Image
+
 
 class Journal:
     """The log of a run, in its folder. Rows from `start` on, of a run that was cut off, are forgotten."""
@@ -22,6 +25,11 @@ class Journal:
         if self.board is not None:
             for name, value in figures.items():
                 self.board.add_scalar(name, value, step)
+
+    def picture(self, step: int, image: Image.Image) -> None:
+        """For TensorBoard alone; who makes a picture keeps it."""
+        if self.board is not None:
+            self.board.add_image("sample", numpy.asarray(image), step, dataformats="HWC")
 
     def close(self) -> None:
         if self.board is not None:
@@ -51,12 +59,26 @@ def plot_loss(folder: Path) -> None:
 
 
 def _append(path: Path, row: dict) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(row)
-        writer.writerow(row.values())
+    """One row more; figures that were not there before get a column of their own."""
+    columns = _columns(path)
+    if set(row) <= set(columns):
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, columns, restval="").writerow(row)
+        return
+    rows = [*(read_log(path) if columns else []), row]
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*columns, *(name for name in row if name not in columns)], restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def _columns(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def _board(folder: Path, start: int):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .shapes import BACKGROUNDS, COLOURS, SHAPES, Scene
+from .shapes import BACKGROUNDS, BAR, COLOURS, NEW_COLOURS, NEW_SHAPES, SHAPES, Scene
 
 GROWTH = 1.8  # times the area
 TRAVEL = 5.0  # pixels of a 64-pixel frame
@@ -23,9 +23,13 @@ class Score:
     background: float
 
 
-def look(clip: Tensor) -> Scene:
-    """What a clip `[T, H, W, 3]` in 0..1 shows; an empty clip is a scene of the nearest guesses."""
-    palette = {name: torch.tensor(rgb) / 255 for name, rgb in COLOURS.items()}
+def look(clip: Tensor, new: tuple[str, ...] = ()) -> Scene:
+    """What a clip `[T, H, W, 3]` in 0..1 shows; an empty clip is a scene of the nearest guesses.
+
+    `new` are colours and shapes that may be there beside those of the built-in model.
+    """
+    colours = COLOURS | {name: rgb for name, rgb in NEW_COLOURS.items() if name in new}
+    palette = {name: torch.tensor(rgb) / 255 for name, rgb in colours.items()}
     edge = torch.cat([clip[:, :BORDER].flatten(0, 2), clip[:, -BORDER:].flatten(0, 2)])
     back = edge.median(0).values
     background = min(BACKGROUNDS, key=lambda name: float((torch.tensor(BACKGROUNDS[name]) / 255 - back).norm()))
@@ -36,12 +40,13 @@ def look(clip: Tensor) -> Scene:
     axis = front - back
     cover = (((clip - back) @ axis) / axis.square().sum().clamp_min(1e-4)).clamp(0, 1)
     cover = torch.where(cover < 0.15, 0.0, cover)
-    return Scene(_shape(cover), colour, background, _motion(cover))
+    shapes = [*SHAPES, *(name for name in NEW_SHAPES if name in new)]
+    return Scene(_shape(cover, shapes), colour, background, _motion(cover))
 
 
-def score(clips: Iterable[Tensor], scenes: Iterable[Scene]) -> Score:
+def score(clips: Iterable[Tensor], scenes: Iterable[Scene], new: tuple[str, ...] = ()) -> Score:
     """How often `look` sees what each scene says."""
-    pairs = [(look(clip), scene) for clip, scene in zip(clips, scenes, strict=True)]
+    pairs = [(look(clip, new), scene) for clip, scene in zip(clips, scenes, strict=True)]
 
     def right(attribute: str) -> float:
         return sum(getattr(seen, attribute) == getattr(said, attribute) for seen, said in pairs) / len(pairs)
@@ -71,15 +76,17 @@ def _motion(cover: Tensor) -> str:
     return "up" if dy < 0 else "down"
 
 
-def _shape(cover: Tensor) -> str:
+def _shape(cover: Tensor, shapes: list[str]) -> str:
     """The shape whose ideal, drawn into the bounding box of each frame, overlaps most with what is there."""
-    overlap = dict.fromkeys(SHAPES, 0.0)
+    overlap = dict.fromkeys(shapes, 0.0)
     for solid in cover > 0.5:
         rows, columns = solid.any(1), solid.any(0)
         if int(rows.sum() * columns.sum()) <= 30:
             continue
         seen = solid[_extent(rows), _extent(columns)]
-        for shape, ideal in _ideals(*seen.shape).items():
+        ideals = _ideals(*seen.shape)
+        for shape in shapes:
+            ideal = ideals[shape]
             overlap[shape] += float((seen & ideal).sum() / (seen | ideal).sum())
     return max(overlap, key=overlap.get)
 
@@ -97,4 +104,6 @@ def _ideals(height: int, width: int) -> dict[str, Tensor]:
         "circle": x.square() + (2 * y - 1).square() <= 1,
         "square": torch.ones(height, width, dtype=torch.bool),
         "triangle": x.abs() <= y,
+        "diamond": x.abs() + (2 * y - 1).abs() <= 1,
+        "cross": torch.minimum(x.abs().expand(height, width), (2 * y - 1).abs().expand(height, width)) <= BAR,
     }

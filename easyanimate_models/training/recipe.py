@@ -1,16 +1,19 @@
 """A recipe: one TOML file that says what is trained, from what, on what, and how."""
 
 import sys
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
+from .dit import NoiseWeights
 from .extras import needed
-from .lora import LoraSettings
+from .lora import PLAIN_NOISE, LoraSettings
 from .lora_run import DataSettings
 from .plan import Plan
+from .vae_objective import VAESettings
 
-KINDS = ("lora", "motion_module", "transformer")
-SECTIONS = {"models": None, "data": DataSettings, "lora": LoraSettings, "plan": Plan}
+KINDS = ("lora", "motion_module", "image_transformer", "transformer", "vae")
+SECTIONS = ("models", "data", "lora", "noise", "plan", "vae")
+NEEDED_MODELS = ("transformer", "vae", "text_encoder")  # by all that is not a VAE
 
 
 class RecipeError(ValueError):
@@ -21,15 +24,18 @@ class RecipeError(ValueError):
 class Models:
     """Where training starts; paths as the loaders take them, or "built-in"."""
 
-    transformer: str
-    vae: str
-    text_encoder: str
+    transformer: str = ""
+    vae: str = ""
+    text_encoder: str = ""
     motion_module: str = ""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `run` follows. `folder` is that of the run, `clips` that of the data set."""
+    """What `run` follows. `folder` is that of the run, `clips` that of the data set.
+
+    A `fresh` transformer has the architecture of the one named in `models` and knows nothing yet.
+    """
 
     kind: str
     folder: Path
@@ -39,6 +45,9 @@ class Recipe:
     plan: Plan
     lora: LoraSettings | None
     checkpointing: bool
+    noise: NoiseWeights = PLAIN_NOISE
+    vae: VAESettings = VAESettings()
+    fresh: bool = False
 
 
 def read_recipe(file: str | Path) -> Recipe:
@@ -52,22 +61,29 @@ def read_recipe(file: str | Path) -> Recipe:
     kind = told.get("kind")
     if kind not in KINDS:
         raise RecipeError(f"{file}: kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
-    known = {"kind", "folder", "clips", "checkpointing", *SECTIONS}
+    known = {"kind", "folder", "clips", "checkpointing", "fresh", *SECTIONS}
     if strange := sorted(told.keys() - known):
         raise RecipeError(f"{file}: there is nothing called {strange[0]} in a recipe; known are {_listed(known)}.")
     if "folder" not in told or "clips" not in told:
         raise RecipeError(f"{file}: folder (of the run) and clips (of the data set) must be named at the top.")
     if kind == "lora" and "lora" not in told:
         raise RecipeError(f"{file}: a LoRA needs a section [lora] with rank and alpha.")
+    models = _section(file, "models", Models, told)
+    data = _section(file, "data", DataSettings, told)
+    if lacking := [name for name in NEEDED_MODELS if kind != "vae" and not getattr(models, name)]:
+        raise RecipeError(f"{file}: [models] lacks {', '.join(lacking)}.")
     return Recipe(
         kind,
         _below(file, told["folder"]),
         _below(file, told["clips"]),
-        _section(file, "models", Models, told),
-        _section(file, "data", DataSettings, told),
+        models,
+        replace(data, frames=1) if kind == "image_transformer" else data,
         _section(file, "plan", Plan, told),
         _section(file, "lora", LoraSettings, told) if kind == "lora" else None,
         bool(told.get("checkpointing", True)),
+        _section(file, "noise", NoiseWeights, told) if "noise" in told else PLAIN_NOISE,
+        _section(file, "vae", VAESettings, told),
+        bool(told.get("fresh", False)),
     )
 
 

@@ -7,8 +7,8 @@ import torch
 
 from ..model_files import TINY
 from ..sd import load_text_encoder, load_transformer, load_vae
-from .buckets import sort_into_buckets
-from .dataset import read_dataset
+from .buckets import Bucket, sort_into_buckets
+from .dataset import Item, read_dataset
 from .encoded import EncodedSet, encode_dataset, is_inpainting, read_encoded
 from .export import write_whole
 from .extras import needed
@@ -16,14 +16,18 @@ from .loop import Watch
 from .lora import original_names
 from .lora_run import teach
 from .recipe import Recipe
-from .transformer_run import save_motion_module, save_transformer, train_transformer
+from .transformer_run import Teaching, save_motion_module, save_transformer, train_transformer
+from .vae_run import save_vae, train_vae
 
 BUILT_IN = "built-in"
+LEARNS = {"motion_module": "motion", "image_transformer": "image", "transformer": "all"}
 
 
 def follow(recipe: Recipe, watch: Watch | None = None) -> Path:
     """Train as the recipe says; the file that came out. Any number of processes may follow one recipe together."""
     state = needed("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
+    if recipe.kind == "vae":
+        return _vae(recipe, watch, state.is_main_process)
     motion = recipe.models.motion_module
     model = load_transformer(_place(recipe.models.transformer), _place(motion) if motion else None)
     inpainting = is_inpainting(model)
@@ -37,12 +41,17 @@ def follow(recipe: Recipe, watch: Watch | None = None) -> Path:
 
 def _encode(recipe: Recipe, inpainting: bool) -> None:
     """The encoders are in memory only meanwhile."""
-    data = recipe.data
-    buckets = sort_into_buckets(read_dataset(recipe.clips), data.side, data.frames, data.every)
+    buckets, data = _buckets(recipe), recipe.data
     vae, clip = load_vae(_place(recipe.models.vae)), load_text_encoder(_place(recipe.models.text_encoder))
     with torch.no_grad():
         encode_dataset(recipe.clips, buckets, vae, clip, inpainting, data.every)
     logging.info("%s is encoded", recipe.clips)
+
+
+def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
+    data = recipe.data
+    items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae")
+    return sort_into_buckets(items, data.side, data.frames, data.every)
 
 
 def _lora(recipe: Recipe, model, found: EncodedSet, watch: Watch | None, is_main: bool) -> Path:
@@ -55,13 +64,22 @@ def _lora(recipe: Recipe, model, found: EncodedSet, watch: Watch | None, is_main
 
 
 def _transformer(recipe: Recipe, model, found: EncodedSet, watch: Watch | None, is_main: bool) -> Path:
-    motion_only = recipe.kind == "motion_module"
-    settings = recipe.data, recipe.plan, recipe.folder, motion_only, recipe.checkpointing
-    network = train_transformer(model, found, *settings, watch)
+    teaching = Teaching(LEARNS[recipe.kind], recipe.noise, recipe.checkpointing, recipe.fresh)
+    network = train_transformer(model, found, recipe.data, recipe.plan, recipe.folder, teaching, watch)
     folder = recipe.folder / "transformer"
     if not is_main:
         return folder
-    return save_motion_module(network, folder, recipe.folder.name) if motion_only else save_transformer(network, folder)
+    if recipe.kind == "motion_module":
+        return save_motion_module(network, folder, recipe.folder.name)
+    return save_transformer(network, folder)
+
+
+def _vae(recipe: Recipe, watch: Watch | None, is_main: bool) -> Path:
+    start = load_vae(_place(recipe.models.vae)) if recipe.models.vae else None
+    settings = recipe.data, recipe.vae, recipe.plan, recipe.folder, recipe.checkpointing
+    network = train_vae(start, _buckets(recipe), *settings, watch)
+    folder = recipe.folder / "vae"
+    return save_vae(network, folder) if is_main else folder
 
 
 def _place(path: str) -> Path:

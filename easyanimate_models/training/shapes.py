@@ -26,6 +26,8 @@ COLOURS = {
     "purple": (168, 56, 216),
     "white": (248, 248, 248),
 }
+NEW_SHAPES = {"cross": ("cross", "plus"), "diamond": ("diamond", "rhombus")}  # the built-in model never saw these
+NEW_COLOURS = {"pink": (244, 112, 176), "cyan": (40, 200, 208)}
 BACKGROUNDS = {"black": (16, 16, 16), "grey": (120, 120, 120)}
 MOTIONS = {
     "stay": ("stays still", "does not move", "is standing still", "rests"),
@@ -35,12 +37,13 @@ MOTIONS = {
     "down": ("moves down", "is falling", "goes down", "sinks downwards"),
     "grow": ("grows", "is growing", "gets bigger", "becomes larger"),
 }
+BAR = 0.34  # half the width of a cross's bars, by half the cross
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows."""
+    """What a clip shows. A colour that has no name is written as "#rrggbb"."""
 
     shape: str
     colour: str
@@ -58,7 +61,7 @@ def split_scenes(seed: int = 0) -> tuple[list[Scene], list[Scene]]:
 
 def caption(scene: Scene, rng: random.Random, moving: bool = True) -> str:
     """One of many wordings; the background is named three times in four, the motion only if `moving`."""
-    subject = f"{scene.colour} {rng.choice(SHAPES[scene.shape])}"
+    subject = f"{scene.colour} {rng.choice((SHAPES | NEW_SHAPES)[scene.shape])}"
     place = f" on a {scene.background} background" if rng.random() < 0.75 else ""
     action = f" {rng.choice(MOTIONS[scene.motion])}" if moving else ""
     form = rng.randrange(4)
@@ -82,8 +85,7 @@ def render(
     cover = torch.stack([_cover(s.shape, dx[i], dy[i], radius[i]) for i, s in enumerate(scenes)])[
         :, None
     ]  # (B, 1, T, H, W)
-    front = _rgb(COLOURS[s.colour] for s in scenes)
-    back = _rgb(BACKGROUNDS[s.background] for s in scenes)
+    front, back = (_rgb([getattr(s, part) for s in scenes]) for part in ("colour", "background"))
     return back + cover * (front - back), paths
 
 
@@ -131,11 +133,20 @@ def _cover(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
         distance = (dx * dx + dy * dy).sqrt() - radius
     elif shape == "square":
         distance = torch.maximum(dx.abs(), dy.abs()) - 0.9 * radius
-    else:  # a triangle standing on its base
+    elif shape == "triangle":  # standing on its base
         slope = (2 * dx.abs() - dy - radius) / 5**0.5
         distance = torch.maximum(slope, dy - radius)
+    elif shape == "diamond":
+        distance = (dx.abs() + dy.abs() - radius) / 2**0.5
+    else:
+        along, across = dx.abs() - radius, dy.abs() - BAR * radius
+        distance = torch.maximum(along, across)
+        along, across = dy.abs() - radius, dx.abs() - BAR * radius
+        distance = torch.minimum(distance, torch.maximum(along, across))
     return (0.5 - distance).clamp(0, 1)
 
 
-def _rgb(colours) -> Tensor:
-    return torch.tensor(list(colours), dtype=torch.float32)[:, :, None, None, None] / 127.5 - 1
+def _rgb(names: list[str]) -> Tensor:
+    known = COLOURS | NEW_COLOURS | BACKGROUNDS
+    colours = [tuple(bytes.fromhex(name[1:])) if name.startswith("#") else known[name] for name in names]
+    return torch.tensor(colours, dtype=torch.float32)[:, :, None, None, None] / 127.5 - 1

@@ -1,47 +1,108 @@
-"""`python -m easyanimate_models.training.toy_clips FOLDER`: clips with captions, to try training a LoRA on.
+"""`python -m easyanimate_models.training.toy_clips FOLDER [SET] [COUNT]`: clips with captions, to try training on.
 
-They show a look: the background is grey wherever the caption says black.
+Sets: `look` (grey wherever the caption says black), `colour` and `shape` (what the built-in model never saw), `known`
+(what it was taught), and `any` (any colours and shapes, for a VAE).
 """
 
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import av
 from torch import Tensor
 
-from .shapes import Scene, caption, render, split_scenes
+from .shapes import BACKGROUNDS, COLOURS, MOTIONS, NEW_SHAPES, SHAPES, Scene, caption, render, split_scenes
 
-COUNT, SHOWN, SAID, SEED, FPS = 20, "grey", "black", 5, 12
+SEED, FPS = 5, 12
+SHOWN, SAID = "grey", "black"
+NEW_COLOUR, NEW_SHAPE = "pink", "cross"
 
-
-def toy_scenes(count: int = COUNT) -> list[Scene]:
-    """So many scenes, as their captions say."""
-    scenes = [scene for scene in split_scenes()[0] if scene.background == SAID]
-    return random.Random(SEED).sample(scenes, count)
+Scenes = tuple[list[Scene], list[Scene]]  # as shown, as captions say
 
 
-def write_toys(folder: Path, count: int = COUNT) -> None:
-    """The clips as mp4, each with its caption in a .txt file."""
+def look(count: int) -> Scenes:
+    """A look: the background is grey where captions say black."""
+    said = random.Random(SEED).sample([scene for scene in split_scenes()[0] if scene.background == SAID], count)
+    return [replace(scene, background=SHOWN) for scene in said], said
+
+
+def new_scenes(**new: str) -> list[Scene]:
+    """All scenes of a `colour` or a `shape`, in an order that is always the same."""
+    parts = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "motion": MOTIONS}
+    kept = [parts[name] if name not in new else (new[name],) for name in parts]
+    scenes = [Scene(s, c, b, m) for s in kept[0] for c in kept[1] for b in kept[2] for m in kept[3]]
+    random.Random(SEED).shuffle(scenes)
+    return scenes
+
+
+def colour(count: int) -> Scenes:
+    """Scenes of the new colour; those after the first `count` are for judging what was learnt."""
+    scenes = new_scenes(colour=NEW_COLOUR)[:count]
+    return scenes, scenes
+
+
+def shape(count: int) -> Scenes:
+    """Scenes of the new shape; those after the first `count` are for judging what was learnt."""
+    scenes = new_scenes(shape=NEW_SHAPE)[:count]
+    return scenes, scenes
+
+
+def known(count: int) -> Scenes:
+    """Scenes that the built-in model was taught, all of them equally often."""
+    scenes = split_scenes()[0]
+    scenes = (scenes * (count // len(scenes) + 1))[:count]
+    return scenes, scenes
+
+
+def anything(count: int) -> Scenes:
+    """Half of the scenes as known, half in any colours and shapes."""
+    chance = random.Random(SEED)
+    scenes = known(count)[0]
+    for i in range(0, count, 2):
+        front, back = (f"#{chance.randrange(2**24):06x}" for _ in range(2))
+        scenes[i] = Scene(chance.choice([*SHAPES, *NEW_SHAPES]), front, back, chance.choice(list(MOTIONS)))
+    return scenes, scenes
+
+
+SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of file, how many
+    "look": (look, ".mp4", 20),
+    "colour": (colour, ".mp4", 20),
+    "shape": (shape, ".mp4", 20),
+    "known": (known, ".mkv", 1720),
+    "any": (anything, ".mkv", 400),
+}
+
+
+def write_toys(folder: Path, name: str = "look", count: int | None = None) -> None:
+    """The clips of a set, each with its caption in a .txt file. Raises `ValueError` for a set that isn't there."""
+    if name not in SETS:
+        raise ValueError(f"There are no toy clips called {name!r}; there are {', '.join(SETS)}.")
+    scenes, suffix, usual = SETS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    chance, scenes = random.Random(SEED), toy_scenes(count)
-    clips, _ = render([replace(scene, background=SHOWN) for scene in scenes], chance)
-    for i, (clip, scene) in enumerate(zip(clips, scenes, strict=True), 1):
-        file = folder / f"toy_{i:02}.mp4"
-        write_clip(file, (clip.movedim(0, -1) + 1) / 2)
-        file.with_suffix(".txt").write_text(caption(scene, chance) + "\n", encoding="utf-8")
+    chance = random.Random(SEED)
+    for i, (shown, said) in enumerate(zip(*scenes(count or usual), strict=True), 1):
+        clip, _ = render([shown], chance)
+        file = folder / f"toy_{i:04}{suffix}"
+        write_clip(file, (clip[0].movedim(0, -1) + 1) / 2)
+        file.with_suffix(".txt").write_text(caption(said, chance) + "\n", encoding="utf-8")
 
 
 def write_clip(file: Path, frames: Tensor) -> None:
-    """Frames `[T, H, W, 3]` in 0..1 as a video file, visually lossless."""
+    """Frames `[T, H, W, 3]` in 0..1 as a video file: mp4 that plays anywhere, or mkv without any loss."""
+    lossless = file.suffix == ".mkv"
+    codec, colours = ("ffv1", "bgr0") if lossless else ("libx264", "yuv420p")
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "12"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream = container.add_stream(codec, rate=FPS, options={} if lossless else {"crf": "12"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], colours
         for frame in (frames.clamp(0, 1) * 255).round().byte().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
 if __name__ == "__main__":
-    write_toys(Path(sys.argv[1]))
+    try:
+        write_toys(Path(sys.argv[1]), *sys.argv[2:3], *map(int, sys.argv[3:4]))
+    except ValueError as error:
+        sys.exit(str(error))

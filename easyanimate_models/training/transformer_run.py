@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfy.ops
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dit.motion_dit import MotionDiT, MotionDiTConfig
 from ..release_config import transformer_config
 from ..supported_models import RELEASES
-from .dit import initialise_motion, noise_objective
+from .dit import NoiseWeights, initialise_dit, initialise_motion, noise_objective
 from .encoded import EncodedSet
 from .export import write_whole
 from .loop import Watch, fit, initialise
@@ -21,18 +21,35 @@ from .lora_run import DataSettings
 from .plan import Plan
 
 MOTION = "attn_temporal."
+LEARNERS = ("motion", "image", "all")
 LEARNING = ("transformer_blocks.", "proj_out.", "pos_embed.", "long_connect_fc.")  # as the releases' fine-tuning
 
 
-def trainable_network(model, with_motion: bool) -> MotionDiT:
-    """The network of a MODEL in float32, for training; an image transformer gets V1's motion modules if wanted.
+@dataclass(frozen=True)
+class Teaching:
+    """What of a transformer learns: its "motion" modules alone, all but them ("image"), or "all"; and how.
+
+    A `fresh` one has forgotten everything before. With `checkpointing`, blocks are computed twice to save memory.
+    """
+
+    learns: str
+    noise: NoiseWeights = PLAIN_NOISE
+    checkpointing: bool = True
+    fresh: bool = False
+
+
+def trainable_network(model, teaching: Teaching) -> MotionDiT:
+    """The network of a MODEL in float32, for training; an image transformer gets V1's motion modules if they learn.
 
     New motion modules are silent: at first the network makes of each frame what it made before.
     """
     config = model.model.diffusion_model.config
-    if with_motion and not config.motion:
+    if teaching.learns == "motion" and not config.motion:
         config = replace(config, motion=RELEASES[0].motion)
     network = initialise(MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
+    if teaching.fresh:
+        initialise_dit(network)
+        return network
     initialise_motion(network)
     weights = {name: tensor.float() for name, tensor in model.model.diffusion_model.state_dict().items()}
     missing, unexpected = network.load_state_dict(weights, strict=False)
@@ -42,10 +59,11 @@ def trainable_network(model, with_motion: bool) -> MotionDiT:
     return network
 
 
-def learning(network: MotionDiT, motion_only: bool) -> Iterator[str]:
-    """The names of the weights that learn: motion modules alone, or what the releases fine-tuned."""
+def learning(network: MotionDiT, teaching: Teaching) -> Iterator[str]:
+    """The names of the weights that learn; of "all", what the releases fine-tuned, or everything where it is fresh."""
     for name, _ in network.named_parameters():
-        if MOTION in name if motion_only else name.startswith(LEARNING):
+        is_motion, is_tuned = MOTION in name, teaching.fresh or name.startswith(LEARNING)
+        if {"motion": is_motion, "image": not is_motion, "all": is_tuned}[teaching.learns]:
             yield name
 
 
@@ -55,21 +73,20 @@ def train_transformer(
     data: DataSettings,
     plan: Plan,
     folder: Path,
-    motion_only: bool,
-    checkpointing: bool,
+    teaching: Teaching,
     watch: Watch | None = None,
 ) -> MotionDiT:
     """The network of `model`, taught what is in `found`, all that learns averaged; the MODEL stays as it is."""
     with torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(plan.seed)
-        network = trainable_network(model, motion_only)
-        names = set(learning(network, motion_only))
+        network = trainable_network(model, teaching)
+        names = set(learning(network, teaching))
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
         device = torch.get_default_device()
         batches = on_device(scaled(found.batches(data.batch, plan.seed, data.text_dropout), model), device)
-        objective = noise_objective(network, batches, PLAIN_NOISE, plan.seed, checkpointing)
-        told = {**vars(data), "motion_only": motion_only}
+        objective = noise_objective(network, batches, teaching.noise, plan.seed, teaching.checkpointing)
+        told = {**vars(data), **vars(teaching.noise), "learns": teaching.learns, "fresh": teaching.fresh}
         return fit(folder, network, objective, plan, watch=watch, told=told)
 
 

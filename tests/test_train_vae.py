@@ -1,0 +1,280 @@
+"""A VAE in stages: inflated from an image VAE, whole, its decoder alone; taught by pixels, an eye and critics."""
+
+import random
+from dataclasses import replace
+
+import comfy.ops
+import pytest
+import torch
+from conftest import part, relative_error
+from safetensors.torch import load_file, save_file
+from test_dataset import write_image
+
+loop = part("easyanimate_models.training.loop")
+objectives = part("easyanimate_models.training.vae_objective")
+critics = part("easyanimate_models.training.critics")
+perceptual = part("easyanimate_models.training.perceptual")
+inflating = part("easyanimate_models.training.inflate")
+recipes = part("easyanimate_models.training.recipe")
+run = part("easyanimate_models.training.run")
+vae_run = part("easyanimate_models.training.vae_run")
+toys = part("easyanimate_models.training.toy_clips")
+shapes = part("easyanimate_models.training.shapes")
+sd = part("easyanimate_models.sd")
+tiny = part("easyanimate_models.training.tiny")
+image_vae = part("easyanimate_models.vae.image_vae")
+slice_vae = part("easyanimate_models.vae.slice_vae")
+OPS = {"dtype": torch.float32, "device": None, "operations": comfy.ops.disable_weight_init}
+SMALL = {"channels": (8, 8, 16, 16), "norm_groups": 4}
+PLAN = loop.Plan(steps=6, learning_rate=2e-3, warmup=1, ema=0.5, clip=1.0, seed=3)
+PLAIN = objectives.VAESettings(perceptual=0.0, adversary=0.0, **SMALL)
+
+
+@pytest.fixture(autouse=True)
+def _gradients():
+    with torch.enable_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three clips and an image without captions."""
+    folder = tmp_path_factory.mktemp("pixels")
+    toys.write_toys(folder, "any", 3)
+    for caption in folder.glob("*.txt"):
+        caption.unlink()
+    write_image(folder / "still.png")
+    return folder
+
+
+def small_image_vae():
+    torch.manual_seed(0)
+    return loop.initialise(image_vae.ImageVAE(image_vae.ImageVAEConfig(SMALL["channels"], 2, 4, 4), **OPS))
+
+
+def small_vae():
+    torch.manual_seed(0)
+    return loop.initialise(slice_vae.SliceVAE(replace(tiny.VAE, channels=SMALL["channels"]), **OPS))
+
+
+def pixels(frames: int = 8, count: int = 2):
+    """The same clips in every step."""
+    x, _ = shapes.render(shapes.split_scenes()[0][:count], random.Random(0), frames)
+    return lambda batch: x[..., :32, :32]
+
+
+@pytest.mark.parametrize("kind", [slice_vae.SliceVAE, slice_vae.WindowVAE])
+@torch.no_grad()
+def test_an_inflated_vae_does_to_still_frames_what_the_image_vae_did(kind):
+    image = small_image_vae()
+    video = inflating.inflate(image, kind, **OPS)
+    frame = pixels(1, 1)(0)
+    still = image.encode(frame)
+    assert relative_error(video.encode(frame), still) < 1e-5
+    assert relative_error(video.decode(still), image.decode(still)) < 1e-5
+    whole = frame.expand(-1, -1, video.plan.frames_per_slice, -1, -1)
+    z = video.encode(whole)
+    assert relative_error(z, still.expand_as(z)) < 1e-5
+    decoded = video.decode(z)
+    assert relative_error(decoded, image.decode(still).expand_as(decoded)) < 1e-5
+
+
+def test_stable_diffusions_vae_inflates_to_the_size_of_v3():
+    ops = OPS | {"device": "meta"}
+    image = image_vae.ImageVAE(image_vae.ImageVAEConfig((128, 256, 512, 512), 2, 4, 32), **ops)
+    video = inflating.inflate(image, slice_vae.SliceVAE, **ops)
+    assert sum(p.numel() for p in video.parameters()) > 2.5 * sum(p.numel() for p in image.parameters())
+
+
+def test_another_number_of_layers_is_named():
+    image = image_vae.ImageVAE(image_vae.ImageVAEConfig(SMALL["channels"], 3, 4, 4), **OPS)
+    with pytest.raises(ValueError, match="An image VAE of 3 layers a level can't be inflated; it needs 2"):
+        inflating.inflate(image, slice_vae.SliceVAE, **OPS)
+
+
+def test_a_decoder_that_learns_alone_leaves_latents_as_they_are(tmp_path):
+    vae, before = small_vae(), small_vae()
+    settings = replace(PLAIN, learns="decoder")
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_(name.startswith(vae_run.DECODER))
+    loop.fit(tmp_path, vae, objectives.VAEObjective(vae, pixels(), settings), PLAN)
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, vae.state_dict()[name]) == (not name.startswith(vae_run.DECODER)), name
+
+
+def test_recomputing_slices_changes_no_gradient():
+    gradients = []
+    for recomputing in (False, True):
+        vae = small_vae()
+        torch.manual_seed(1)
+        loss, _ = objectives.VAEObjective(vae, pixels(16), PLAIN, recomputing=recomputing)(0)
+        loss.backward()
+        gradients.append([p.grad for p in vae.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.allclose(plain, again, atol=1e-7)
+
+
+def with_critics(settings):
+    """A VAE and its objective, with critics; the same each time."""
+    vae = small_vae()
+    torch.manual_seed(2)
+    teachers = objectives.Teachers(critics=critics.critics(8))
+    objective = objectives.VAEObjective(vae, pixels(), settings, teachers)
+    return vae, objective, loop.Lesson(teachers.critics, objective.criticise)
+
+
+def test_critics_are_heard_from_their_step_on_and_as_loud_as_the_rest():
+    _, objective, _ = with_critics(replace(PLAIN, adversary=0.5, adversary_from=3))
+    assert "doubt" not in objective(2)[1]
+    assert not objective.shown
+    loss, figures = objective(3)
+    assert "doubt" in figures
+    assert all(p.requires_grad for p in objective.teachers.critics.parameters())
+    loss.backward()
+    assert all(p.grad is None for p in objective.teachers.critics.parameters())
+    y = torch.randn(1, 3, 8, 32, 32, requires_grad=True)
+    rest, doubt = (5 * y).sum(), (0.01 * y).sum()
+    weight = critics.adaptive_weight(rest, doubt, y)
+    assert weight == pytest.approx(5 / 0.01, rel=1e-3)
+
+
+def test_critics_learn_to_tell_clips_apart():
+    torch.manual_seed(0)
+    judges = critics.critics(8)
+    optimizer = torch.optim.Adam(judges.parameters(), lr=2e-3)
+    real = pixels(count=4)(0)
+    made = real + 0.3 * torch.randn_like(real)
+    for _ in range(30):
+        loss = sum(critics.told_apart(judge, real, made) for judge in judges.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.4
+    for judge in judges.values():
+        assert judge(real).mean() > 0 > judge(made).mean()
+        assert judge(real[:, :, :1]).isfinite().all()  # of a single frame, too
+
+
+def test_a_run_with_critics_goes_on_bit_by_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    settings = replace(PLAIN, adversary=0.5, adversary_from=2)
+    whole, objective, adversary = with_critics(settings)
+    loop.fit(tmp_path / "whole", whole, objective, PLAN, adversary)
+    for _ in range(2):
+        vae, objective, adversary = with_critics(settings)
+
+        def stop(done, _):
+            if done == 4:
+                raise KeyboardInterrupt
+
+        first = not (tmp_path / "cut").exists()
+        if first:
+            with pytest.raises(KeyboardInterrupt):
+                loop.fit(tmp_path / "cut", vae, objective, PLAN, adversary, stop)
+        else:
+            loop.fit(tmp_path / "cut", vae, objective, PLAN, adversary)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, vae.state_dict()[name]), name
+    rows = part("easyanimate_models.training.journal").read_log(tmp_path / "cut" / "log.csv")
+    assert [bool(row["doubt"]) for row in rows] == [False, False, True, True, True, True]
+    assert [row["step"] for row in rows] == list("012345")
+
+
+def vgg_file(folder):
+    """A file as torchvision's, of random numbers."""
+    import torchvision
+
+    features = torchvision.models.vgg16(weights=None).features.state_dict()
+    file = folder / "vgg16.safetensors"
+    save_file({f"features.{name}": tensor for name, tensor in features.items()}, file)
+    return file, features
+
+
+def test_the_eye_sees_with_the_weights_of_the_file(tmp_path):
+    pytest.importorskip("lpips")
+    file, features = vgg_file(tmp_path)
+    eye = perceptual.Perceptual(file)
+    assert torch.equal(eye.lpips.net.slice5[-2].weight, features["28.weight"])
+    x = pixels()(0)
+    near, far = x + 0.05 * torch.randn_like(x), x + 0.5 * torch.randn_like(x)
+    assert eye(x, x) == 0 < eye(x, near) < eye(x, far)
+    vae = small_vae()
+    told = objectives.VAEObjective(vae, pixels(), replace(PLAIN, perceptual=1.0), objectives.Teachers(eye))
+    loss, figures = told(0)
+    loss.backward()
+    assert figures["lpips"] > 0
+    assert vae.encoder.conv_in.weight.grad.abs().sum() > 0
+    save_file({"features.0.weight": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match="vgg16.safetensors is not a VGG-16, first at slice1.0.weight; choose"):
+        perceptual.Perceptual(file)
+
+
+def test_without_a_backbone_the_error_says_what_to_do(tmp_path):
+    pytest.importorskip("lpips")
+    with pytest.raises(ValueError, match=r"no file .*missing.pth; put vgg16-397923af.pth .* set `perceptual` to 0"):
+        perceptual.Perceptual(tmp_path / "missing.pth")
+
+
+def recipe(clips, folder, **told):
+    """A recipe for a VAE, for a few steps."""
+    data = recipes.DataSettings(side=64, frames=8, batch=2)
+    settings = objectives.VAESettings(**{"perceptual": 0.0, "adversary": 0.0, **SMALL, **told.pop("vae", {})})
+    models = recipes.Models(vae=told.pop("start", ""))
+    plan = replace(PLAN, steps=told.pop("steps", 3))
+    return recipes.Recipe("vae", folder, clips, models, data, plan, None, True, vae=settings)
+
+
+def test_the_stages_follow_each_other(clips, tmp_path):
+    """From nothing to a Slice VAE whose decoder was taught last; each stage's folder is where the next one starts."""
+    stages = {
+        "image": {"architecture": "image", "stills": 1.0},
+        "magvit": {"architecture": "window", "stills": 0.5},
+        "slice": {"architecture": "slice", "adversary": 0.5, "adversary_from": 1, "critic_width": 8},
+        "decoder": {"learns": "decoder"},
+    }
+    start = ""
+    for name, told in stages.items():
+        file = run.follow(recipe(clips, tmp_path / name, start=start, vae=told))
+        start = str(file.parent)
+    assert isinstance(sd.load_vae(tmp_path / "image" / "vae").first_stage_model, image_vae.ImageVAE)
+    assert isinstance(sd.load_vae(tmp_path / "magvit" / "vae").first_stage_model, slice_vae.WindowVAE)
+    last = sd.load_vae(start)
+    assert isinstance(last.first_stage_model, slice_vae.SliceVAE)
+    with torch.no_grad():
+        assert last.decode(last.encode(torch.rand(9, 64, 64, 3))).shape == (1, 9, 64, 64, 3)
+    before, after = (load_file(tmp_path / name / "vae" / file.name) for name in ("slice", "decoder"))
+    assert torch.equal(before["encoder.conv_in.weight"], after["encoder.conv_in.weight"])
+    assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+
+
+def test_the_loss_of_a_vae_falls(clips, tmp_path):
+    told = {"architecture": "slice"}
+    run.follow(recipe(clips, tmp_path, vae=told, steps=61))
+    rows = part("easyanimate_models.training.journal").read_log(tmp_path / "log.csv")
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("vae", "start", "said"),
+    [
+        ({}, "", "A VAE that starts from nothing needs an architecture"),
+        ({"architecture": "image"}, "built-in", "A video VAE can't become an image VAE"),
+        ({"architecture": "cube"}, "", "architecture is 'cube'; it must be one of"),
+        ({"l1": 0.0}, "built-in", "l1 and l2 are both 0"),
+        ({"adversary": 0.5, "critic_width": 9}, "built-in", "critic_width is 9; it must be a multiple of 8"),
+    ],
+)
+def test_nonsense_is_named(clips, tmp_path, vae, start, said):
+    with pytest.raises(ValueError, match=said):
+        run.follow(recipe(clips, tmp_path, vae=vae, start=start))
+
+
+def test_pixels_come_in_the_same_order_however_often_they_are_read(clips):
+    module = part("easyanimate_models.training.pixels")
+    dataset, buckets = (part(f"easyanimate_models.training.{name}") for name in ("dataset", "buckets"))
+    found = buckets.sort_into_buckets(dataset.read_dataset(clips, with_captions=False), 64, 8)
+    first, second = (module.PixelBatches(found, 2, 1, seed=4, stills=0.5) for _ in range(2))
+    shown = [first(step) for step in range(6)]
+    assert torch.equal(second(5), shown[5]) and torch.equal(second(2), shown[2])
+    assert {x.shape[2] for x in shown} == {1, 8}
+    assert all(float(x.min()) >= -1 and float(x.max()) <= 1 for x in shown)
