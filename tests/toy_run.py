@@ -6,10 +6,12 @@ from pathlib import Path
 
 import conftest  # noqa: F401  (makes the pack importable)
 import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from conftest import part
 from torch import nn
 
 loop = part("easyanimate_models.training.loop")
+checkpoints = part("easyanimate_models.training.checkpoints")
 Plan = part("easyanimate_models.training.plan").Plan
 Batches = part("easyanimate_models.training.batches").Batches
 BATCH = 4
@@ -33,9 +35,26 @@ def main(folder: Path, options: list[str]) -> None:
         if done == stop:
             raise SystemExit(3)
 
+    if "--sharded" in options:
+        shard(loop)
     loop.fit(folder, network, objective, plan, watch=watch)
+    weights = checkpoints.whole_weights(network)
     if int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
-        torch.save(network.state_dict(), folder / "result.pt")
+        torch.save(weights, folder / "result.pt")
+
+
+def shard(loop) -> None:
+    """Weights shared out (FSDP 2), as `accelerate launch --use_fsdp` would have it on GPUs; it declines to on a CPU."""
+    make = loop._accelerator
+
+    def sharding(*given):
+        accelerator = make(*given)
+        accelerator.state.distributed_type = DistributedType.FSDP
+        policy = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10}
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **policy)
+        return accelerator
+
+    loop._accelerator = sharding
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -84,6 +85,11 @@ def _restore(course, kept: dict) -> None:
     set_optimizer_state_dict(course.lesson, course.torch_optimizer, kept["optimizer"], options=options)
     for a, b in zip(course.average, kept["average"], strict=True):
         a.copy_(_like(b, a))
+
+
+def whole_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """All weights of a network, put together where processes share them out; every process has to call this."""
+    return {name: _whole(tensor.detach()) for name, tensor in network.state_dict().items()}
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
