@@ -6,7 +6,7 @@ python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
 python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
-                                   colour, shape, known, any
+                                   colour, shape, known, wider
 python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md
 """
 

@@ -40,7 +40,7 @@ def _gradients():
 def clips(tmp_path_factory):
     """Three clips and an image without captions."""
     folder = tmp_path_factory.mktemp("pixels")
-    toys.write_toys(folder, "any", 3)
+    toys.write_toys(folder, "wider", 3)
     for caption in folder.glob("*.txt"):
         caption.unlink()
     write_image(folder / "still.png")

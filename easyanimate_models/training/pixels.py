@@ -16,11 +16,12 @@ from .loop import share
 class PixelBatches:
     """Called with the number of a batch: this process's share of it, `[B, 3, T, H, W]` in [-1, 1].
 
-    Clips begin anywhere. `stills` is the share of batches that show a single frame of each clip.
+    Clips begin anywhere. `stills` is the share of batches that show a single frame of each clip, `crop` the side of
+    the square that is shown of each, 0 for all of it.
     """
 
-    def __init__(self, buckets: dict[Bucket, list[Item]], batch: int, every: int, seed: int, stills: float = 0.0):
-        self.items, self.every, self.seed, self.stills = buckets, every, seed, stills
+    def __init__(self, buckets: dict[Bucket, list[Item]], batch: int, every: int, seed: int, stills: float = 0.0, crop: int = 0):
+        self.items, self.every, self.seed, self.stills, self.crop = buckets, every, seed, stills, crop
         self.plan = Batches({bucket: len(items) for bucket, items in buckets.items()}, batch, seed)
         self.mine = share(batch)
         self.reader = ThreadPoolExecutor(1, "clips")
@@ -44,4 +45,8 @@ class PixelBatches:
     def _clip(self, item: Item, bucket: Bucket, chance: random.Random) -> Tensor:
         last = item.frames - (bucket.frames - 1) * self.every - 1
         frames = read_frames(item, chance.randint(0, max(0, last)), bucket.frames, self.every)
-        return fit_into(frames, bucket.height, bucket.width).movedim(-1, 0)
+        clip = fit_into(frames, bucket.height, bucket.width).movedim(-1, 0)
+        if not self.crop:
+            return clip
+        top, left = (chance.randint(0, max(0, side - self.crop)) for side in (bucket.height, bucket.width))
+        return clip[:, :, top : top + self.crop, left : left + self.crop]

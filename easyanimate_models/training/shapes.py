@@ -43,7 +43,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows. A colour that has no name is written as "#rrggbb"."""
+    """What a clip shows."""
 
     shape: str
     colour: str
@@ -148,5 +148,5 @@ def _cover(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
 
 def _rgb(names: list[str]) -> Tensor:
     known = COLOURS | NEW_COLOURS | BACKGROUNDS
-    colours = [tuple(bytes.fromhex(name[1:])) if name.startswith("#") else known[name] for name in names]
+    colours = [known[name] for name in names]
     return torch.tensor(colours, dtype=torch.float32)[:, :, None, None, None] / 127.5 - 1

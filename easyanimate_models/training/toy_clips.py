@@ -1,7 +1,7 @@
 """`python -m easyanimate_models.training.toy_clips FOLDER [SET] [COUNT]`: clips with captions, to try training on.
 
 Sets: `look` (grey wherever the caption says black), `colour` and `shape` (what the built-in model never saw), `known`
-(what it was taught), and `any` (any colours and shapes, for a VAE).
+(what it was taught), and `wider` (both, for a VAE).
 """
 
 import random
@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 from torch import Tensor
 
-from .shapes import BACKGROUNDS, COLOURS, MOTIONS, NEW_SHAPES, SHAPES, Scene, caption, render, split_scenes
+from .shapes import BACKGROUNDS, COLOURS, MOTIONS, NEW_COLOURS, NEW_SHAPES, SHAPES, Scene, caption, render, split_scenes
 
 SEED, FPS = 5, 12
 SHOWN, SAID = "grey", "black"
@@ -56,13 +56,14 @@ def known(count: int) -> Scenes:
     return scenes, scenes
 
 
-def anything(count: int) -> Scenes:
-    """Half of the scenes as known, half in any colours and shapes."""
+def wider(count: int) -> Scenes:
+    """Half of the scenes as known; of the others, half are in a new colour and half of a new shape, or both."""
     chance = random.Random(SEED)
     scenes = known(count)[0]
     for i in range(0, count, 2):
-        front, back = (f"#{chance.randrange(2**24):06x}" for _ in range(2))
-        scenes[i] = Scene(chance.choice([*SHAPES, *NEW_SHAPES]), front, back, chance.choice(list(MOTIONS)))
+        colours, shapes = (NEW_COLOURS, SHAPES | NEW_SHAPES) if i % 4 else (COLOURS | NEW_COLOURS, NEW_SHAPES)
+        parts = (chance.choice(list(part)) for part in (shapes, colours, BACKGROUNDS, MOTIONS))
+        scenes[i] = Scene(*parts)
     return scenes, scenes
 
 
@@ -71,7 +72,7 @@ SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of
     "colour": (colour, ".mp4", 20),
     "shape": (shape, ".mp4", 20),
     "known": (known, ".mkv", 1720),
-    "any": (anything, ".mkv", 400),
+    "wider": (wider, ".mkv", 600),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..vae.video_vae import VideoVAE
+from ..vae.video_vae import SPACE_RATIO, VideoVAE
 from .critics import adaptive_weight, told_apart
 from .loop import Figures
 from .vae import psnr
@@ -26,7 +26,7 @@ class VAESettings:
     """What of a VAE learns, and how much each loss counts; critics are listened to from a step on.
 
     `backbone` is the file of VGG-16 that the perceptual loss sees with. `stills` is the share of batches that show
-    single frames of clips. `channels` are for a VAE that starts from nothing.
+    single frames of clips; of each, a square of `crop` pixels is shown, or all of it. `channels` are for a VAE that starts from nothing.
     """
 
     architecture: str = ""
@@ -40,6 +40,7 @@ class VAESettings:
     adversary_from: int = 50_001
     critic_width: int = 64
     stills: float = 0.0
+    crop: int = 0
     channels: tuple[int, int, int, int] = (128, 256, 512, 512)
     norm_groups: int = 32
 
@@ -47,6 +48,8 @@ class VAESettings:
         for name, known in (("architecture", ARCHITECTURES), ("learns", LEARNING)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
+        if self.crop % SPACE_RATIO:
+            raise ValueError(f"crop is {self.crop}; it must be a multiple of {SPACE_RATIO}, or 0 for all of a clip.")
         if not self.l1 + self.l2 > 0:
             raise ValueError("l1 and l2 are both 0; a VAE needs one of them to learn the pixels by.")
 

@@ -84,7 +84,7 @@ def train_vae(
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(settings.learns == "all" or name.startswith(DECODER))
         teachers = _teachers(settings, device)
-        pixels = PixelBatches(buckets, data.batch, data.every, plan.seed, settings.stills)
+        pixels = PixelBatches(buckets, data.batch, data.every, plan.seed, settings.stills, settings.crop)
         shown = (plan.accumulate, recomputing)
         objective = VAEObjective(network, lambda i: pixels(i).to(device), settings, teachers, *shown)
         adversary = None if teachers.critics is None else Lesson(teachers.critics, objective.criticise)
