@@ -109,16 +109,16 @@ def prepares_for_windows(model) -> None:
 
 
 @contextlib.contextmanager
-def training():
-    """0.33 casts weights another way while something learns."""
-    flagged = hasattr(mm, "in_training")
-    if flagged:
-        mm.in_training = True
+def training(on: bool = True):
+    """0.33 casts weights another way while something learns; off, as if nothing did."""
+    before = getattr(mm, "in_training", None)
+    if before is not None:
+        mm.in_training = on
     try:
         yield
     finally:
-        if flagged:
-            mm.in_training = False
+        if before is not None:
+            mm.in_training = before
 
 
 def say_in_node(node: str, text: str) -> None:

@@ -65,7 +65,7 @@ class MotionVideoModel(comfy.model_base.BaseModel):
             if kwargs.get(given) is not None:
                 out[name] = comfy.conds.CONDRegular(kwargs[given])
         if self.diffusion_model.config.clip_tokens:
-            embeds, mask = _clip_tokens(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
+            embeds, mask = clip_tokens(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
             out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
         return out
 
@@ -76,7 +76,7 @@ class MotionVideoModel(comfy.model_base.BaseModel):
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
-def _clip_tokens(seen, prompt_type: str | None) -> tuple[Tensor, Tensor]:
+def clip_tokens(seen, prompt_type: str | None) -> tuple[Tensor, Tensor]:
     """The image embedding `[B, 768]` and the mask of its tokens `[B, 8]`; nothing, masked, for the negative prompt."""
     if seen is None or prompt_type == "negative":
         return torch.zeros(1, CLIP_WIDTH), torch.zeros(1, CLIP_TOKENS)

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 from .checkpoint import Checkpoint, CheckpointError, describe
+from .release_config import motion_of
 
 PROBE = "transformer_blocks.0.attn_temporal.temporal_transformer.proj_in.weight"
 BASE_PROBE = "pos_embed.proj.weight"
@@ -17,14 +18,15 @@ def is_motion_file(checkpoint: Checkpoint) -> bool:
 def with_motion_module(base: Checkpoint, motion: Checkpoint) -> Checkpoint:
     """`base` with the motion modules of `motion` in its blocks; the block kinds are those of the motion file.
 
-    Raises `CheckpointError` when one of them is something else, or when they don't fit each other.
+    A video transformer takes those that say they are of its own kinds, in place of its own. Raises `CheckpointError`
+    when one of them is something else, or when they don't fit each other.
     """
     if not is_motion_file(motion):
         raise CheckpointError(
             f"{motion.path.name} is {describe(motion.tensors)}, not a motion module file; set motion_module to none "
             "or choose easyanimate_v1_mm.safetensors."
         )
-    _require_image_transformer(base)
+    _require_place(base, motion)
     width, depth = base.tensors[BASE_PROBE].shape[0], _depth(base)
     if (motion.tensors[PROBE].shape[0], _depth(motion)) != (width, depth):
         raise CheckpointError(
@@ -36,8 +38,10 @@ def with_motion_module(base: Checkpoint, motion: Checkpoint) -> Checkpoint:
     return replace(base, tensors={**base.tensors, **motion.tensors}, config={**ours, **about_motion})
 
 
-def _require_image_transformer(base: Checkpoint) -> None:
-    if PROBE in base.tensors:
+def _require_place(base: Checkpoint, motion: Checkpoint) -> None:
+    """An image transformer, or a video transformer that `motion` was taught in."""
+    kinds = motion_of(motion.config, motion.path.name)
+    if PROBE in base.tensors and (kinds is None or kinds != motion_of(base.config, base.path.name)):
         raise CheckpointError(
             f"{base.path.name} already has motion modules; set motion_module to none, or choose a PixArt base."
         )

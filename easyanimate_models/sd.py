@@ -69,6 +69,32 @@ def load_transformer(
     if tensors is None:
         raise CheckpointError(UNREADABLE.format(checkpoint.path.name, "bf16"))
     _choose_dtype(release, tensors, weight_dtype)
+    patcher = _as_patcher(release, tensors, checkpoint.path.name, disable_dynamic)
+    if hasattr(patcher, "cached_patcher_init"):  # 0.33 rebuilds a model that it trains or hooks
+        patcher.cached_patcher_init = (partial(load_transformer, weight_dtype=weight_dtype), (path, motion_module))
+    logging.info("EasyAnimate transformer %s: %s", checkpoint.path.name, type(release).__name__)
+    return patcher
+
+
+def with_motion_weights(model, config: MotionDiTConfig, motion: dict[str, Tensor], *, disable_dynamic: bool = False):
+    """A MODEL like `model` as it was loaded, with these motion modules; all its other weights are the same.
+
+    `config` is that of the network with them.
+    """
+    like = model.model.model_config
+    release = type(like)(config)
+    release.set_inference_dtype(like.unet_config["dtype"], like.manual_cast_dtype)
+    release.optimizations, release.latent_format = like.optimizations, like.latent_format
+    weights = {name: tensor.to(like.unet_config["dtype"]) for name, tensor in motion.items()}
+    tensors = {**model.model.diffusion_model.state_dict(), **weights}
+    patcher = _as_patcher(release, tensors, "The transformer", disable_dynamic)
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (with_motion_weights, (model, config, motion))
+    return patcher
+
+
+def _as_patcher(release: Release, tensors: dict[str, Tensor], name: str, disable_dynamic: bool):
+    """The network of `release` with its weights; `name` is what they are called in errors."""
     model = release.get_model(tensors)
     patcher = patcher_class(disable_dynamic)(
         model, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
@@ -76,10 +102,7 @@ def load_transformer(
     dynamic = is_dynamic(patcher)
     if not dynamic:
         model.to(patcher.offload_device)
-    _load(model.diffusion_model, tensors, dynamic, checkpoint)
-    if hasattr(patcher, "cached_patcher_init"):  # 0.33 rebuilds a model that it trains or hooks
-        patcher.cached_patcher_init = (partial(load_transformer, weight_dtype=weight_dtype), (path, motion_module))
-    logging.info("EasyAnimate transformer %s: %s", checkpoint.path.name, type(release).__name__)
+    _load(model.diffusion_model, tensors, dynamic, name)
     return patcher
 
 
@@ -98,12 +121,12 @@ def _fitting(config: MotionDiTConfig, checkpoint: Checkpoint) -> dict[str, Tenso
     return {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in CONSTANT_TABLES)}
 
 
-def _load(network: MotionDiT, tensors: dict[str, Tensor], assign: bool, checkpoint: Checkpoint) -> None:
+def _load(network: MotionDiT, tensors: dict[str, Tensor], assign: bool, name: str) -> None:
     """Only scales may be left over on either side: of layers that are not quantised, or that the host ignores."""
     missing, unexpected = network.load_state_dict(tensors, strict=False, assign=assign)
     wrong = [key for key in (*missing, *unexpected) if not key.endswith(QUANTISATION)]
     if wrong:
-        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, "bf16"))
+        raise CheckpointError(UNREADABLE.format(name, "bf16"))
 
 
 def _choose_dtype(release: Release, tensors: dict[str, Tensor], weight_dtype: str) -> None:

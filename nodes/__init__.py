@@ -9,6 +9,7 @@ image ── EasyAnimateImageToVideo ── CONDITIONING, LATENT ───┼─
 video ── EasyAnimateInpaintVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateEncode ──────── LATENT (instead) ───────┴────┴─────── EasyAnimateDecode ──────┴─ IMAGE
 clips + MODEL, VAE, CLIP ─ EasyAnimateTrainLora ── MODEL
+clips + MODEL, VAE, CLIP ─ EasyAnimateTrainMotionModule ── MODEL
 """
 
 from . import conditioning, decoding, latents, loaders, prompts, sampling, training

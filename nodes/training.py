@@ -1,6 +1,7 @@
-"""Clips + MODEL -> a LoRA. What training needs is imported when it begins."""
+"""Clips + MODEL -> a LoRA, or motion modules. What training needs is imported when it begins."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.model_management as mm
 import comfy.utils
@@ -11,6 +12,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..easyanimate_models.host import say_in_node
+from .decoding import require_slice_vae
 
 CATEGORY = "EasyAnimate/training"
 NO_FOLDER = "clips that are connected"
@@ -22,9 +24,79 @@ def input_folders() -> list[str]:
     return sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
+def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
+    """Which models learn, from what, under which name, for how long."""
+    return [
+        io.Model.Input("model", tooltip="The EasyAnimate transformer that is to learn."),
+        io.Clip.Input("clip", tooltip="The T5 text encoder, to read the captions."),
+        io.Vae.Input("vae", tooltip="The EasyAnimate VAE, to see the clips."),
+        io.String.Input("name", default=name, tooltip=f"Name of the {file} and of the run's folder."),
+        io.Combo.Input(
+            "folder",
+            options=[NO_FOLDER, *input_folders()],
+            tooltip="A folder in ComfyUI's input folder: clips or images, each with a caption in a .txt file.",
+        ),
+        steps,
+        io.Float.Input(
+            "learning_rate",
+            default=1e-4,
+            min=0.0,
+            max=1.0,
+            step=1e-6,
+            round=False,
+            tooltip="How fast it learns; the original uses 0.0001. Too fast, and pictures fall apart.",
+        ),
+    ]
+
+
+def _clips() -> list:
+    """In which size clips are learnt from, how many at once; clips that are connected."""
+    return [
+        io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip="About this, squared."),
+        io.Int.Input("frames", default=48, min=1, max=1024, tooltip="At most; taken from the beginning."),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step; more need more memory."),
+        io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed teaches the same."),
+        io.Image.Input("clips", optional=True, tooltip="Instead of a folder: frames of a clip, or a list of."),
+        io.String.Input(
+            "captions", optional=True, force_input=True, tooltip="What the connected clips show, one for each."
+        ),
+    ]
+
+
+def _every() -> io.Int.Input:
+    return io.Int.Input("every", default=1, min=1, max=16, optional=True, tooltip="Take every so many frames.")
+
+
+def _samples() -> list:
+    """A look at what is learnt, meanwhile."""
+    return [
+        io.Int.Input(
+            "sample_every",
+            default=0,
+            min=0,
+            max=1_000_000,
+            optional=True,
+            tooltip="After every so many steps a video is made with what is learnt so far, shown here and kept in the "
+            "run's folder; 0 makes none. Each takes the time of a video.",
+        ),
+        io.String.Input(
+            "sample_prompt", default="", multiline=True, optional=True, tooltip="What those videos should show."
+        ),
+    ]
+
+
+def _outputs() -> list:
+    return [
+        io.Model.Output(tooltip="The transformer with what it has learnt."),
+        io.Image.Output(display_name="loss", tooltip="How the error fell."),
+        io.String.Output(display_name="file"),
+    ]
+
+
 class EasyAnimateTrainLora(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        steps = io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="20 clips need 300 to 2000.")
         return io.Schema(
             node_id="EasyAnimateTrainLora",
             display_name="EasyAnimate Train LoRA",
@@ -35,85 +107,129 @@ class EasyAnimateTrainLora(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="The EasyAnimate transformer that is to learn."),
-                io.Clip.Input("clip", tooltip="The T5 text encoder, to read the captions."),
-                io.Vae.Input("vae", tooltip="The EasyAnimate VAE, to see the clips."),
-                io.String.Input("name", default="my_lora", tooltip="Name of the LoRA file and of the run's folder."),
-                io.Combo.Input(
-                    "folder",
-                    options=[NO_FOLDER, *input_folders()],
-                    tooltip="A folder in ComfyUI's input folder: clips or images, each with a caption in a .txt file.",
-                ),
-                io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="20 clips need 300 to 2000."),
-                io.Float.Input(
-                    "learning_rate",
-                    default=1e-4,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-6,
-                    round=False,
-                    tooltip="How fast it learns; the original uses 0.0001. Too fast, and pictures fall apart.",
-                ),
+                *_models_and_folder("my_lora", "LoRA file", steps),
                 io.Int.Input("rank", default=16, min=0, max=1024, tooltip="How much it can learn; bigger files."),
-                io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip="About this, squared."),
-                io.Int.Input("frames", default=48, min=1, max=1024, tooltip="At most; taken from the beginning."),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step; more need more memory."),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed teaches the same."),
-                io.Image.Input("clips", optional=True, tooltip="Instead of a folder: frames of a clip, or a list of."),
-                io.String.Input(
-                    "captions", optional=True, force_input=True, tooltip="What the connected clips show, one for each."
-                ),
+                *_clips(),
                 io.Boolean.Input(
                     "motion_modules",
                     default=True,
                     optional=True,
                     tooltip="Off: a look only, movement stays as it was.",
                 ),
-                io.Int.Input("every", default=1, min=1, max=16, optional=True, tooltip="Take every so many frames."),
+                _every(),
                 io.Combo.Input(
                     "names",
                     options=["comfyui", "original"],
                     optional=True,
                     tooltip="How layers are called in the file: as ComfyUI does, or as EasyAnimate's own trainer.",
                 ),
+                *_samples(),
+                io.Boolean.Input(
+                    "text_encoder",
+                    default=False,
+                    optional=True,
+                    tooltip="The text encoder learns too, for words that it doesn't know. It then stays in memory.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The image encoder, for InP transformers that see start images through CLIP.",
+                ),
             ],
-            outputs=[
-                io.Model.Output(tooltip="The transformer with what it has learnt."),
-                io.Image.Output(display_name="loss", tooltip="How the error fell."),
-                io.String.Output(display_name="file"),
-            ],
+            outputs=[*_outputs(), io.Clip.Output(tooltip="The text encoder, with what it has learnt.")],
         )
 
     @classmethod
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, rank, resolution, frames, batch_size, seed,
-        clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",),
+        clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
+        sample_prompt=("",), text_encoder=(False,), clip_vision=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..easyanimate_models.training.dataset import in_memory, read_dataset
         from ..easyanimate_models.training.lora import LoraSettings
-        from ..easyanimate_models.training.lora_run import DataSettings, train_lora
-        from ..easyanimate_models.training.plan import Plan
+        from ..easyanimate_models.training.node_run import train_lora
 
-        home = None if folder[0] == NO_FOLDER else Path(folder_paths.get_input_directory()) / folder[0]
-        items = in_memory(clips or [], captions or []) if home is None else read_dataset(home)
-        plan = Plan(steps[0], learning_rate[0], min(100, steps[0] // 10), 0.99, 1.0, seed[0], "constant")
-        seen = _Seen(cls.hidden.unique_id, steps[0])
-        trained = train_lora(
-            name[0],
-            (model[0], clip[0], vae[0]),
-            items,
-            DataSettings(resolution[0], frames[0], every[0], batch_size[0]),
-            LoraSettings(rank[0], rank[0], motion_modules[0]),
-            plan,
-            names[0],
-            home,
-            seen.encoding,
-            seen.learning,
+        asked = _asked(locals())
+        lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
+        trained = train_lora(_task(asked, clips, captions), lora, names[0], _seen(cls, asked))
+        return _result(trained, trained.clip)
+
+
+class EasyAnimateTrainMotionModule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        tooltip = "A new one needs many thousands, and many clips; one that can move already, some hundreds."
+        steps = io.Int.Input("steps", default=2000, min=1, max=1_000_000, tooltip=tooltip)
+        return io.Schema(
+            node_id="EasyAnimateTrainMotionModule",
+            display_name="EasyAnimate Train Motion Module",
+            category=CATEGORY,
+            description="Teaches motion alone: an image transformer (PixArt) gets V1's motion modules, a video "
+            "transformer's own learn; all else stays as it is. The file lands in models/diffusion_models. Stopped, it "
+            "goes on where it was.",
+            is_input_list=True,
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                *_models_and_folder("my_motion", "file, which ends in _mm,", steps),
+                *_clips(),
+                _every(),
+                *_samples(),
+            ],
+            outputs=_outputs(),
         )
-        return io.NodeOutput(trained.model, _picture(trained.folder / "loss.png"), trained.file.name)
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, name, folder, steps, learning_rate, resolution, frames, batch_size, seed,
+        clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",),
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..easyanimate_models.training.node_run import train_motion_module
+
+        asked = _asked(locals())
+        return _result(train_motion_module(_task(asked, clips, captions), _seen(cls, asked)))
 
 
-class _Seen:
+def _asked(inputs: dict) -> SimpleNamespace:
+    """The first of each input: of all but clips and captions, which are lists, there is one."""
+    return SimpleNamespace(**{name: value[0] for name, value in inputs.items() if isinstance(value, (list, tuple))})
+
+
+def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
+    """What is to be learnt, by the inputs that both nodes have."""
+    from ..easyanimate_models.training.dataset import in_memory, read_dataset
+    from ..easyanimate_models.training.lora_run import DataSettings
+    from ..easyanimate_models.training.node_run import Task
+    from ..easyanimate_models.training.plan import Plan
+    from ..easyanimate_models.training.samples import SampleSettings
+
+    steps, rate = asked.steps, asked.learning_rate
+    home = None if asked.folder == NO_FOLDER else Path(folder_paths.get_input_directory()) / asked.folder
+    return Task(
+        asked.name,
+        asked.model,
+        asked.clip,
+        require_slice_vae(asked.vae),
+        in_memory(clips or [], captions or []) if home is None else read_dataset(home),
+        DataSettings(asked.resolution, asked.frames, asked.every, asked.batch_size),
+        Plan(steps, rate, min(100, steps // 10), 0.99, 1.0, asked.seed, "constant"),
+        SampleSettings(asked.sample_every, asked.sample_prompt),
+        home,
+        getattr(asked, "clip_vision", None),
+    )
+
+
+def _seen(cls: type[io.ComfyNode], asked: SimpleNamespace):
+    from ..easyanimate_models.training.node_run import Seen
+
+    shown = _Shown(cls.hidden.unique_id, asked.steps)
+    return Seen(shown.encoding, shown.learning, shown.sample)
+
+
+def _result(trained, *more) -> io.NodeOutput:
+    return io.NodeOutput(trained.model, _picture(trained.folder / "loss.png"), trained.file.name, *more)
+
+
+class _Shown:
     """What the artist sees meanwhile: the bar, the loss, and that Cancel works."""
 
     def __init__(self, node: str, steps: int):
@@ -128,6 +244,9 @@ class _Seen:
         say_in_node(self.node, f"step {done}, loss {figures['loss']:.4f}")
         mm.throw_exception_if_processing_interrupted()
 
+    def sample(self, done: int, sheet: Image.Image) -> None:
+        self.bar.update_absolute(done, preview=("JPEG", sheet, None))
+
 
 def _picture(file: Path) -> torch.Tensor:
     """A picture as IMAGE, `[1, H, W, 3]`."""
@@ -135,4 +254,4 @@ def _picture(file: Path) -> torch.Tensor:
         return torch.from_numpy(numpy.asarray(image.convert("RGB")).copy())[None].float() / 255
 
 
-NODES = [EasyAnimateTrainLora]
+NODES = [EasyAnimateTrainLora, EasyAnimateTrainMotionModule]

@@ -10,9 +10,13 @@ import pytest
 import torch
 from conftest import part
 from PIL import Image
+from safetensors.torch import save_file
 
 dataset = part("easyanimate_models.training.dataset")
 buckets = part("easyanimate_models.training.buckets")
+windows = part("easyanimate_models.training.windows")
+kept = part("easyanimate_models.training.kept")
+DataSettings = part("easyanimate_models.training.lora_run").DataSettings
 Item, Bucket = dataset.Item, buckets.Bucket
 
 
@@ -141,8 +145,8 @@ def test_clips_in_memory_need_a_caption_each():
             dataset.in_memory(few, texts)
 
 
-def item(frames: int, height: int, width: int) -> Item:
-    return Item(Path("x.mp4"), "x", frames, height, width, 24.0)
+def item(frames: int, height: int, width: int, name: str = "x.mp4") -> Item:
+    return Item(Path(name), "x", frames, height, width, 24.0)
 
 
 def test_all_shapes_have_nearly_the_same_area():
@@ -179,3 +183,68 @@ def test_an_image_and_a_clip_never_share_a_batch(caplog):
     assert "3 frames) fits no size" in caplog.text
     with pytest.raises(dataset.DatasetError, match="None of 1 clips fits: a clip needs at least 8 frames"):
         buckets.sort_into_buckets(items[3:], 512, 144)
+
+
+def places(*items: Item, seed: int = 0, **wanted) -> list[tuple[int, int]]:
+    """(frames, start) of every window of clips that may have 48 frames."""
+    settings = DataSettings(512, 48, **wanted)
+    sorted_items = buckets.sort_into_buckets(items, 512, 48, settings.every)
+    cut = windows.cut_into_windows(sorted_items, settings, seed)
+    return [(bucket.frames, each.start) for bucket, found in cut.items() for each in found]
+
+
+def test_one_window_is_the_beginning():
+    assert places(item(100, 512, 512), item(60, 512, 512)) == [(48, 0), (48, 0)]
+
+
+def test_windows_lie_anywhere_and_no_two_are_the_same():
+    found = places(item(100, 512, 512), windows=8)
+    assert len(found) == len(set(found)) == 8
+    assert all(frames == 48 and 0 <= start <= 100 - 48 for frames, start in found)
+    assert max(start for _, start in found) - min(start for _, start in found) > 20
+    assert all(start + 47 * 2 < 100 for _, start in places(item(100, 512, 512), windows=8, every=2))
+
+
+def test_windows_come_from_the_seed_and_the_name_alone():
+    long, other = item(1000, 512, 512), item(1000, 512, 512, "folder/y.mp4")
+    assert places(long, windows=3) == places(item(1000, 512, 512, "elsewhere/x.mp4"), windows=3)
+    assert set(places(long, windows=3)) < set(places(other, long, windows=3))
+    assert places(long, windows=3) != places(other, windows=3)
+    assert places(long, windows=3) != places(long, windows=3, seed=1)
+
+
+@pytest.mark.parametrize(("frames", "every", "starts"), [(48, 1, [0]), (95, 2, [0]), (50, 1, [0, 1, 2])])
+def test_a_short_clip_gives_no_window_twice(frames, every, starts):
+    assert places(item(frames, 512, 512), windows=5, every=every) == [(48, start) for start in starts]
+
+
+def test_some_windows_are_shorter_and_go_where_they_fit():
+    found = places(item(5000, 512, 512), item(1, 512, 512), windows=500, lengths="random")
+    lengths = [frames for frames, _ in found]
+    assert set(lengths) == {1, 8, 16, 24, 32, 40, 48} and lengths.count(1) == 1
+    assert 0.85 < lengths.count(48) / 500 < 0.95  # the original's odds
+    assert len(set(found)) == len(found) == 501
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"windows": 0}, "0 windows of a clip teach nothing"), ({"lengths": "any"}, "lengths is 'any'")]
+)
+def test_windows_that_make_no_sense_are_said(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        DataSettings(512, 48, **wrong)
+
+
+def test_files_are_read_once_while_there_is_room(tmp_path, monkeypatch):
+    files = [tmp_path / name for name in "abc"]
+    for i, file in enumerate(files):
+        save_file({"x": torch.full([100], float(i))}, file)
+    read, load = [], kept.load_file
+    monkeypatch.setattr(kept, "load_file", lambda file: read.append(file.name) or load(file))
+    small = kept.Kept(most=900)  # two of 400 bytes
+    for i in (0, 1, 0, 2, 0, 1):  # the third takes the place of the second, which was asked for longest ago
+        assert torch.equal(small(files[i])["x"], torch.full([100], float(i)))
+        assert small.bytes == 400 * len(small.files) <= 900
+    assert "".join(read) == "abcb"
+    files[0].write_bytes(b"other")
+    with pytest.raises(OSError, match="a can't be read .* remove it and encode the data set again"):
+        kept.Kept()(files[0])

@@ -9,7 +9,9 @@ import comfy.ops
 import pytest
 import torch
 from conftest import ROOT, part
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_train_lora import eye
 
 recipes = part("easyanimate_models.training.recipe")
 run = part("easyanimate_models.training.run")
@@ -77,6 +79,39 @@ def test_encoders_are_not_needed_once_all_is_encoded(clips, tmp_path, monkeypatc
     assert sum(map(len, found.examples.values())) == 3
 
 
+def test_a_lora_recipe_may_teach_the_text_encoder(clips, tmp_path):
+    """Once all is encoded, too."""
+    for name in ("first", "second"):
+        settings = recipes.LoraSettings(rank=2, alpha=2, text=True)
+        file = run.follow(short(clips, tmp_path / name, lora=settings))
+        _, clip = part("easyanimate_models.lora").load_lora(
+            file, sd.load_transformer(tiny.TINY), sd.load_text_encoder(tiny.TINY)
+        )
+        assert len(clip.patcher.patches) == 14
+        assert json.loads((clips / ".easyanimate" / "index.json").read_text())["texts"] == {}
+
+
+def test_a_recipe_may_show_starts_to_an_image_encoder(clips, tmp_path):
+    (tmp_path / "eye").mkdir()
+    config = replace(tiny.DIT, in_channels=12, clip_tokens=True)
+    models = replace(
+        recipes.read_recipe(TINY_RECIPE).models,
+        transformer=str(transformer(tmp_path / "base", config)),
+        image_encoder=str(eye(tmp_path / "eye")),
+    )
+    run.follow(short(clips, tmp_path / "run", models=models))
+    rows = json.loads((clips / ".easyanimate" / "index.json").read_text())["examples"]
+    assert len({row["seen"] for row in rows}) == 3
+    assert all(load_file(clips / ".easyanimate" / row["seen"])["embeds"].shape == (768,) for row in rows)
+
+
+def test_a_recipe_may_ask_for_windows(clips, tmp_path):
+    data = replace(recipes.read_recipe(TINY_RECIPE).data, frames=8, windows=3)
+    run.follow(short(clips, tmp_path, data=data))
+    rows = json.loads((clips / ".easyanimate" / "index.json").read_text())["examples"]
+    assert len({row["latents"] for row in rows}) == 9 and {tuple(row["bucket"]) for row in rows} == {(8, 64, 64)}
+
+
 def test_a_transformer_recipe_makes_a_folder_that_loads(clips, tmp_path):
     file = run.follow(short(clips, tmp_path, kind="transformer", lora=None, checkpointing=True))
     taught, before = (sd.load_transformer(path).model.diffusion_model for path in (file.parent, tiny.TINY))
@@ -87,8 +122,12 @@ def test_a_transformer_recipe_makes_a_folder_that_loads(clips, tmp_path):
 
 def image_transformer(folder: Path) -> Path:
     """A PixArt transformer of the tiny model's size, with random weights."""
+    return transformer(folder, replace(tiny.DIT, motion=(), skips=None))
+
+
+def transformer(folder: Path, config) -> Path:
+    """A transformer with random weights."""
     torch.manual_seed(0)
-    config = replace(tiny.DIT, motion=(), skips=None)
     network = loop.initialise(MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
     dit_training.initialise_dit(network)
     torch.nn.init.normal_(network.proj_out.weight, std=0.1)
@@ -130,12 +169,23 @@ def test_motion_modules_learn_alone(clips, tmp_path):
     models = replace(recipes.read_recipe(TINY_RECIPE).models, transformer=str(base))
     file = run.follow(short(clips, tmp_path / "walk", kind="motion_module", lora=None, models=models))
     assert file.name == "walk_mm.safetensors"
-    assert all(".attn_temporal." in key for key in load_file(file))
-    both = sd.load_transformer(base, file).model.diffusion_model
+    assert all(".attn_temporal." in key for key in load_file(file) if key != "easyanimate_config")
+    elsewhere = file.rename(tmp_path / file.name)  # which kind of motion modules they are is said inside
+    both = sd.load_transformer(base, elsewhere).model.diffusion_model
     frozen = load_file(base)
     assert all(torch.equal(both.state_dict()[key], value) for key, value in frozen.items())
     learnt = [p for n, p in both.named_parameters() if n.endswith("temporal_transformer.proj_out.weight")]
     assert learnt and all(p.abs().max() > 0 for p in learnt)
+
+
+def test_a_recipe_may_ask_for_samples(clips, tmp_path):
+    file = tmp_path / "seen.toml"
+    file.write_text(TINY_RECIPE.read_text() + '\n[samples]\nevery = 3\nprompt = "a red ball"\nsteps = 1\n')
+    wanted = recipes.read_recipe(file).samples
+    run.follow(short(clips, tmp_path, kind="motion_module", lora=None, samples=wanted))
+    with Image.open(tmp_path / "samples" / "step_000003.webp") as video:
+        assert (video.size, video.n_frames) == ((64, 64), 24)
+    assert any(b"sample" in events.read_bytes() for events in (tmp_path / "tensorboard").iterdir())
 
 
 def test_silent_motion_modules_change_no_frame(tmp_path):
@@ -154,9 +204,13 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('kind = "lora"', 'kind = "dance"', "kind is 'dance'; it must be one of lora, motion_module, image_transformer"),
+        (
+            'kind = "lora"',
+            'kind = "dance"',
+            "kind is 'dance'; it must be one of lora, motion_module, image_transformer",
+        ),
         ("[lora]", "[loar]", "nothing called loar in a recipe; known are"),
-        ("rank = 8", "rnak = 8", r"\[lora\] knows no rnak; known are alpha, motion, rank"),
+        ("rank = 8", "rnak = 8", r"\[lora\] knows no rnak; known are alpha, motion, rank, text"),
         ("rank = 8", "", r"\[lora\] lacks rank"),
         ("rank = 8", "rank = 0", r"\[lora\] A LoRA of rank 0 can't learn anything"),
         ("learning_rate = 3e-3", "learning_rate = 0.0", r"\[plan\] learning_rate is 0.0; it must be above 0"),
@@ -164,6 +218,7 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
         ("steps = 300", 'steps = "many"', r"\[plan\] "),
         ('clips = "../../../runs/clips"', "", "folder .* and clips .* must be named"),
         ('vae = "built-in"', "", r"\[models\] lacks vae"),
+        ("[plan]", "[samples]\nevery = 5\n[plan]", r"\[samples\] Samples need a prompt"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, old, new, said):
@@ -187,7 +242,7 @@ def test_the_same_toys_come_again(tmp_path):
     assert first == second
 
 
-@pytest.mark.parametrize(("name", "said"), [("colour", "pink"), ("shape", "cross|plus")])
+@pytest.mark.parametrize(("name", "said"), [("colour", "cyan"), ("shape", "cross|plus")])
 def test_new_things_are_shown_and_said(tmp_path, name, said):
     toys.write_toys(tmp_path, name, 3)
     dataset, judging = (part(f"easyanimate_models.training.{module}") for module in ("dataset", "judging"))

@@ -1,22 +1,31 @@
 """A LoRA learnt from clips: encoded once, learnt by the host's model, read by every loader, gone without a trace."""
 
+import json
+import logging
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.sample
 import comfy.sd
 import comfy.utils
 import pytest
+import stand_ins
 import torch
 from conftest import part, relative_error
 from safetensors.torch import load_file, save_file
+from tiny_networks import tiny_transformer
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.lora")
 lora_run = part("easyanimate_models.training.lora_run")
+node_run = part("easyanimate_models.training.node_run")
 encoded = part("easyanimate_models.training.encoded")
 dataset = part("easyanimate_models.training.dataset")
 buckets = part("easyanimate_models.training.buckets")
+windows = part("easyanimate_models.training.windows")
+kept = part("easyanimate_models.training.kept")
+dit_training = part("easyanimate_models.training.dit")
 shapes = part("easyanimate_models.training.shapes")
 load_lora = part("easyanimate_models.lora").load_lora
 Plan = part("easyanimate_models.training.plan").Plan
@@ -93,6 +102,38 @@ def test_batches_hold_what_was_encoded(models, clips, tmp_path):
     assert torch.equal(empty.context[0], empty.context[1])
 
 
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_windows_are_encoded_apart_and_the_beginning_as_before(models, clips, tmp_path, inpainting):
+    _, clip, vae = models
+    short = replace(clips[0], frames=18, pixels=clips[0].pixels[:18])
+    whole = buckets.sort_into_buckets([short], 64, 16)
+    parts = windows.cut_into_windows(whole, lora_run.DataSettings(64, 16, windows=5), 0)
+    found = encoded.encode_dataset(tmp_path, parts, vae, clip, inpainting)
+    (examples,), (items,) = found.examples.values(), parts.values()
+    assert [item.start for item in items] == [0, 1, 2] and len({e.latents for e in examples}) == 3
+    for item, example in zip(items, examples, strict=True):
+        latents = vae.encode(item.pixels[item.start : item.start + 16])[0]
+        assert relative_error(load_file(example.latents)["latents"].float(), latents) < 1e-2
+    assert encoded.read_encoded(tmp_path, inpainting) == found
+    without = encoded.encode_dataset(tmp_path, whole, vae, clip, inpainting)
+    assert next(iter(without.examples.values())) == examples[:1]
+
+
+def test_a_run_reads_no_file_twice_and_learns_the_same(models, clips, tmp_path, monkeypatch):
+    _, clip, vae = models
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=True)
+    read, load = [], kept.load_file
+    monkeypatch.setattr(kept, "load_file", lambda file: read.append(file) or load(file))
+    draws = []
+    for most in (kept.MOST, 0):
+        monkeypatch.setattr(kept, "MOST", most)
+        batches = found.batches(2, seed=0, text_dropout=0.2)
+        draws.append([batches(step, None) for step in range(6)])
+        assert (len(read) == len(set(read))) == (most > 0)
+    for ours, theirs in zip(*draws, strict=True):
+        assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in ("latents", "context", "given"))
+
+
 def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path):
     """Cached slices put together are what the node would encode."""
     _, clip, vae = models
@@ -101,15 +142,93 @@ def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path
     inpaint_latents = part("easyanimate_models.inpainting").inpaint_latents
     kinds = set()
     for seed in range(40):
-        given = encoded._given(shown, random.Random(seed))
+        given, starts = encoded._given(shown, random.Random(seed))
         start = [i for i in range(4) if torch.equal(given[:, :2], shown["start"][i])]
         end = [i for i in range(4) if torch.equal(given[:, -2:], shown["end"][i])]
         kinds.add((bool(start), bool(end)))
+        assert starts == bool(start)
         if start and end and len(kinds) == 3:
             made = torch.ones(24, 64, 64)
             made[: start[0] + 1] = made[24 - end[0] - 1 :] = 0
             assert relative_error(given.float(), inpaint_latents(vae, clips[0].pixels, made)[0]) < 1e-2
     assert kinds == {(False, False), (True, False), (True, True)}
+
+
+def eye(folder: Path) -> Path:
+    """A folder with an image encoder as a release has it, only thinner."""
+    torch.manual_seed(0)
+    save_file(stand_ins.image_encoder(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(stand_ins.IMAGE_ENCODER))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shown(models, clips, tmp_path_factory):
+    """Clips encoded for a model that sees starts through CLIP, and the image encoder."""
+    image_encoder = sd.load_image_encoder(eye(tmp_path_factory.mktemp("image_encoder")))
+    folder, (_, clip, vae) = tmp_path_factory.mktemp("set"), models
+    with torch.no_grad():
+        found = encoded.encode_dataset(
+            folder, sorted_clips(clips), vae, clip, inpainting=True, image_encoder=image_encoder
+        )
+    assert encoded.read_encoded(folder, inpainting=True) == found
+    return found, image_encoder
+
+
+def rows(batches, steps: int):
+    for step in range(steps):
+        batch = batches(step, None)
+        yield from zip(batch.latents, batch.given, batch.clip_embeds, batch.clip_mask, strict=True)
+
+
+def test_clip_sees_a_start_that_is_given_and_nothing_else(shown, clips):
+    found, image_encoder = shown
+    sights = [image_encoder.encode_image(clip.pixels[:1]).image_embeds[0] for clip in clips]
+    files = [load_file(example.latents) for example in next(iter(found.examples.values()))]
+    seen = []
+    for latents, given, embeds, mask in rows(found.batches(2, 0, 0.0, clip_dropout=0.0), 20):
+        which = next(i for i, file in enumerate(files) if torch.equal(file["latents"].float(), latents))
+        starts = not torch.equal(given[:, :2], files[which]["none"][:, :2].float())
+        assert torch.equal(mask, torch.full([8], float(starts)))
+        assert relative_error(embeds, sights[which]) < 1e-2 if starts else not embeds.any()
+        seen.append(starts)
+    assert 0.4 < sum(seen) / len(seen) < 0.9
+
+
+def test_clip_is_left_out_as_often_as_asked_and_all_else_is_as_without_it(shown):
+    found, _ = shown
+    shares = [sum(float(mask[0]) for *_, mask in rows(found.batches(2, 0, 0.0, p), 60)) / 120 for p in (0.0, 0.5, 1.0)]
+    assert shares[2] == 0 and 0.3 < shares[1] / shares[0] < 0.7
+    blind = {bucket: [replace(example, seen=None) for example in few] for bucket, few in found.examples.items()}
+    with_clip, without = (set_.batches(2, 0, 0.3) for set_ in (found, replace(found, examples=blind)))
+    for step in range(6):
+        ours, theirs = with_clip(step, None), without(step, None)
+        assert theirs.clip_embeds is None
+        assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in ("latents", "context", "given"))
+
+
+def test_a_model_learns_with_its_clip_tokens(shown, models, tmp_path, caplog):
+    found, image_encoder = shown
+    model = tiny_transformer(in_channels=12, caption_channels=32, clip_tokens=True)
+    assert encoded.wants_clip_tokens(model, image_encoder)
+    assert not encoded.wants_clip_tokens(models[0], image_encoder) and not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert not encoded.wants_clip_tokens(model, None)
+    assert "no image encoder is given" in caplog.text
+    batches, told = lora.scaled(found.batches(2, 0, 0.0, 0.0), model), []
+    model.model.diffusion_model.clip_projection.register_forward_pre_hook(lambda _, args: told.append(args[0].clone()))
+    lora.learn(*lora.adapted(model, SETTINGS), batches, PLAN, tmp_path, {})
+    assert len(told) == PLAN.steps
+    assert all(torch.equal(embeds, batches(step, None).clip_embeds) for step, embeds in enumerate(told))
+    batch = next(batch for step in range(20) if (batch := batches(step, None)).clip_mask.all())
+
+    def loss(**changed) -> torch.Tensor:
+        torch.manual_seed(0)
+        denoiser, changed_batch = lora.Denoiser(model.model), replace(batch, **changed)
+        return dit_training.noise_objective(denoiser, lambda *_: changed_batch, lora.PLAIN_NOISE, 0)(0)[0]
+
+    masked, without = loss(clip_mask=torch.zeros(2, 8)), loss(clip_embeds=None, clip_mask=None)
+    assert torch.allclose(masked, without, rtol=1e-5) and not torch.allclose(loss(), without, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +237,10 @@ def trained(models, clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     before = noise_of(models[0])
     patch = pytest.MonkeyPatch()
-    patch.setattr(lora_run, "_places", lambda name: (folder / f"{name}.safetensors", folder / name))
+    patch.setattr(node_run, "_places", lambda name, _: (folder / f"{name}.safetensors", folder / name))
     data = lora_run.DataSettings(side=64, frames=24, batch=2)
     with torch.inference_mode():  # as the host runs nodes
-        result = lora_run.train_lora("new", models, clips, data, SETTINGS, PLAN, "comfyui")
+        result = node_run.train_lora(node_run.Task("new", *models, clips, data, PLAN), SETTINGS, "comfyui")
     patch.undo()
     return models[0], before, result
 
@@ -194,5 +313,5 @@ def test_a_lora_that_changes_nothing_is_said(rank, alpha, said):
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "..", "C:x", "x\\y"])
 def test_a_name_never_leaves_the_folder(name):
-    with pytest.raises(ValueError, match="can't be the name of a LoRA"):
-        lora_run._places(name)
+    with pytest.raises(ValueError, match="can't be the name of a file"):
+        node_run._places(name, "loras")

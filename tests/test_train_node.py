@@ -1,4 +1,4 @@
-"""EasyAnimate Train LoRA on a real server: from a folder, from connected clips, stopped, and asked for nonsense."""
+"""The nodes that train on a real server: from a folder, from connected clips, stopped, and asked for nonsense."""
 
 import shutil
 import threading
@@ -7,16 +7,21 @@ from pathlib import Path
 import client
 import pytest
 import tiny
-from conftest import HOST, ROOT
+from conftest import HOST, ROOT, part
 from graphs import node
 from PIL import Image
-from seeing import saved_files
+from seeing import saved_files, watch
 from test_dataset import write_clip, write_image
 from test_server import graph
+from test_server_releases import NAMES, chain, files  # noqa: F401  (a fixture)
 
+BUILT_IN_LORA = part("easyanimate_models.model_files").BUILT_IN_LORA
 NAME, FOLDER = "easyanimate-test-lora", "easyanimate-test-set"
 RUN = ROOT / "output" / "easyanimate_training" / NAME
 FILE = HOST / "models" / "loras" / f"{NAME}.safetensors"
+MOTION_FILE = HOST / "models" / "diffusion_models" / f"{NAME}_mm.safetensors"
+MOTION = "EasyAnimateTrainMotionModule"
+SAMPLED = {"sample_every": 2, "sample_prompt": "a red ball"}
 
 
 @pytest.fixture
@@ -29,16 +34,17 @@ def folder():
     yield place
     shutil.rmtree(place)
     shutil.rmtree(RUN, ignore_errors=True)
-    FILE.unlink(missing_ok=True)
+    for file in (FILE, MOTION_FILE):
+        file.unlink(missing_ok=True)
 
 
-def training(**changed) -> dict:
+def training(kind: str = "EasyAnimateTrainLora", **changed) -> dict:
     """A graph that trains; `changed` are other inputs of the node."""
     loaded = {name: graph()[name] for name in ("model", "vae", "clip")}
-    inputs = {"name": NAME, "folder": FOLDER, "steps": 6, "learning_rate": 1e-3, "rank": 2, "resolution": 64}
-    inputs |= {"frames": 8, "batch_size": 1, "seed": 0}
+    inputs = {"name": NAME, "folder": FOLDER, "steps": 6, "learning_rate": 1e-3, "resolution": 64}
+    inputs |= {"frames": 8, "batch_size": 1, "seed": 0} | ({"rank": 2} if kind == "EasyAnimateTrainLora" else {})
     links = {name: [name, 0] for name in ("model", "vae", "clip")}
-    learnt = node("EasyAnimateTrainLora", **links, **inputs | changed)
+    learnt = node(kind, **links | inputs | changed)
     curve = node("SaveImage", images=["learnt", 1], filename_prefix="tests/curve")
     return {**loaded, "learnt": learnt, "curve": curve}
 
@@ -57,6 +63,27 @@ def test_a_folder_becomes_a_lora_with_its_curve(server, folder):
         **graph()["sampler"]["inputs"], "model": ["lora", 0], "steps": 2}}))  # fmt: skip
 
 
+def test_samples_are_kept_meanwhile(server, folder):
+    client.run(server, training(**SAMPLED, steps=2))
+    with Image.open(RUN / "samples" / "step_000002.webp") as video:
+        assert video.size == (64, 64) and video.n_frames == 8
+
+
+def test_an_image_transformer_learns_to_move(server, folder, files):  # noqa: F811
+    """V1's way: its motion modules are a file of their own, which the loader puts into the image transformer again."""
+    loaders = {name: chain("V1")[name] for name in ("model", "vae")}
+    loaders["model"]["inputs"]["motion_module"] = "none"
+    learning = training(MOTION, **SAMPLED, steps=2) | loaders
+    seen = {"decode": node("EasyAnimateDecode", latent=["sampler", 0], vae=["vae", 0], tile_size=0)}
+    rest = {name: chain("V1")[name] for name in ("prompt", "empty", "sampler", "video", "save")} | seen
+    rest["sampler"]["inputs"]["model"] = ["learnt", 0]
+    client.run(server, learning | rest)
+    assert MOTION_FILE.exists() and (RUN / "samples" / "step_000002.webp").exists()
+    loaded = chain("V1")["model"]
+    loaded["inputs"]["motion_module"] = MOTION_FILE.name
+    assert watch(client.run(server, chain("V1", model=loaded))).shape == (10, 48, 64, 3)
+
+
 def test_clips_that_are_connected_do_as_well(server, folder):
     tiny.bring_inputs(HOST)
     wired = {
@@ -69,22 +96,23 @@ def test_clips_that_are_connected_do_as_well(server, folder):
     assert FILE.exists()
 
 
-def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder):
+@pytest.mark.parametrize(("kind", "file"), [("EasyAnimateTrainLora", FILE), (MOTION, MOTION_FILE)])
+def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file):
     """Cancel in the middle, then the same again: the steps that were done are not done again."""
     seen: list[int] = []
 
-    def cancel(kind: str, value: int, _: int) -> None:
-        if kind == "EasyAnimateTrainLora":
+    def cancel(node_type: str, value: int, _: int) -> None:
+        if node_type == kind:
             seen.append(value)
             if value == 5:
                 threading.Thread(target=client.post, args=(server, "/interrupt", {})).start()
 
     with pytest.raises(client.WorkflowError, match="interrupted"):
-        client.run(server, training(steps=400), cancel)
-    assert (RUN / "state.pt").exists() and not FILE.exists()
+        client.run(server, training(kind, steps=60), cancel)
+    assert (RUN / "state.pt").exists() and not file.exists()
     stopped_at, again = max(seen), []
-    client.run(server, training(steps=400), lambda kind, value, _: again.append(value) if "Train" in kind else None)
-    assert FILE.exists()
+    client.run(server, training(kind, steps=60), lambda of, value, _: again.append(value) if of == kind else None)
+    assert file.exists()
     assert min(again) >= stopped_at
 
 
@@ -93,15 +121,24 @@ def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder):
     [
         ({"rank": 0}, "A LoRA of rank 0 can't learn anything; give a rank of 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
-        ({"name": "../escape"}, "can't be the name of a LoRA; use letters"),
+        ({"name": "../escape"}, "can't be the name of a file; use letters"),
         ({"folder": "clips that are connected"}, "nothing to learn from; choose a folder, or connect clips"),
         ({"resolution": 1024}, "None of 3 clips fits"),
+        ({"sample_every": 5}, "Samples need a prompt; say what should be seen"),
+        ({"kind": MOTION, "name": "../escape"}, "can't be the name of a file; use letters"),
+        ({"kind": MOTION, "frames": 1}, "no motion in images; give clips, and let frames be more than 1"),
     ],
 )
 def test_nonsense_is_answered_before_anything_is_made(server, folder, wrong, said):
     with pytest.raises(client.WorkflowError, match=said):
         client.run(server, training(**wrong))
-    assert not FILE.exists() and not (RUN / "state.pt").exists()
+    assert not FILE.exists() and not MOTION_FILE.exists() and not (RUN / "state.pt").exists()
+
+
+def test_motion_modules_are_not_taught_under_a_lora(server, folder):
+    lora = node("EasyAnimateLoadLora", model=["model", 0], lora=BUILT_IN_LORA, strength_model=1.0)
+    with pytest.raises(client.WorkflowError, match="has a LoRA on it, .* connect the transformer as it was loaded"):
+        client.run(server, training(MOTION, model=["lora", 0]) | {"lora": lora})
 
 
 def _empty(folder: Path) -> None:

@@ -261,6 +261,7 @@ def test_the_loss_of_a_vae_falls(clips, tmp_path):
         ({"architecture": "image"}, "built-in", "A video VAE can't become an image VAE"),
         ({"architecture": "cube"}, "", "architecture is 'cube'; it must be one of"),
         ({"l1": 0.0}, "built-in", "l1 and l2 are both 0"),
+        ({"crop": 33}, "built-in", "crop is 33; it must be a multiple of 8"),
         ({"adversary": 0.5, "critic_width": 9}, "built-in", "critic_width is 9; it must be a multiple of 8"),
     ],
 )
@@ -269,12 +270,14 @@ def test_nonsense_is_named(clips, tmp_path, vae, start, said):
         run.follow(recipe(clips, tmp_path, vae=vae, start=start))
 
 
-def test_pixels_come_in_the_same_order_however_often_they_are_read(clips):
+@pytest.mark.parametrize("crop", [0, 32])
+def test_pixels_come_in_the_same_order_however_often_they_are_read(clips, crop):
     module = part("easyanimate_models.training.pixels")
     dataset, buckets = (part(f"easyanimate_models.training.{name}") for name in ("dataset", "buckets"))
     found = buckets.sort_into_buckets(dataset.read_dataset(clips, with_captions=False), 64, 8)
-    first, second = (module.PixelBatches(found, 2, 1, seed=4, stills=0.5) for _ in range(2))
+    first, second = (module.PixelBatches(found, recipes.DataSettings(64, 8, batch=2), 4, 0.5, crop) for _ in range(2))
     shown = [first(step) for step in range(6)]
     assert torch.equal(second(5), shown[5]) and torch.equal(second(2), shown[2])
     assert {x.shape[2] for x in shown} == {1, 8}
+    assert {x.shape[3:] for x in shown} == {(crop or 64, crop or 64)}
     assert all(float(x.min()) >= -1 and float(x.max()) <= 1 for x in shown)

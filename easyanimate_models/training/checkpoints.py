@@ -18,6 +18,8 @@ from torch.distributed.checkpoint.state_dict import (
 from .plan import Plan
 
 STATE, PLAN = "state.pt", "plan.json"
+NOISE = {"least": 1.0, "most": 1.0, "power": 0.0, "decisive": None}
+LATER = NOISE | {"windows": 1, "lengths": "full", "clip_dropout": 0.5, "text": False}  # older runs don't say these
 WHOLE = {"full_state_dict": True, "cpu_offload": True}
 
 
@@ -29,10 +31,11 @@ def require_same(folder: Path, plan: Plan, told: dict) -> None:
         return
     theirs = json.loads(file.read_text(encoding="utf-8"))
     for name in sorted(mine.keys() | theirs.keys()):
-        if mine.get(name) != theirs.get(name):
+        then, now = (told.get(name, LATER.get(name)) for told in (theirs, mine))
+        if now != then:
             raise ValueError(
-                f"{folder} was begun with {name} = {theirs.get(name)}, now it is {mine.get(name)}; set it back to go "
-                "on, or name another folder to begin anew."
+                f"{folder} was begun with {name} = {then}, now it is {now}; set it back to go on, or name another "
+                "folder to begin anew."
             )
 
 
@@ -75,7 +78,7 @@ def _state(course) -> dict:
     return {
         "module": get_model_state_dict(course.lesson, options=options),
         "optimizer": get_optimizer_state_dict(course.lesson, course.torch_optimizer, options=options),
-        "average": [_whole(a) for a in course.average],
+        "average": [whole(a) for a in course.average],
     }
 
 
@@ -89,10 +92,12 @@ def _restore(course, kept: dict) -> None:
 
 def whole_weights(network: nn.Module) -> dict[str, torch.Tensor]:
     """All weights of a network, put together where processes share them out; every process has to call this."""
-    return {name: _whole(tensor.detach()) for name, tensor in network.state_dict().items()}
+    return {name: whole(tensor) for name, tensor in network.state_dict().items()}
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, put together where processes share it out; every process has to call this."""
+    tensor = tensor.detach()
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).cpu()
 
 

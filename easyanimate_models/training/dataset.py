@@ -27,7 +27,10 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A clip, or an image (one frame), sizes in pixels, with what it shows; out of a file, or `pixels` in memory."""
+    """A clip, or an image (one frame), sizes in pixels, with what it shows; out of a file, or `pixels` in memory.
+
+    It is learnt from as of the frame `start`.
+    """
 
     file: Path
     text: str
@@ -36,6 +39,7 @@ class Item:
     width: int
     fps: float
     pixels: Tensor | None = None  # [T, H, W, 3] in 0..1
+    start: int = 0
 
     def version(self) -> str:
         """Another one when the clip has changed."""

@@ -18,7 +18,9 @@ BETAS = (1e-4, 2e-2)
 class Batch:
     """Clean latents `[B, C, F, H, W]`, the text with its mask, and for an inpainting model what is given of them.
 
-    It is a process's share of a whole batch `of` so many clips, from the one numbered `first` on.
+    `clip_embeds` `[B, 768]` and `clip_mask` `[B, 8]` are how CLIP sees a start that is given, for a model that takes
+    it; masked, there is no image. It is a process's share of a whole batch `of` so many clips, from the one numbered
+    `first` on.
     """
 
     latents: Tensor
@@ -27,6 +29,8 @@ class Batch:
     given: Tensor | None = None
     first: int = 0
     of: int | None = None
+    clip_embeds: Tensor | None = None
+    clip_mask: Tensor | None = None
 
 
 Batches = Callable[[int, random.Random], Batch]  # (step, chance)
@@ -82,14 +86,15 @@ def noise_objective(dit: nn.Module, batches: Batches, weights: NoiseWeights, see
     def objective(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = batches(step, random.Random(seed * 1_000_003 + step))
         count = len(batch.latents)
-        t = weights.draw(batch.of or count)[batch.first : batch.first + count]
+        t = weights.draw(batch.of or count)[batch.first : batch.first + count].to(batch.latents.device)
         noise = _noise(batch, seed * 1_000_003 + step)
         signal = kept.to(t.device)[t]
         share = signal.view(-1, 1, 1, 1, 1)
         x = share.sqrt() * batch.latents + (1 - share).sqrt() * noise
         x = x if batch.given is None else torch.cat([x, batch.given], dim=1)
         options = (FULL_PRECISION_ATTENTION if x.device.type == "cpu" else {}) | (patches if checkpointing else {})
-        eps = dit(x, t, context=batch.context, attention_mask=batch.mask, transformer_options=options)
+        told = {"attention_mask": batch.mask, "clip_embeds": batch.clip_embeds, "clip_mask": batch.clip_mask}
+        eps = dit(x, t, context=batch.context, **told, transformer_options=options)
         error = (eps.float() - noise).square().mean((1, 2, 3, 4))
         figures = {"eps": error.detach().mean(), "eps_strong": error.detach()[signal < 0.2].mean()}
         return (weights.weigh(signal) * error).mean(), figures

@@ -4,19 +4,17 @@ import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import comfy.sample
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..inpainting import inpaint_latents
 from ..latent_formats import SliceLatents
-from ..schedules import release_sigmas
 from ..sd import load_text_encoder, load_transformer, load_vae
-from ..text_encoders.prompt_cleaning import clean_prompt
 from ..video_sizes import latent_size
 from .inpainting import all_but
 from .judging import score
+from .samples import conditioning, sample_latents
 from .shapes import FRAMES, SIZE, Scene, caption, from_anywhere, render, split_scenes
 from .vae import psnr
 
@@ -48,35 +46,15 @@ def generate(
     """
     model = load_transformer(folder if given is None else folder / "transformer_inp")
     clip, vae = load_text_encoder(folder), load_vae(folder)
-    sigmas = release_sigmas(model.get_model_object("model_sampling"), settings.sampler, settings.steps)
     size = latent_size(SIZE, SIZE, FRAMES)
     videos = []
     for start in range(0, len(prompts), batch):
         texts = prompts[start : start + batch]
         told = {} if given is None else {"concat_latent_image": given[start : start + batch]}
         empty = torch.zeros([len(texts), SliceLatents.latent_channels, *size])
-        latents = comfy.sample.sample(
-            model,
-            comfy.sample.prepare_noise(empty, seed + start),
-            settings.steps,
-            settings.cfg,
-            settings.sampler,
-            "normal",
-            _conditioning(clip, texts, told),
-            _conditioning(clip, [""] * len(texts), told),
-            empty,
-            sigmas=sigmas,
-            disable_pbar=True,
-        )
-        videos.append(vae.decode(latents))
+        both = conditioning(clip, texts, told), conditioning(clip, [""] * len(texts), told)
+        videos.append(vae.decode(sample_latents(model, both, empty, settings, seed + start)))
     return torch.cat(videos)
-
-
-def _conditioning(clip, texts: list[str], told: dict) -> list:
-    """Several prompts as one conditioning, a row each."""
-    parts = [clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0] for text in texts]
-    masks = torch.cat([extra["attention_mask"] for _, extra in parts])
-    return [[torch.cat([context for context, _ in parts]), {"attention_mask": masks, **told}]]
 
 
 def evaluate(folder: Path, count: int = 100, settings: Settings | None = None, seed: int = 0) -> dict[str, float]:

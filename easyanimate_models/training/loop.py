@@ -9,8 +9,10 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,6 +27,16 @@ LOG_EVERY = 20  # steps
 Figures = dict[str, float]
 Objective = Callable[[int], tuple[Tensor, Figures]]
 Watch = Callable[[int, Figures], None]  # (steps done, figures of the last); what it raises stops the run, saved
+
+
+class Look(Protocol):
+    """A look at what is learnt so far, which leaves no trace in it; see `samples`."""
+
+    def due(self, done: int) -> bool:
+        """Whether there should be a picture after so many steps that is not there yet."""
+
+    def make(self, done: int) -> Image.Image:
+        """The picture, of the network as it is now."""
 
 
 class Lesson(nn.Module):
@@ -85,6 +97,20 @@ class Course:
     def _follow(self, decay: float) -> None:
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
 
+    @contextlib.contextmanager
+    def averaged(self):
+        """The averaged weights in place of the last ones, for as long as this lasts."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        """The storage, so that nothing is copied."""
+        for p, a in zip(self.parameters, self.average, strict=True):
+            p.data, a.data = a.data, p.data
+
     @torch.no_grad()
     def adopt_average(self) -> None:
         """The averaged weights in place of the last ones."""
@@ -100,22 +126,26 @@ def fit(
     adversary: Lesson | None = None,
     watch: Watch | None = None,
     told: dict | None = None,
+    look: Look | None = None,
 ) -> nn.Module:
     """Train `network` in place and return it with its averaged weights.
 
     `objective(batch)` returns the loss and named figures for the log. An `adversary` (a discriminator) learns after
     it in every step. The folder keeps `state.pt`, `log.csv` and `loss.png`; calling again with the same folder goes on
-    where it stopped. `told` is what else must be the same then. Raises `ValueError` where it is not.
+    where it stopped. `told` is what else must be the same then. Raises `ValueError` where it is not. What `look` sees
+    are the averaged weights, those that would be returned now.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.require_same(folder, plan, told or {})
-    accelerator = _accelerator()
+    accelerator = _accelerator(network)
+    if look is not None and accelerator.distributed_type == needed("accelerate").DistributedType.FSDP:
+        raise ValueError("Samples need the whole network on a device; take [samples] out, or train without FSDP.")
     lessons = [Lesson(network, objective), *([adversary] if adversary else [])]
     courses = [Course(lesson, plan, accelerator) for lesson in lessons]
     start = checkpoints.resume(folder, courses)
     if accelerator.is_main_process:
         checkpoints.note(folder, plan, told or {})
-    _Run(folder, courses, plan, accelerator, watch).go(start)
+    _Run(folder, courses, plan, accelerator, watch, look).go(start)
     for course in courses:
         course.adopt_average()
     return network
@@ -124,13 +154,24 @@ def fit(
 class _Run:
     """From one step to the last, with what is kept of it."""
 
-    def __init__(self, folder: Path, courses: list[Course], plan: Plan, accelerator, watch: Watch | None):
-        self.folder, self.courses, self.plan, self.accelerator, self.watch = folder, courses, plan, accelerator, watch
+    def __init__(
+        self,
+        folder: Path,
+        courses: list[Course],
+        plan: Plan,
+        accelerator,
+        watch: Watch | None,
+        look: Look | None,
+    ):
+        self.folder, self.courses, self.plan, self.accelerator = folder, courses, plan, accelerator
+        self.watch, self.look = watch, look
+        self.journal: Journal | None = None  # of the main process
         self.last_save = time.monotonic()
 
     def go(self, start: int) -> None:
         main = self.accelerator.is_main_process
-        journal = Journal(self.folder, start) if main else None
+        self.journal = Journal(self.folder, start) if main else None
+        self._show(start)
         with tqdm(total=self.plan.steps, initial=start, desc=self.folder.name, mininterval=5, disable=not main) as bar:
             for step in range(start, self.plan.steps):
                 figures = self._unless_stopped(step)
@@ -139,10 +180,10 @@ class _Run:
                     figures = self._told(figures)
                 if step % LOG_EVERY == 0 and main:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
-                    journal.write(step, figures)
+                    self.journal.write(step, figures)
                 self._keep(step + 1, figures)
         if main:
-            journal.close()
+            self.journal.close()
 
     def _unless_stopped(self, step: int) -> Figures:
         """A step; the host may stop it anywhere, and what was learnt before is kept."""
@@ -172,6 +213,7 @@ class _Run:
 
     def _keep(self, done: int, figures: Figures) -> None:
         try:
+            self._show(done)
             if self.watch is not None:
                 self.watch(done, figures)
         except BaseException:
@@ -179,6 +221,14 @@ class _Run:
             raise
         if done == self.plan.steps or self._is_due():
             self._save(done)
+
+    def _show(self, done: int) -> None:
+        """A picture where one is due; also of the step that a run goes on at, which was stopped before it was made."""
+        if self.journal is None or self.look is None or not self.look.due(done):
+            return
+        with self.courses[0].averaged():
+            picture = self.look.make(done)
+        self.journal.picture(done, picture)
 
     def _is_due(self) -> bool:
         """Whether it is time to save, for all processes alike."""
@@ -212,9 +262,11 @@ def initialise(module: nn.Module) -> nn.Module:
     return module
 
 
-def _accelerator():
+def _accelerator(network: nn.Module):
+    """For the device that the network is on; in a node the default is the CPU even where there is a GPU."""
     accelerate = needed("accelerate")
-    on_cpu = torch.get_default_device().type == "cpu"
+    kinds = {torch.get_default_device().type, *(p.device.type for p in network.parameters())}
+    on_cpu = kinds == {"cpu"}
     sparse = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
     return accelerate.Accelerator(cpu=on_cpu, kwargs_handlers=[sparse])
 

@@ -5,6 +5,7 @@ They hang on the host's own hook for weights, so the model may be in any precisi
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..host import training
+from ..lora import T5
+from .checkpoints import whole
 from .dit import Batch, Batches, NoiseWeights, noise_objective
-from .loop import Watch, fit
+from .loop import fit
 from .plan import Plan
+from .samples import NOBODY, Audience, samples_of
 
-DENOISER = "diffusion_model."
+DENOISER, TEXT_ENCODERS = "diffusion_model.", "text_encoders."
 BLOCKS, MOTION = "transformer_blocks.", ".attn_temporal."
 PLAIN_NOISE = NoiseWeights(1.0, 1.0, power=0.0)  # as the original: every step counts alike
 EVERYTHING = 1e20  # bytes: the host makes all the room it can
@@ -24,11 +28,12 @@ EVERYTHING = 1e20  # bytes: the host makes all the room it can
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """How much can be learnt, how loudly it speaks, and whether motion modules learn too."""
+    """How much can be learnt, how loudly it speaks, and whether motion modules and the text encoder learn too."""
 
     rank: int
     alpha: float
     motion: bool = True
+    text: bool = False
 
     def __post_init__(self):
         if self.rank < 1:
@@ -38,17 +43,19 @@ class LoraSettings:
 
 
 class LowRank(nn.Module):
-    """What is added to a weight `[out, in]`; nothing when training starts."""
+    """What is added to a weight `[out, in]`; nothing when training starts. The host multiplies both by a `scale`."""
 
-    def __init__(self, shape: torch.Size, settings: LoraSettings):
+    def __init__(self, shape: torch.Size, settings: LoraSettings, scale: Tensor | None = None):
         super().__init__()
         self.alpha = float(settings.alpha)
+        self.scale = None if scale is None else scale.detach().clone()
         self.down = nn.Parameter(torch.empty(settings.rank, shape[1]))
         self.up = nn.Parameter(torch.zeros(shape[0], settings.rank))
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
         change = self.alpha / len(self.down) * (self.up @ self.down)
+        change = change if self.scale is None else change / self.scale.to(change)
         return weight + change.to(device=weight.device, dtype=weight.dtype)
 
 
@@ -61,8 +68,9 @@ class Denoiser(nn.Module):
         self.config = model.diffusion_model.config
         self.dtype = model.manual_cast_dtype or model.get_dtype()
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, **kwargs) -> Tensor:
-        return self.network(x.to(self.dtype), t, context=context.to(self.dtype), **kwargs)
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, clip_embeds: Tensor | None = None, **kwargs) -> Tensor:
+        seen = None if clip_embeds is None else clip_embeds.to(self.dtype)
+        return self.network(x.to(self.dtype), t, context=context.to(self.dtype), clip_embeds=seen, **kwargs)
 
 
 def adapted(model, settings: LoraSettings):
@@ -70,7 +78,7 @@ def adapted(model, settings: LoraSettings):
     patcher, adapters = model.clone(), nn.ModuleDict()
     for name, module in model.model.diffusion_model.named_modules():
         if isinstance(module, nn.Linear) and name.startswith(BLOCKS) and (settings.motion or MOTION not in name):
-            adapter = LowRank(module.weight.shape, settings)
+            adapter = LowRank(module.weight.shape, settings, getattr(module, "scale_weight", None))
             adapters[name.replace(".", "/")] = adapter
             patcher.add_weight_wrapper(f"{DENOISER}{name}.weight", adapter)
     return patcher, adapters
@@ -85,18 +93,30 @@ def learn(
     told: dict,
     weights: NoiseWeights = PLAIN_NOISE,
     checkpointing: bool = True,
-    watch: Watch | None = None,
+    audience: Audience = NOBODY,
+    reader=None,
 ) -> None:
-    """Teach the adapters of `patcher`; see `fit`. `batches` hold latents at the scale of the model."""
+    """Teach the adapters of `patcher`; see `fit`. `batches` hold latents at the scale of the model.
+
+    A `reader` (`text_lora.Reader`) learns along: `batches` are read by it, and its adapters are among these.
+    """
     with training(), torch.inference_mode(False), torch.enable_grad():
-        mm.load_models_gpu([patcher], memory_required=EVERYTHING, force_full_load=True)
-        _thaw(patcher.model.diffusion_model)
-        patcher.model.requires_grad_(False)
+        settle = partial(_settle, patcher, *([reader.clip.patcher] if reader else []))
+        settle()
         adapters.to(patcher.load_device)
         denoiser = Denoiser(patcher.model)
         moved = on_device(batches, patcher.load_device)
         objective = noise_objective(denoiser, moved, weights, plan.seed, checkpointing)
-        fit(folder, adapters, objective, plan, watch=watch, told=told)
+        look = samples_of(audience, patcher, folder, settle, reader and reader.prompts)
+        fit(folder, adapters, objective, plan, watch=audience.watch, told=told, look=look)
+
+
+def _settle(*patchers) -> None:
+    """All of each model on its device, frozen; the host may have moved it to make room for another one."""
+    mm.load_models_gpu(list(patchers), memory_required=EVERYTHING, force_full_load=True)
+    for patcher in patchers:
+        _thaw(patcher.model)
+        patcher.model.requires_grad_(False)
 
 
 def scaled(batches: Batches, model) -> Batches:
@@ -111,13 +131,18 @@ def scaled(batches: Batches, model) -> Batches:
 
 
 def original_names(adapters: nn.ModuleDict) -> dict[str, Tensor]:
-    """The adapters as EasyAnimate's own trainer writes them: `lora_unet__`, flattened names, with alpha."""
-    return _file(adapters, lambda name: f"lora_unet__{name.replace('.', '_')}")
+    """The adapters as EasyAnimate's own trainer writes them: `lora_unet__`, `lora_te_`, flattened names, with alpha."""
+
+    def called(name: str) -> str:
+        root = "lora_te_" if name.startswith(T5) else "lora_unet__"
+        return root + name.removeprefix(T5).replace(".", "_")
+
+    return _file(adapters, called)
 
 
 def host_names(adapters: nn.ModuleDict) -> dict[str, Tensor]:
-    """The adapters as ComfyUI's own trainer writes them, which every stock LoRA loader reads."""
-    return _file(adapters, lambda name: f"{DENOISER}{name}")
+    """The adapters as ComfyUI calls their layers, which every stock LoRA loader reads."""
+    return _file(adapters, lambda name: (TEXT_ENCODERS if name.startswith(T5) else DENOISER) + name)
 
 
 NAMINGS: dict[str, Callable[[nn.ModuleDict], dict[str, Tensor]]] = {"comfyui": host_names, "original": original_names}
@@ -127,8 +152,8 @@ def _file(adapters: nn.ModuleDict, called: Callable[[str], str]) -> dict[str, Te
     tensors = {}
     for path, adapter in adapters.items():
         name = called(path.replace("/", "."))
-        tensors[f"{name}.lora_down.weight"] = adapter.down.detach().half().cpu().contiguous()
-        tensors[f"{name}.lora_up.weight"] = adapter.up.detach().half().cpu().contiguous()
+        tensors[f"{name}.lora_down.weight"] = whole(adapter.down).half().contiguous()
+        tensors[f"{name}.lora_up.weight"] = whole(adapter.up).half().contiguous()
         tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha)
     return tensors
 

@@ -1,72 +1,43 @@
-"""A LoRA from clips to file, as a node or a recipe asks for it: encode, learn, save under models/loras."""
+"""A LoRA of a MODEL, learnt from a data set that is encoded."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import folder_paths
 import torch
 from torch import nn
 
-from ..lora import load_lora
-from .buckets import sort_into_buckets
-from .dataset import Item
-from .encoded import EncodedSet, Progress, encode_dataset, is_inpainting
-from .export import write_whole
-from .extras import needed
-from .loop import Watch
-from .lora import NAMINGS, LoraSettings, adapted, learn, scaled
+from .dit import NoiseWeights
+from .encoded import EncodedSet
+from .lora import PLAIN_NOISE, LoraSettings, adapted, learn, scaled
 from .plan import Plan
+from .samples import NOBODY, Audience
+from .text_lora import Reader
 
-RUNS = "easyanimate_training"  # in the host's output folder
-PLAIN_NAME = re.compile(r"[\w][\w .-]{0,99}")
+LENGTHS = ("full", "random")
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """In which size clips are shown: about `side` x `side` pixels, at most so many frames, every so many of them."""
+    """In which size clips are shown: about `side` x `side` pixels, at most so many frames, every so many of them.
+
+    Of each clip so many `windows` are learnt from: one is its beginning, more lie anywhere. Their `lengths` are "full",
+    or "random": one in ten is shorter than it could be, as with the original's random frame crop.
+    """
 
     side: int
     frames: int
     every: int = 1
     batch: int = 1
     text_dropout: float = 0.1
+    clip_dropout: float = 0.5
+    windows: int = 1
+    lengths: str = "full"
 
-
-@dataclass(frozen=True)
-class Trained:
-    """The MODEL with the LoRA, the file it is saved in, and the folder of the run with its log and plot."""
-
-    model: object
-    file: Path
-    folder: Path
-
-
-def train_lora(
-    name: str,
-    models: tuple,
-    items: list[Item],
-    data: DataSettings,
-    lora: LoraSettings,
-    plan: Plan,
-    naming: str,
-    home: Path | None = None,
-    encoding: Progress | None = None,
-    watch: Watch | None = None,
-) -> Trained:
-    """Teach the MODEL of `models` (MODEL, CLIP, VAE) what `items` show; goes on where a run of that name stopped.
-
-    Latents and texts are kept below `home`, by default the folder of the run.
-    """
-    needed("accelerate")
-    file, folder = _places(name)
-    model, clip, vae = models
-    buckets = sort_into_buckets(items, data.side, data.frames, data.every)
-    found = encode_dataset(home or folder, buckets, vae, clip, is_inpainting(model), data.every, encoding)
-    told = {"clips": sum(map(len, found.examples.values()))}
-    adapters = teach(model, found, data, lora, plan, folder, told, watch=watch)
-    write_whole(file, NAMINGS[naming](adapters), {"format": "pt"})
-    return Trained(load_lora(file, model)[0], file, folder)
+    def __post_init__(self):
+        if self.windows < 1:
+            raise ValueError(f"{self.windows} windows of a clip teach nothing; set windows to 1 or more.")
+        if self.lengths not in LENGTHS:
+            raise ValueError(f"lengths is {self.lengths!r}; it must be one of {', '.join(LENGTHS)}.")
 
 
 def teach(
@@ -78,22 +49,20 @@ def teach(
     folder: Path,
     told: dict,
     checkpointing: bool = True,
-    watch: Watch | None = None,
+    audience: Audience = NOBODY,
+    clip=None,
+    noise: NoiseWeights = PLAIN_NOISE,
 ) -> nn.ModuleDict:
-    """Adapters of the MODEL that have learnt what is in `found`; `told` is what else must be the same to go on."""
+    """Adapters of the MODEL that have learnt what is in `found`; `told` is what else must be the same to go on.
+
+    Where the text encoder learns too, `clip` is the one; its adapters are among them.
+    """
     with torch.inference_mode(False):
         torch.manual_seed(plan.seed)
         patcher, adapters = adapted(model, lora)
-    batches = scaled(found.batches(data.batch, plan.seed, data.text_dropout), model)
-    told = {**vars(data), **vars(lora), **told}
-    learn(patcher, adapters, batches, plan, folder, told, checkpointing=checkpointing, watch=watch)
+        reader = Reader(clip, lora) if lora.text else None
+        adapters.update(reader.adapters if reader else {})
+    batches = scaled(found.batches(data.batch, plan.seed, data.text_dropout, data.clip_dropout, reader), model)
+    told = {**vars(data), **vars(lora), **vars(noise), **told}
+    learn(patcher, adapters, batches, plan, folder, told, noise, checkpointing, audience, reader)
     return adapters
-
-
-def _places(name: str) -> tuple[Path, Path]:
-    """The file of the LoRA and the folder of the run; raises `ValueError` for names that lead elsewhere."""
-    if not PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} can't be the name of a LoRA; use letters, digits, spaces, dots and dashes only.")
-    file = Path(folder_paths.get_folder_paths("loras")[0]) / f"{name}.safetensors"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file, Path(folder_paths.get_output_directory()) / RUNS / name

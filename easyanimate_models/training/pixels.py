@@ -11,6 +11,7 @@ from .buckets import Bucket
 from .dataset import Item, read_frames
 from .encoded import fit_into
 from .loop import share
+from .lora_run import DataSettings
 
 
 class PixelBatches:
@@ -20,10 +21,10 @@ class PixelBatches:
     the square that is shown of each, 0 for all of it.
     """
 
-    def __init__(self, buckets: dict[Bucket, list[Item]], batch: int, every: int, seed: int, stills: float = 0.0, crop: int = 0):
-        self.items, self.every, self.seed, self.stills, self.crop = buckets, every, seed, stills, crop
-        self.plan = Batches({bucket: len(items) for bucket, items in buckets.items()}, batch, seed)
-        self.mine = share(batch)
+    def __init__(self, buckets: dict[Bucket, list[Item]], data: DataSettings, seed: int, stills: float, crop: int):
+        self.items, self.every, self.seed, self.stills, self.crop = buckets, data.every, seed, stills, crop
+        self.plan = Batches({bucket: len(items) for bucket, items in buckets.items()}, data.batch, seed)
+        self.mine = share(data.batch)
         self.reader = ThreadPoolExecutor(1, "clips")
         self.ahead: dict[int, Future] = {}
 

@@ -9,10 +9,11 @@ from .extras import needed
 from .lora import PLAIN_NOISE, LoraSettings
 from .lora_run import DataSettings
 from .plan import Plan
+from .samples import SampleSettings
 from .vae_objective import VAESettings
 
 KINDS = ("lora", "motion_module", "image_transformer", "transformer", "vae")
-SECTIONS = ("models", "data", "lora", "noise", "plan", "vae")
+SECTIONS = ("models", "data", "lora", "noise", "plan", "samples", "vae")
 NEEDED_MODELS = ("transformer", "vae", "text_encoder")  # by all that is not a VAE
 
 
@@ -28,6 +29,7 @@ class Models:
     vae: str = ""
     text_encoder: str = ""
     motion_module: str = ""
+    image_encoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Recipe:
     noise: NoiseWeights = PLAIN_NOISE
     vae: VAESettings = VAESettings()
     fresh: bool = False
+    samples: SampleSettings = SampleSettings()
 
 
 def read_recipe(file: str | Path) -> Recipe:
@@ -68,6 +71,8 @@ def read_recipe(file: str | Path) -> Recipe:
         raise RecipeError(f"{file}: folder (of the run) and clips (of the data set) must be named at the top.")
     if kind == "lora" and "lora" not in told:
         raise RecipeError(f"{file}: a LoRA needs a section [lora] with rank and alpha.")
+    if kind == "vae" and "samples" in told:
+        raise RecipeError(f"{file}: a VAE makes no videos of its own; take [samples] out.")
     models = _section(file, "models", Models, told)
     data = _section(file, "data", DataSettings, told)
     if lacking := [name for name in NEEDED_MODELS if kind != "vae" and not getattr(models, name)]:
@@ -84,6 +89,7 @@ def read_recipe(file: str | Path) -> Recipe:
         _section(file, "noise", NoiseWeights, told) if "noise" in told else PLAIN_NOISE,
         _section(file, "vae", VAESettings, told),
         bool(told.get("fresh", False)),
+        _section(file, "samples", SampleSettings, told),
     )
 
 

@@ -6,18 +6,21 @@ from pathlib import Path
 import torch
 
 from ..model_files import TINY
-from ..sd import load_text_encoder, load_transformer, load_vae
+from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from .buckets import Bucket, sort_into_buckets
+from .checkpoints import whole_weights
 from .dataset import Item, read_dataset
-from .encoded import EncodedSet, encode_dataset, is_inpainting, read_encoded
+from .encoded import EncodedSet, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
 from .export import write_whole
 from .extras import needed
 from .loop import Watch
 from .lora import original_names
 from .lora_run import teach
 from .recipe import Recipe
+from .samples import Audience, Subject, subject_of
 from .transformer_run import Teaching, save_motion_module, save_transformer, train_transformer
 from .vae_run import save_vae, train_vae
+from .windows import cut_into_windows
 
 BUILT_IN = "built-in"
 LEARNS = {"motion_module": "motion", "image_transformer": "image", "transformer": "all"}
@@ -31,21 +34,25 @@ def follow(recipe: Recipe, watch: Watch | None = None) -> Path:
     motion = recipe.models.motion_module
     model = load_transformer(_place(recipe.models.transformer), _place(motion) if motion else None)
     inpainting = is_inpainting(model)
-    if state.is_main_process:
-        _encode(recipe, inpainting)
+    subject = _encode(recipe, model, inpainting) if state.is_main_process else None
     state.wait_for_everyone()
     found = read_encoded(recipe.clips, inpainting)
     make = _lora if recipe.kind == "lora" else _transformer
-    return make(recipe, model, found, watch, state.is_main_process)
+    return make(recipe, model, found, Audience(watch, subject), state.is_main_process)
 
 
-def _encode(recipe: Recipe, inpainting: bool) -> None:
-    """The encoders are in memory only meanwhile."""
-    buckets, data = _buckets(recipe), recipe.data
+def _encode(recipe: Recipe, model, inpainting: bool) -> Subject | None:
+    """What samples are of, if there are any. The encoders are in memory only meanwhile; for samples, the VAE stays."""
+    data = recipe.data
+    buckets = cut_into_windows(_buckets(recipe), data, recipe.plan.seed)
     vae, clip = load_vae(_place(recipe.models.vae)), load_text_encoder(_place(recipe.models.text_encoder))
+    eye = recipe.models.image_encoder
+    image_encoder = load_image_encoder(_place(eye)) if wants_clip_tokens(model, eye) else None
     with torch.no_grad():
-        encode_dataset(recipe.clips, buckets, vae, clip, inpainting, data.every)
+        reads = None if recipe.lora and recipe.lora.text else clip
+        encode_dataset(recipe.clips, buckets, vae, reads, inpainting, data.every, image_encoder=image_encoder)
     logging.info("%s is encoded", recipe.clips)
+    return subject_of(recipe.samples, data, (clip, vae), inpainting)
 
 
 def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
@@ -54,32 +61,34 @@ def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
     return sort_into_buckets(items, data.side, data.frames, data.every)
 
 
-def _lora(recipe: Recipe, model, found: EncodedSet, watch: Watch | None, is_main: bool) -> Path:
+def _lora(recipe: Recipe, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
     settings = recipe.data, recipe.lora, recipe.plan, recipe.folder
-    adapters = teach(model, found, *settings, {}, recipe.checkpointing, watch)
+    clip = load_text_encoder(_place(recipe.models.text_encoder)) if recipe.lora.text else None
+    adapters = teach(model, found, *settings, {}, recipe.checkpointing, audience, clip, recipe.noise)
     file = recipe.folder / f"{recipe.folder.name}.safetensors"
+    weights = original_names(adapters)
     if is_main:
-        write_whole(file, original_names(adapters), {"format": "pt"})
+        write_whole(file, weights, {"format": "pt"})
     return file
 
 
-def _transformer(recipe: Recipe, model, found: EncodedSet, watch: Watch | None, is_main: bool) -> Path:
+def _transformer(recipe: Recipe, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
     teaching = Teaching(LEARNS[recipe.kind], recipe.noise, recipe.checkpointing, recipe.fresh)
-    network = train_transformer(model, found, recipe.data, recipe.plan, recipe.folder, teaching, watch)
-    folder = recipe.folder / "transformer"
+    network = train_transformer(model, found, recipe.data, recipe.plan, recipe.folder, teaching, audience)
+    folder, weights = recipe.folder / "transformer", whole_weights(network)
     if not is_main:
         return folder
     if recipe.kind == "motion_module":
-        return save_motion_module(network, folder, recipe.folder.name)
-    return save_transformer(network, folder)
+        return save_motion_module(network.config, weights, folder, recipe.folder.name)
+    return save_transformer(network.config, weights, folder)
 
 
 def _vae(recipe: Recipe, watch: Watch | None, is_main: bool) -> Path:
     start = load_vae(_place(recipe.models.vae)) if recipe.models.vae else None
     settings = recipe.data, recipe.vae, recipe.plan, recipe.folder, recipe.checkpointing
     network = train_vae(start, _buckets(recipe), *settings, watch)
-    folder = recipe.folder / "vae"
-    return save_vae(network, folder) if is_main else folder
+    folder, weights = recipe.folder / "vae", whole_weights(network)
+    return save_vae(network, weights, folder) if is_main else folder
 
 
 def _place(path: str) -> Path:

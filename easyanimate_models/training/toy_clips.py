@@ -17,7 +17,7 @@ from .shapes import BACKGROUNDS, COLOURS, MOTIONS, NEW_COLOURS, NEW_SHAPES, SHAP
 
 SEED, FPS = 5, 12
 SHOWN, SAID = "grey", "black"
-NEW_COLOUR, NEW_SHAPE = "pink", "cross"
+NEW_COLOUR, NEW_SHAPE = "cyan", "cross"
 
 Scenes = tuple[list[Scene], list[Scene]]  # as shown, as captions say
 

@@ -5,20 +5,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import comfy.model_management as mm
 import comfy.ops
 import torch
 from torch import Tensor
 
+from ..checkpoint import embed_config
 from ..dit.motion_dit import MotionDiT, MotionDiTConfig
+from ..host import patcher_class
 from ..release_config import transformer_config
 from ..supported_models import RELEASES
 from .dit import NoiseWeights, initialise_dit, initialise_motion, noise_objective
 from .encoded import EncodedSet
 from .export import write_whole
-from .loop import Watch, fit, initialise
+from .loop import fit, initialise
 from .lora import PLAIN_NOISE, on_device, scaled
 from .lora_run import DataSettings
 from .plan import Plan
+from .samples import NOBODY, Audience, samples_of
 
 MOTION = "attn_temporal."
 LEARNERS = ("motion", "image", "all")
@@ -74,36 +78,61 @@ def train_transformer(
     plan: Plan,
     folder: Path,
     teaching: Teaching,
-    watch: Watch | None = None,
+    audience: Audience = NOBODY,
+    told: dict | None = None,
 ) -> MotionDiT:
-    """The network of `model`, taught what is in `found`, all that learns averaged; the MODEL stays as it is."""
+    """The network of `model`, taught what is in `found`, all that learns averaged; the MODEL stays as it is.
+
+    `told` is what else must be the same to go on.
+    """
     with torch.inference_mode(False), torch.enable_grad():
+        device = mm.get_torch_device()
+        mm.unload_all_models()  # takes LoRAs out of the weights, and leaves the device to what learns
         torch.manual_seed(plan.seed)
-        network = trainable_network(model, teaching)
+        network = trainable_network(model, teaching).to(device)
         names = set(learning(network, teaching))
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
-        device = torch.get_default_device()
-        batches = on_device(scaled(found.batches(data.batch, plan.seed, data.text_dropout), model), device)
+        drawn = found.batches(data.batch, plan.seed, data.text_dropout, data.clip_dropout)
+        batches = on_device(scaled(drawn, model), device)
         objective = noise_objective(network, batches, teaching.noise, plan.seed, teaching.checkpointing)
-        told = {**vars(data), **vars(teaching.noise), "learns": teaching.learns, "fresh": teaching.fresh}
-        return fit(folder, network, objective, plan, watch=watch, told=told)
+        taught = {"learns": teaching.learns, "fresh": teaching.fresh}
+        told = {**vars(data), **vars(teaching.noise), **taught, **(told or {})}
+        look = samples_of(audience, as_model(network, model), folder, mm.unload_all_models)
+        return fit(folder, network, objective, plan, watch=audience.watch, told=told, look=look)
 
 
-def save_transformer(network: MotionDiT, folder: Path) -> Path:
+def as_model(network: MotionDiT, like):
+    """A network in training as a MODEL of the host, of the release of `like`: it is the same network, not a copy.
+
+    It stays on its device, and the host reckons with no room for it: it has it already.
+    """
+    release = type(like.model.model_config)(network.config)
+    release.unet_config["disable_unet_model_creation"] = True
+    model = release.get_model({})
+    model.diffusion_model = network
+    device = next(network.parameters()).device
+    return patcher_class(disable_dynamic=True)(model, device, device, size=1)
+
+
+def save_transformer(config: MotionDiTConfig, weights: dict[str, Tensor], folder: Path) -> Path:
     """A component folder as the releases have it: config.json and bfloat16 weights."""
-    return _write(folder, "diffusion_pytorch_model", network.config, network.state_dict())
-
-
-def save_motion_module(network: MotionDiT, folder: Path, name: str) -> Path:
-    """The motion modules alone, as `NAME_mm.safetensors`, with the config.json that says which kind they are."""
-    weights = {key: tensor for key, tensor in network.state_dict().items() if MOTION in key}
-    return _write(folder, f"{name}_mm", network.config, weights)
-
-
-def _write(folder: Path, name: str, config: MotionDiTConfig, weights: dict[str, Tensor]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(transformer_config(config), indent=2) + "\n", encoding="utf-8")
-    file = folder / f"{name}.safetensors"
+    config = json.dumps(transformer_config(config), indent=2)
+    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    file = folder / "diffusion_pytorch_model.safetensors"
     write_whole(file, {key: tensor.bfloat16() for key, tensor in weights.items()}, {"format": "pt"})
     return file
+
+
+def save_motion_module(config: MotionDiTConfig, weights: dict[str, Tensor], folder: Path, name: str) -> Path:
+    """The motion modules alone, as `NAME_mm.safetensors`; which kind they are is said inside, for any folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}_mm.safetensors"
+    write_whole(file, motion_weights(weights) | embed_config(transformer_config(config)), {"format": "pt"})
+    return file
+
+
+def motion_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The motion modules among them in bfloat16, as files have them."""
+    return {key: tensor.bfloat16() for key, tensor in weights.items() if MOTION in key}

@@ -26,7 +26,8 @@ class VAESettings:
     """What of a VAE learns, and how much each loss counts; critics are listened to from a step on.
 
     `backbone` is the file of VGG-16 that the perceptual loss sees with. `stills` is the share of batches that show
-    single frames of clips; of each, a square of `crop` pixels is shown, or all of it. `channels` are for a VAE that starts from nothing.
+    single frames of clips; of each, a square of `crop` pixels is shown, or all of it. `channels` are for a VAE that
+    starts from nothing.
     """
 
     architecture: str = ""

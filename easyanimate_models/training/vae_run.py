@@ -5,7 +5,7 @@ from pathlib import Path
 
 import comfy.ops
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..model_detection import RELEASED_SCALING
 from ..supported_models import RELEASES, EasyAnimateV1, EasyAnimateV2, EasyAnimateV3, Release
@@ -84,7 +84,7 @@ def train_vae(
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(settings.learns == "all" or name.startswith(DECODER))
         teachers = _teachers(settings, device)
-        pixels = PixelBatches(buckets, data.batch, data.every, plan.seed, settings.stills, settings.crop)
+        pixels = PixelBatches(buckets, data, plan.seed, settings.stills, settings.crop)
         shown = (plan.accumulate, recomputing)
         objective = VAEObjective(network, lambda i: pixels(i).to(device), settings, teachers, *shown)
         adversary = None if teachers.critics is None else Lesson(teachers.critics, objective.criticise)
@@ -99,12 +99,12 @@ def _teachers(settings: VAESettings, device: torch.device) -> Teachers:
     return Teachers(eye, critics(settings.critic_width).to(device) if settings.adversary else None)
 
 
-def save_vae(network: VideoVAE, folder: Path) -> Path:
+def save_vae(network: VideoVAE, weights: dict[str, Tensor], folder: Path) -> Path:
     """A component folder as the releases have it: config.json and float32 weights."""
     folder.mkdir(parents=True, exist_ok=True)
     release = next(release for release in RELEASES if release.vae is type(network))
     config = json.dumps(vae_config(network.config, release), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
     file = folder / "diffusion_pytorch_model.safetensors"
-    write_whole(file, network.state_dict(), {"format": "pt"})
+    write_whole(file, weights, {"format": "pt"})
     return file

@@ -1,0 +1,152 @@
+"""Samples while training: made by the host's sampler out of what is learnt so far, and without a trace in it."""
+
+from pathlib import Path
+
+import comfy.model_management as mm
+import pytest
+import torch
+from conftest import part, relative_error
+from PIL import Image
+
+samples = part("easyanimate_models.training.samples")
+lora = part("easyanimate_models.training.lora")
+lora_run = part("easyanimate_models.training.lora_run")
+transformer_run = part("easyanimate_models.training.transformer_run")
+encoded = part("easyanimate_models.training.encoded")
+buckets = part("easyanimate_models.training.buckets")
+dataset = part("easyanimate_models.training.dataset")
+sd = part("easyanimate_models.sd")
+Plan = part("easyanimate_models.training.plan").Plan
+model_files = part("easyanimate_models.model_files")
+TINY, INP = model_files.TINY, model_files.TINY / "transformer_inp"
+PLAN = Plan(steps=4, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
+DATA = lora_run.DataSettings(side=32, frames=8, batch=1)
+WANTED = samples.SampleSettings(every=2, prompt="a red ball", steps=2, side=32, frames=8)
+NAMES = [f"step_{step:06d}.webp" for step in (2, 4)]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    return sd.load_text_encoder(TINY), sd.load_vae(TINY)
+
+
+@pytest.fixture(scope="module")
+def found(encoders, tmp_path_factory):
+    """A data set of one clip, for both kinds of model."""
+    clip, vae = encoders
+    items = dataset.in_memory([torch.rand(8, 32, 32, 3)], ["a red ball"])
+    sorted_clips = buckets.sort_into_buckets(items, DATA.side, DATA.frames)
+    with torch.inference_mode():
+        return encoded.encode_dataset(tmp_path_factory.mktemp("set"), sorted_clips, vae, clip, inpainting=True)
+
+
+def taught(kind: str, found, folder: Path, audience) -> dict[str, torch.Tensor]:
+    """What has been learnt, as a node or a recipe learns it."""
+    model = sd.load_transformer(INP)
+    with torch.inference_mode():  # as the host runs nodes
+        if kind == "lora":
+            settings = DATA, lora.LoraSettings(2, 2), PLAN, folder, {}
+            return lora.host_names(lora_run.teach(model, found, *settings, audience=audience))
+        teaching = transformer_run.Teaching(kind)
+        return transformer_run.train_transformer(model, found, DATA, PLAN, folder, teaching, audience).state_dict()
+
+
+@pytest.mark.parametrize("kind", ["lora", "motion"])
+def test_a_run_with_samples_learns_the_same_bit_by_bit(kind, found, encoders, tmp_path):
+    shown = []
+    subject = samples.subject_of(WANTED, DATA, encoders, True, lambda done, sheet: shown.append((done, sheet.width)))
+    without = taught(kind, found, tmp_path / "without", samples.NOBODY)
+    looked_at = taught(kind, found, tmp_path / "with", samples.Audience(subject=subject))
+    assert looked_at.keys() == without.keys() and all(torch.equal(looked_at[k], without[k]) for k in without)
+    assert [done for done, width in shown if width > 100] == [2, 4]
+    assert sorted(file.name for file in (tmp_path / "with" / "samples").iterdir()) == NAMES
+    for name in NAMES:
+        with Image.open(tmp_path / "with" / "samples" / name) as video:
+            assert (video.size, video.n_frames) == ((32, 32), 8)
+
+
+def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
+    """Not the last weights but their average, which is what would be saved."""
+    seen = []
+    subject = samples.subject_of(WANTED, DATA, encoders, True)
+    made = samples.sample_latents
+
+    def noted(model, *given):
+        seen.append(made(model, *given).clone())
+        return seen[-1]
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(samples, "sample_latents", noted)
+    weights = taught("lora", found, tmp_path, samples.Audience(subject=subject))
+    patch.undo()
+    patcher, adapters = lora.adapted(sd.load_transformer(INP), lora.LoraSettings(2, 2))
+    texts = subject.positive, subject.negative
+    before = made(patcher, texts, subject.empty, WANTED)
+    for path, adapter in adapters.items():
+        for part_of in ("up", "down"):
+            name = f"diffusion_model.{path.replace('/', '.')}.lora_{part_of}.weight"
+            getattr(adapter, part_of).data.copy_(weights[name])
+    after = made(patcher, texts, subject.empty, WANTED)
+    assert relative_error(seen[-1], after) < 1e-3  # the file is in half precision
+    assert relative_error(seen[-1], before) > 1e-2
+
+
+def test_stopped_in_a_sample_it_is_made_when_the_run_goes_on(found, encoders, tmp_path, monkeypatch):
+    subject = samples.subject_of(WANTED, DATA, encoders, True)
+    made, counted = samples.sample_latents, []
+
+    def stopped(*given):
+        raise Stop
+
+    def count(*given):
+        counted.append(len(counted))
+        return made(*given)
+
+    monkeypatch.setattr(samples, "sample_latents", stopped)
+    with pytest.raises(Stop):
+        taught("lora", found, tmp_path, samples.Audience(subject=subject))
+    assert (tmp_path / "state.pt").exists() and not (tmp_path / "samples").exists()
+    monkeypatch.setattr(samples, "sample_latents", count)
+    again = taught("lora", found, tmp_path, samples.Audience(subject=subject))
+    assert len(counted) == 2 and sorted(file.name for file in (tmp_path / "samples").iterdir()) == NAMES
+    taught("lora", found, tmp_path, samples.Audience(subject=subject))
+    assert len(counted) == 2
+    whole = taught("lora", found, tmp_path / "whole", samples.NOBODY)
+    assert all(torch.equal(again[k], whole[k]) for k in whole)
+
+
+def test_the_network_in_training_is_not_copied_moved_or_changed(encoders, tmp_path):
+    model = sd.load_transformer(INP)
+    with torch.enable_grad():
+        network = transformer_run.trainable_network(model, transformer_run.Teaching("motion"))
+        looked = transformer_run.as_model(network, model)
+        assert looked.model.diffusion_model is network
+        before = {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()}
+        chance = torch.get_rng_state()
+        subject = samples.subject_of(WANTED, DATA, encoders, True)
+        samples.Samples(subject, looked, tmp_path, mm.unload_all_models).make(2)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()} == before
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_nothing_is_made_where_nothing_is_wanted(encoders):
+    assert samples.subject_of(samples.SampleSettings(), DATA, encoders, False) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"every": 5}, "Samples need a prompt; say what should be seen"),
+        ({"every": -1}, "every of samples is -1; it must be 0 or more"),
+        ({"steps": 0}, "steps of samples is 0; it must be 1 or more"),
+        ({"sampler": "eular"}, "no sampler named 'eular'; the releases use euler"),
+    ],
+)
+def test_nonsense_is_named(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        samples.SampleSettings(**wrong)

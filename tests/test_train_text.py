@@ -1,0 +1,128 @@
+"""A text encoder that learns too: through the host's T5, into files that every loader reads, gone without a trace."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import comfy.sd
+import pytest
+import torch
+from conftest import GOLDEN, part, relative_error
+from safetensors.torch import load_file, save_file
+from test_train_lora import PLAN, SETTINGS, noise_of
+
+sd = part("easyanimate_models.sd")
+lora = part("easyanimate_models.training.lora")
+lora_run = part("easyanimate_models.training.lora_run")
+node_run = part("easyanimate_models.training.node_run")
+samples = part("easyanimate_models.training.samples")
+text_lora = part("easyanimate_models.training.text_lora")
+dataset = part("easyanimate_models.training.dataset")
+load_lora = part("easyanimate_models.lora").load_lora
+TINY = part("easyanimate_models.model_files").TINY
+TEXT = "A red ball, moving LEFT"
+
+
+@pytest.fixture(scope="module")
+def models():
+    return sd.load_transformer(TINY), sd.load_text_encoder(TINY), sd.load_vae(TINY)
+
+
+def reading(clip, text: str = TEXT) -> torch.Tensor:
+    return clip.encode_from_tokens(clip.tokenize(text)).clone()
+
+
+@pytest.fixture
+def reader(models):
+    """A text encoder whose adapters say something, loaded as training loads it."""
+    torch.manual_seed(0)
+    reader = text_lora.Reader(models[1], SETTINGS)
+    for adapter in reader.adapters.values():
+        adapter.up.data.normal_(std=0.2)
+    lora._settle(reader.clip.patcher)
+    return reader
+
+
+def test_texts_are_read_in_one_go_as_the_host_reads_each(models, reader):
+    for adapter in reader.adapters.values():
+        adapter.up.data.zero_()
+    context, mask = reader([TEXT, ""])
+    for i, text in enumerate((TEXT.lower(), "")):
+        each, more = models[1].encode_from_tokens_scheduled(models[1].tokenize(text))[0]
+        assert torch.allclose(context[i], each[0], atol=1e-5)
+        assert torch.equal(mask[i], more["attention_mask"][0].float())
+
+
+def test_gradients_through_the_text_encoder_are_right(reader):
+    """Against what a small step really changes, at both ends of the network."""
+    direction = torch.randn(1, 120, 32, generator=torch.Generator().manual_seed(1))
+    for layer in ("0/layer/0/SelfAttention/q", "1/layer/1/DenseReluDense/wo"):
+        up = reader.adapters[f"t5xxl/transformer/encoder/block/{layer}"].up
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad((reader([TEXT])[0] * direction).sum(), up)
+        step, ends = 2e-2 * gradient / gradient.norm(), []
+        for sign in (1, -1):
+            up.data += sign * step
+            ends.append((reader([TEXT])[0].double() * direction).sum())
+            up.data -= sign * step
+        assert abs((ends[0] - ends[1]) / 4e-2 / gradient.norm() - 1) < 2e-2, layer
+
+
+@pytest.mark.parametrize("naming", lora.NAMINGS)
+def test_a_taught_text_encoder_comes_back_from_its_file(models, reader, tmp_path, naming):
+    model, clip, _ = models
+    taught, file = reading(reader.clip), tmp_path / "words.safetensors"
+    before = reading(clip)
+    assert relative_error(taught, before) > 0.05
+    save_file(lora.NAMINGS[naming](reader.adapters), file)
+    loaded = [load_lora(file, model, clip)[1]]
+    if naming == "comfyui":  # of the original's names the stock loader knows none
+        loaded.append(comfy.sd.load_lora_for_models(model, clip, load_file(file), 1.0, 1.0)[1])
+    for each in loaded:
+        assert relative_error(reading(each), taught) < 1e-2
+    assert torch.equal(reading(load_lora(file, model, clip, strength_clip=0.0)[1]), before)
+    assert torch.equal(reading(clip), before)
+
+
+def test_layers_are_called_as_by_the_original(reader):
+    recorded = load_file(GOLDEN / "v3_lora" / "lora.safetensors")  # of two blocks too
+    assert {key for key in recorded if key.startswith("lora_te")} == set(lora.original_names(reader.adapters))
+
+
+def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatch):
+    model, clip, _ = models
+    frozen = {name: tensor.clone() for name, tensor in clip.cond_stage_model.state_dict().items()}
+    before = reading(clip), noise_of(model)
+    monkeypatch.setattr(node_run, "_places", lambda name, _: (tmp_path / f"{name}.safetensors", tmp_path / name))
+    clips = dataset.in_memory([torch.rand(8, 32, 32, 3) for _ in range(3)], ["a red ball", "a blue ball", "a box"])
+    data, settings = lora_run.DataSettings(side=32, frames=8, batch=2), replace(SETTINGS, text=True)
+    with torch.inference_mode():  # as the host runs nodes
+        result = node_run.train_lora(node_run.Task("new", *models, clips, data, PLAN), settings, "comfyui")
+    learnt = load_file(result.file)
+    ups = [name for name in learnt if name.startswith("text_encoders.") and name.endswith("lora_up.weight")]
+    assert len(ups) == 14 and all(learnt[name].any() for name in ups)
+    assert any(name.startswith("diffusion_model.") for name in learnt)
+    assert not list(tmp_path.rglob("text.*"))
+    assert relative_error(reading(result.clip), before[0]) > 1e-4
+    assert torch.equal(reading(clip), before[0]) and torch.equal(noise_of(model), before[1])
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in clip.cond_stage_model.state_dict().items())
+
+
+def test_samples_are_read_with_what_is_learnt(models, reader):
+    data, wanted = lora_run.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
+    subject = samples.subject_of(wanted, data, models[1:], inpainting=True)
+    (context, told), negative = (prompt[0] for prompt in reader.prompts(subject))
+    assert told.keys() == subject.positive[0][1].keys() and relative_error(context, subject.positive[0][0]) > 0.05
+    assert negative[0].shape == context.shape
+
+
+def test_weights_that_the_host_scales_learn_what_the_file_says():
+    adapter, plain = (lora.LowRank(torch.Size([8, 6]), SETTINGS, scale) for scale in (torch.tensor(0.25), None))
+    adapter.up.data.normal_()
+    plain.load_state_dict(adapter.state_dict())
+    weight = torch.randn(8, 6)
+    assert torch.allclose(adapter(weight) * 0.25, plain(weight * 0.25), atol=1e-6)
+
+
+def test_a_text_encoder_of_another_kind_is_said():
+    with pytest.raises(ValueError, match="can't learn; load T5 with Load EasyAnimate Text Encoder"):
+        text_lora.Reader(SimpleNamespace(cond_stage_model=torch.nn.Module()), SETTINGS)
