@@ -34,13 +34,13 @@ class PixelBatches:
         return wanted.result()
 
     def _read(self, step: int) -> Tensor:
-        bucket, places = self.plan(step)
+        found, places = self.plan(step)
         still = random.Random(f"{self.seed} {step}").random() < self.stills
-        bucket = Bucket(1, bucket.height, bucket.width) if still else bucket
+        bucket = Bucket(1, found.height, found.width) if still else found
         clips = []
         for place in range(self.mine.start, self.mine.stop):
             chance = random.Random(f"{self.seed} {step} {place}")
-            clips.append(self._clip(self.items[self.plan(step)[0]][places[place]], bucket, chance))
+            clips.append(self._clip(self.items[found][places[place]], bucket, chance))
         return torch.stack(clips) * 2 - 1
 
     def _clip(self, item: Item, bucket: Bucket, chance: random.Random) -> Tensor:

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -37,15 +38,9 @@ def new_scenes(**new: str) -> list[Scene]:
     return scenes
 
 
-def colour(count: int) -> Scenes:
-    """Scenes of the new colour; those after the first `count` are for judging what was learnt."""
-    scenes = new_scenes(colour=NEW_COLOUR)[:count]
-    return scenes, scenes
-
-
-def shape(count: int) -> Scenes:
-    """Scenes of the new shape; those after the first `count` are for judging what was learnt."""
-    scenes = new_scenes(shape=NEW_SHAPE)[:count]
+def unseen(count: int, **new: str) -> Scenes:
+    """Scenes of a new colour or shape; those after the first `count` are for judging what was learnt."""
+    scenes = new_scenes(**new)[:count]
     return scenes, scenes
 
 
@@ -69,8 +64,8 @@ def wider(count: int) -> Scenes:
 
 SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of file, how many
     "look": (look, ".mp4", 20),
-    "colour": (colour, ".mp4", 20),
-    "shape": (shape, ".mp4", 20),
+    "colour": (partial(unseen, colour=NEW_COLOUR), ".mp4", 20),
+    "shape": (partial(unseen, shape=NEW_SHAPE), ".mp4", 20),
     "known": (known, ".mkv", 1720),
     "wider": (wider, ".mkv", 600),
 }

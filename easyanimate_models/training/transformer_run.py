@@ -25,7 +25,6 @@ from .plan import Plan
 from .samples import NOBODY, Audience, samples_of
 
 MOTION = "attn_temporal."
-LEARNERS = ("motion", "image", "all")
 LEARNING = ("transformer_blocks.", "proj_out.", "pos_embed.", "long_connect_fc.")  # as the releases' fine-tuning
 
 

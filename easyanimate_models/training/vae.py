@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..vae.slice_vae import SliceVAE
-from ..vae.slicing import plan_encode
+from ..vae.video_vae import VideoVAE
 
 Clips = Callable[[int, int, random.Random], tuple[Tensor, Tensor]]  # (batch, frames) -> clips, paths
 
@@ -65,9 +65,14 @@ def stage_at(step: int, stages: tuple[VAEStage, ...]) -> VAEStage:
     return max((s for s in stages if s.from_step <= step), key=lambda s: s.from_step)
 
 
-def encode_moments(vae: SliceVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance of a whole clip, slice by slice."""
-    parts = [vae.moments(x[:, :, s.start : s.stop]) for s in plan_encode(x.shape[2])]
+def plainly(function: Callable, *arguments):
+    """A slice as it is, where `encode_moments` may recompute it for its gradient instead."""
+    return function(*arguments)
+
+
+def encode_moments(vae: VideoVAE, x: Tensor, each: Callable = plainly) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of a whole clip, slice by slice; `each(vae.moments, pixels)` gives those of one."""
+    parts = [each(vae.moments, x[:, :, s.start : s.stop]) for s in vae.plan.encode(x.shape[2])]
     mean, logvar = zip(*parts, strict=True)
     return torch.cat(mean, dim=2), torch.cat(logvar, dim=2)
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..vae.video_vae import SPACE_RATIO, VideoVAE
 from .critics import adaptive_weight, told_apart
 from .loop import Figures
-from .vae import psnr
+from .vae import encode_moments, plainly, psnr
 
 ARCHITECTURES = ("", "image", "window", "slice")  # "" is the one that training starts from
 LEARNING = ("all", "decoder")
@@ -77,7 +77,7 @@ class VAEObjective:
     ):
         self.vae, self.clips, self.settings, self.teachers = vae, clips, settings, teachers
         self.accumulate = accumulate
-        self.slice = partial(checkpoint, use_reentrant=False) if recomputing else _plainly
+        self.slice = partial(checkpoint, use_reentrant=False) if recomputing else plainly
         self.shown: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, batch: int) -> tuple[Tensor, Figures]:
@@ -122,21 +122,14 @@ class VAEObjective:
         return total
 
     def _encoded(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, slice by slice; of a decoder that learns alone, they are given."""
+        """Mean and log variance; of a decoder that learns alone, they are given."""
         with torch.set_grad_enabled(self.settings.learns == "all"):
-            cuts = self.vae.plan.encode(x.shape[2])
-            parts = [self.slice(self.vae.moments, x[:, :, s.start : s.stop]) for s in cuts]
-        mean, logvar = zip(*parts, strict=True)
-        return torch.cat(mean, dim=2), torch.cat(logvar, dim=2)
+            return encode_moments(self.vae, x, self.slice)
 
     def _decoded(self, z: Tensor) -> Tensor:
         cuts = self.vae.plan.decode(z.shape[2])
         seen = [(z[:, :, s.before : s.after], s.start - s.before, s.stop - s.start) for s in cuts]
         return torch.cat([self.slice(self.vae.decode_slice, *what) for what in seen], dim=2)
-
-
-def _plainly(function: Callable, *arguments):
-    return function(*arguments)
 
 
 @contextmanager
