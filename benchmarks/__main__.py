@@ -11,6 +11,7 @@ SCRIPTS = (
     "pixart",
     "slice_vae",
     "memory",
+    "pace",
     "loading",
     "seams",
     "length",

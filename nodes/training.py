@@ -85,6 +85,11 @@ def _samples() -> list:
     ]
 
 
+def _eye() -> io.ClipVision.Input:
+    tooltip = "The image encoder, for InP transformers that see start images through CLIP."
+    return io.ClipVision.Input("clip_vision", optional=True, tooltip=tooltip)
+
+
 def _outputs() -> list:
     return [
         io.Model.Output(tooltip="The transformer with what it has learnt."),
@@ -130,11 +135,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     optional=True,
                     tooltip="The text encoder learns too, for words that it doesn't know. It then stays in memory.",
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="The image encoder, for InP transformers that see start images through CLIP.",
-                ),
+                _eye(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The text encoder, with what it has learnt.")],
         )
@@ -174,6 +175,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 *_clips(),
                 _every(),
                 *_samples(),
+                _eye(),
             ],
             outputs=_outputs(),
         )
@@ -181,7 +183,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, resolution, frames, batch_size, seed,
-        clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",),
+        clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 

@@ -230,6 +230,21 @@ def test_a_mistake_is_named(tmp_path, old, new, said):
         recipes.read_recipe(file)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("windows = 4", r"a VAE sees clips from anywhere; take windows out of \[data\]"),
+        ('lengths = "random"', r"take lengths out of \[data\]"),
+        ("[samples]\nevery = 5", r"a VAE makes no videos of its own; take \[samples\] out"),
+    ],
+)
+def test_what_is_not_for_a_vae_is_named(tmp_path, more, said):
+    file = tmp_path / "wrong.toml"
+    file.write_text(TINY_RECIPE.with_stem("vae_tiny_decoder").read_text().replace("[plan]", f"{more}\n\n[plan]"))
+    with pytest.raises(recipes.RecipeError, match=said):
+        recipes.read_recipe(file)
+
+
 def test_a_recipe_that_is_not_there_is_named(tmp_path):
     with pytest.raises(recipes.RecipeError, match=re.escape("missing.toml")):
         recipes.read_recipe(tmp_path / "missing.toml")

@@ -49,7 +49,7 @@ def taught(kind: str, found, folder: Path, audience) -> dict[str, torch.Tensor]:
     model = sd.load_transformer(INP)
     with torch.inference_mode():  # as the host runs nodes
         if kind == "lora":
-            settings = DATA, lora.LoraSettings(2, 2), PLAN, folder, {}
+            settings = DATA, lora.LoraSettings(2, 2), PLAN, folder
             return lora.host_names(lora_run.teach(model, found, *settings, audience=audience))
         teaching = transformer_run.Teaching(kind)
         return transformer_run.train_transformer(model, found, DATA, PLAN, folder, teaching, audience).state_dict()

@@ -225,7 +225,7 @@ def test_a_model_learns_with_its_clip_tokens(shown, models, tmp_path, caplog):
     def loss(**changed) -> torch.Tensor:
         torch.manual_seed(0)
         denoiser, changed_batch = lora.Denoiser(model.model), replace(batch, **changed)
-        return dit_training.noise_objective(denoiser, lambda *_: changed_batch, lora.PLAIN_NOISE, 0)(0)[0]
+        return dit_training.noise_objective(denoiser, lambda *_: changed_batch, dit_training.PLAIN_NOISE, 0)(0)[0]
 
     masked, without = loss(clip_mask=torch.zeros(2, 8)), loss(clip_embeds=None, clip_mask=None)
     assert torch.allclose(masked, without, rtol=1e-5) and not torch.allclose(loss(), without, rtol=1e-4)
@@ -297,7 +297,8 @@ def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
     for checkpointing in (False, True):
         torch.manual_seed(0)
         patcher, adapters = lora.adapted(model, SETTINGS)
-        lora.learn(patcher, adapters, batches, PLAN, tmp_path / str(checkpointing), {}, checkpointing=checkpointing)
+        method = dit_training.Method(checkpointing=checkpointing)
+        lora.learn(patcher, adapters, batches, PLAN, tmp_path / str(checkpointing), {}, method)
         files.append(lora.host_names(adapters))
     assert all(torch.allclose(files[0][k], files[1][k], atol=1e-4) for k in files[0])
     save_file(files[1], tmp_path / "learnt.safetensors")  # and the file is what was learnt

@@ -1,12 +1,14 @@
 """Motion modules taught alone, as the node does it: a file that our loader reads, all else bit by bit the same."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import part
 from safetensors.torch import load_file
-from test_recipes import image_transformer
+from test_recipes import image_transformer, transformer
+from test_train_lora import eye
 
 sd = part("easyanimate_models.sd")
 node_run = part("easyanimate_models.training.node_run")
@@ -15,6 +17,7 @@ dataset = part("easyanimate_models.training.dataset")
 Plan = part("easyanimate_models.training.plan").Plan
 CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
 model_files = part("easyanimate_models.model_files")
+tiny = part("easyanimate_models.training.tiny")
 TINY = model_files.TINY
 PLAN = Plan(steps=2, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
 DATA = lora_run.DataSettings(side=32, frames=8)
@@ -80,6 +83,16 @@ def test_motion_modules_of_another_kind_do_not_go_into_a_video_transformer(encod
 def test_images_teach_no_motion(encoders):
     with pytest.raises(dataset.DatasetError, match="no motion in images; give clips"):
         node_run.train_motion_module(task(sd.load_transformer(TINY), encoders, frames=1))
+
+
+def test_starts_are_shown_to_the_image_encoder(encoders, tmp_path):
+    (tmp_path / "eye").mkdir()
+    base = transformer(tmp_path / "base", replace(tiny.DIT, in_channels=12, clip_tokens=True))
+    image_encoder = sd.load_image_encoder(eye(tmp_path / "eye"))
+    asked = replace(task(sd.load_transformer(base), encoders), clip_vision=image_encoder)
+    trained = node_run.train_motion_module(asked)
+    rows = json.loads((trained.folder / ".easyanimate" / "index.json").read_text())["examples"]
+    assert load_file(trained.folder / ".easyanimate" / rows[0]["seen"])["embeds"].shape == (768,)
 
 
 def test_under_a_lora_nothing_is_taught(encoders):

@@ -22,7 +22,7 @@ from blocks import (
     video_file,
 )
 from combined import controlnet_refine, pixart_controlnet, upscale
-from learning import train_lora
+from learning import train_lora, train_motion_module
 
 SAY = "2. Say what, how big, how long"
 BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
@@ -273,4 +273,5 @@ WORKFLOWS = [
     controlnet_refine,
     pixart_controlnet,
     train_lora,
+    train_motion_module,
 ]

@@ -1,36 +1,53 @@
-"""The workflow that trains: clips in, a LoRA out, and a video with it."""
+"""The workflows that train: clips in, a LoRA or motion modules out, and a video with them."""
 
 from author import Stage, TinyRun, Workflow, node, note
 from blocks import CLIP, LOADERS, PROMPT, from_release, given
 
-NOTE = """**Teach the model something from your clips.** Put 10 to 50 clips (or images) into a folder of ComfyUI's \
-`input` folder, each with a `.txt` file of the same name that says what it shows, and choose that folder; here one \
-clip is connected instead.
+LORA_NOTE = """**Teach the model something from your clips.** Put 10 to 50 clips (or images) into a folder of \
+ComfyUI's `input` folder, each with a `.txt` file of the same name that says what it shows, and choose that folder; \
+here one clip is connected instead.
 
 The LoRA lands in `models/loras` under its *name*. Cancel keeps what was learnt: run it again to go on. More in \
 `docs/train_a_lora.md`."""
 
+MOTION_NOTE = """**Teach the model how things move.** Its motion modules learn, everything that a picture shows stays \
+as it is. Put many clips (hundreds, for a movement of one kind) into a folder of ComfyUI's `input` folder, each with a \
+`.txt` file of the same name that says what it shows, and choose that folder; here one clip is connected instead.
+
+The file `NAME_mm` lands in `models/diffusion_models`: choose it as *motion_module* in Load EasyAnimate Transformer. \
+With a PixArt transformer and V1's VAE loaded, new motion modules are made for it. Cancel keeps what was learnt: run \
+it again to go on."""
+
 
 def train_lora() -> Workflow:
+    return _training("train_lora", "EasyAnimateTrainLora", LORA_NOTE, steps=500)
+
+
+def train_motion_module() -> Workflow:
+    return _training("train_motion_module", "EasyAnimateTrainMotionModule", MOTION_NOTE, steps=2000)
+
+
+def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
+    """What a node of this kind learns from one clip, and a video with it."""
     return Workflow(
-        name="train_lora",
+        name=name,
         nodes={
             **from_release("a red ball moves to the left on a black background", model=["learnt", 0]),
             "clip_file": node("LoadVideo", file="clip.mp4"),
             "parts": node("GetVideoComponents", video=["clip_file", 0]),
             "caption": node("PrimitiveString", value="what the clip shows"),
             "learnt": node(
-                "EasyAnimateTrainLora",
+                kind,
                 model=["model", 0],
                 clip=["clip", 0],
                 vae=["vae", 0],
                 clips=["parts", 0],
                 captions=["caption", 0],
-                steps=500,
+                steps=steps,
             ),
             "curve": node("PreviewImage", images=["learnt", 1]),
             "given": given(),
-            "note": note(NOTE),
+            "note": note(told),
         },
         stages=[
             LOADERS,

@@ -60,6 +60,20 @@ class NoiseWeights:
         return ((1 - kept) / kept).pow(self.power).clamp(self.least, self.most)
 
 
+PLAIN_NOISE = NoiseWeights(1.0, 1.0, power=0.0)  # as the original: every step counts alike
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a denoiser is taught: which noise counts how much, and whether blocks are computed twice to save memory."""
+
+    noise: NoiseWeights = PLAIN_NOISE
+    checkpointing: bool = True
+
+
+METHOD = Method()
+
+
 def alphas_cumprod() -> Tensor:
     """The release's schedule: betas linear in the step."""
     return torch.cumprod(1 - torch.linspace(*BETAS, TIMESTEPS, dtype=torch.float64), dim=0).float()

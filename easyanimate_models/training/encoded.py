@@ -52,6 +52,11 @@ class EncodedSet:
     examples: dict[Bucket, list[Example]]
     texts: dict[str, Path]
 
+    @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return sum(map(len, self.examples.values()))
+
     def batches(
         self, batch: int, seed: int, text_dropout: float, clip_dropout: float = 0.5, read: Read | None = None
     ) -> Callable[[int, random.Random], Batch]:

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from ..host import training
 from ..lora import T5
 from .checkpoints import whole
-from .dit import Batch, Batches, NoiseWeights, noise_objective
+from .dit import METHOD, Batch, Batches, Method, noise_objective
 from .loop import fit
 from .plan import Plan
 from .samples import NOBODY, Audience, samples_of
 
 DENOISER, TEXT_ENCODERS = "diffusion_model.", "text_encoders."
 BLOCKS, MOTION = "transformer_blocks.", ".attn_temporal."
-PLAIN_NOISE = NoiseWeights(1.0, 1.0, power=0.0)  # as the original: every step counts alike
 EVERYTHING = 1e20  # bytes: the host makes all the room it can
 
 
@@ -91,8 +90,7 @@ def learn(
     plan: Plan,
     folder: Path,
     told: dict,
-    weights: NoiseWeights = PLAIN_NOISE,
-    checkpointing: bool = True,
+    method: Method = METHOD,
     audience: Audience = NOBODY,
     reader=None,
 ) -> None:
@@ -106,7 +104,7 @@ def learn(
         adapters.to(patcher.load_device)
         denoiser = Denoiser(patcher.model)
         moved = on_device(batches, patcher.load_device)
-        objective = noise_objective(denoiser, moved, weights, plan.seed, checkpointing)
+        objective = noise_objective(denoiser, moved, method.noise, plan.seed, method.checkpointing)
         look = samples_of(audience, patcher, folder, settle, reader and reader.prompts)
         fit(folder, adapters, objective, plan, watch=audience.watch, told=told, look=look)
 

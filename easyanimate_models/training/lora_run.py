@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .dit import NoiseWeights
+from .dit import METHOD, Method
 from .encoded import EncodedSet
-from .lora import PLAIN_NOISE, LoraSettings, adapted, learn, scaled
+from .lora import LoraSettings, adapted, learn, scaled
 from .plan import Plan
 from .samples import NOBODY, Audience
 from .text_lora import Reader
@@ -47,13 +47,11 @@ def teach(
     lora: LoraSettings,
     plan: Plan,
     folder: Path,
-    told: dict,
-    checkpointing: bool = True,
+    method: Method = METHOD,
     audience: Audience = NOBODY,
     clip=None,
-    noise: NoiseWeights = PLAIN_NOISE,
 ) -> nn.ModuleDict:
-    """Adapters of the MODEL that have learnt what is in `found`; `told` is what else must be the same to go on.
+    """Adapters of the MODEL that have learnt what is in `found`.
 
     Where the text encoder learns too, `clip` is the one; its adapters are among them.
     """
@@ -63,6 +61,6 @@ def teach(
         reader = Reader(clip, lora) if lora.text else None
         adapters.update(reader.adapters if reader else {})
     batches = scaled(found.batches(data.batch, plan.seed, data.text_dropout, data.clip_dropout, reader), model)
-    told = {**vars(data), **vars(lora), **vars(noise), **told}
-    learn(patcher, adapters, batches, plan, folder, told, noise, checkpointing, audience, reader)
+    told = {**vars(data), **vars(lora), **vars(method.noise), "clips": found.count}
+    learn(patcher, adapters, batches, plan, folder, told, method, audience, reader)
     return adapters

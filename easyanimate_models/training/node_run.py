@@ -74,7 +74,7 @@ def train_lora(task: Task, lora: LoraSettings, naming: str, seen: Seen | None = 
     """Teach a LoRA, saved in models/loras; goes on where a run of that name stopped."""
     file, folder = _places(task.name, "loras")
     found, audience = _prepared(task, folder, seen or Seen(), reads=not lora.text)
-    settings = task.data, lora, task.plan, folder, _told(found)
+    settings = task.data, lora, task.plan, folder
     adapters = teach(task.model, found, *settings, audience=audience, clip=task.clip)
     write_whole(file, NAMINGS[naming](adapters), {"format": "pt"})
     model, clip = load_lora(file, task.model, task.clip)
@@ -96,7 +96,7 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
     if all(bucket.frames == 1 for bucket in found.examples):
         raise DatasetError("There is no motion in images; give clips, and let frames be more than 1.")
     settings = task.data, task.plan, folder, Teaching("motion")
-    network = train_transformer(task.model, found, *settings, audience, _told(found))
+    network = train_transformer(task.model, found, *settings, audience)
     weights, config = motion_weights(network.state_dict()), network.config
     write_whole(file, weights | embed_config(transformer_config(config)), {"format": "pt"})
     return Trained(with_motion_weights(task.model, config, weights), file, folder)
@@ -116,11 +116,6 @@ def _prepared(task: Task, folder: Path, seen: Seen, reads: bool = True) -> tuple
     found = encode_dataset(home, buckets, task.vae, clip, inpainting, data.every, seen.encoding, eye)
     subject = subject_of(task.samples, data, (task.clip, task.vae), inpainting, seen.sample)
     return found, Audience(seen.learning, subject)
-
-
-def _told(found: EncodedSet) -> dict:
-    """What must be the same to go on, beside the settings."""
-    return {"clips": sum(map(len, found.examples.values()))}
 
 
 def _places(name: str, kind: str, ending: str = "") -> tuple[Path, Path]:

@@ -4,9 +4,9 @@ import sys
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
-from .dit import NoiseWeights
+from .dit import PLAIN_NOISE, NoiseWeights
 from .extras import needed
-from .lora import PLAIN_NOISE, LoraSettings
+from .lora import LoraSettings
 from .lora_run import DataSettings
 from .plan import Plan
 from .samples import SampleSettings
@@ -73,6 +73,8 @@ def read_recipe(file: str | Path) -> Recipe:
         raise RecipeError(f"{file}: a LoRA needs a section [lora] with rank and alpha.")
     if kind == "vae" and "samples" in told:
         raise RecipeError(f"{file}: a VAE makes no videos of its own; take [samples] out.")
+    if kind == "vae" and (idle := {"windows", "lengths"} & told.get("data", {}).keys()):
+        raise RecipeError(f"{file}: a VAE sees clips from anywhere; take {', '.join(sorted(idle))} out of [data].")
     models = _section(file, "models", Models, told)
     data = _section(file, "data", DataSettings, told)
     if lacking := [name for name in NEEDED_MODELS if kind != "vae" and not getattr(models, name)]:

@@ -10,6 +10,7 @@ from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_v
 from .buckets import Bucket, sort_into_buckets
 from .checkpoints import whole_weights
 from .dataset import Item, read_dataset
+from .dit import Method
 from .encoded import EncodedSet, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
 from .export import write_whole
 from .extras import needed
@@ -64,7 +65,7 @@ def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
 def _lora(recipe: Recipe, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
     settings = recipe.data, recipe.lora, recipe.plan, recipe.folder
     clip = load_text_encoder(_place(recipe.models.text_encoder)) if recipe.lora.text else None
-    adapters = teach(model, found, *settings, {}, recipe.checkpointing, audience, clip, recipe.noise)
+    adapters = teach(model, found, *settings, _method(recipe), audience, clip)
     file = recipe.folder / f"{recipe.folder.name}.safetensors"
     weights = original_names(adapters)
     if is_main:
@@ -73,7 +74,7 @@ def _lora(recipe: Recipe, model, found: EncodedSet, audience: Audience, is_main:
 
 
 def _transformer(recipe: Recipe, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
-    teaching = Teaching(LEARNS[recipe.kind], recipe.noise, recipe.checkpointing, recipe.fresh)
+    teaching = Teaching(LEARNS[recipe.kind], _method(recipe), recipe.fresh)
     network = train_transformer(model, found, recipe.data, recipe.plan, recipe.folder, teaching, audience)
     folder, weights = recipe.folder / "transformer", whole_weights(network)
     if not is_main:
@@ -81,6 +82,10 @@ def _transformer(recipe: Recipe, model, found: EncodedSet, audience: Audience, i
     if recipe.kind == "motion_module":
         return save_motion_module(network.config, weights, folder, recipe.folder.name)
     return save_transformer(network.config, weights, folder)
+
+
+def _method(recipe: Recipe) -> Method:
+    return Method(recipe.noise, recipe.checkpointing)
 
 
 def _vae(recipe: Recipe, watch: Watch | None, is_main: bool) -> Path:

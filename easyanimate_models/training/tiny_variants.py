@@ -161,7 +161,8 @@ def train_style(run: Path, steps: int = 240, batch: int = 16) -> None:
     model, adapters = adapted(load_transformer(TINY), LoraSettings(RANK, RANK))
     weights = dit_training.NoiseWeights(0.1, 1000.0, decisive=(500, 1000))  # a background is decided early
     plan = Plan(steps, 3e-3, 20, 0.98, 1.0, SEED + 33, precision="auto")
-    learn(model, adapters, lambda _, rng: data(batch, rng), plan, run / "style", {}, weights, checkpointing=False)
+    method = dit_training.Method(weights, checkpointing=False)
+    learn(model, adapters, lambda _, rng: data(batch, rng), plan, run / "style", {}, method)
     save_file(original_names(adapters), run / "style_lora.safetensors")
 
 

@@ -15,11 +15,11 @@ from ..dit.motion_dit import MotionDiT, MotionDiTConfig
 from ..host import patcher_class
 from ..release_config import transformer_config
 from ..supported_models import RELEASES
-from .dit import NoiseWeights, initialise_dit, initialise_motion, noise_objective
+from .dit import METHOD, Method, initialise_dit, initialise_motion, noise_objective
 from .encoded import EncodedSet
 from .export import write_whole
 from .loop import fit, initialise
-from .lora import PLAIN_NOISE, on_device, scaled
+from .lora import on_device, scaled
 from .lora_run import DataSettings
 from .plan import Plan
 from .samples import NOBODY, Audience, samples_of
@@ -32,12 +32,11 @@ LEARNING = ("transformer_blocks.", "proj_out.", "pos_embed.", "long_connect_fc."
 class Teaching:
     """What of a transformer learns: its "motion" modules alone, all but them ("image"), or "all"; and how.
 
-    A `fresh` one has forgotten everything before. With `checkpointing`, blocks are computed twice to save memory.
+    A `fresh` one has forgotten everything before.
     """
 
     learns: str
-    noise: NoiseWeights = PLAIN_NOISE
-    checkpointing: bool = True
+    method: Method = METHOD
     fresh: bool = False
 
 
@@ -78,12 +77,8 @@ def train_transformer(
     folder: Path,
     teaching: Teaching,
     audience: Audience = NOBODY,
-    told: dict | None = None,
 ) -> MotionDiT:
-    """The network of `model`, taught what is in `found`, all that learns averaged; the MODEL stays as it is.
-
-    `told` is what else must be the same to go on.
-    """
+    """The network of `model`, taught what is in `found`, all that learns averaged; the MODEL stays as it is."""
     with torch.inference_mode(False), torch.enable_grad():
         device = mm.get_torch_device()
         mm.unload_all_models()  # takes LoRAs out of the weights, and leaves the device to what learns
@@ -94,9 +89,10 @@ def train_transformer(
             parameter.requires_grad_(name in names)
         drawn = found.batches(data.batch, plan.seed, data.text_dropout, data.clip_dropout)
         batches = on_device(scaled(drawn, model), device)
-        objective = noise_objective(network, batches, teaching.noise, plan.seed, teaching.checkpointing)
-        taught = {"learns": teaching.learns, "fresh": teaching.fresh}
-        told = {**vars(data), **vars(teaching.noise), **taught, **(told or {})}
+        method = teaching.method
+        objective = noise_objective(network, batches, method.noise, plan.seed, method.checkpointing)
+        taught = {"learns": teaching.learns, "fresh": teaching.fresh, "clips": found.count}
+        told = {**vars(data), **vars(method.noise), **taught}
         look = samples_of(audience, as_model(network, model), folder, mm.unload_all_models)
         return fit(folder, network, objective, plan, watch=audience.watch, told=told, look=look)
 
