@@ -6,9 +6,10 @@ from itertools import pairwise
 import torch
 
 from .measure import Row, in_own_process, report, seconds
-from .videos import LENGTHS, WINDOWED, Work, decoding, encoding, windows
+from .videos import LENGTHS, Work, decoding, encoding, windows
 
-SIDE, PAIRS = 32, 10
+SIDE, PAIRS = 32, 7
+IN_WINDOWS = (48, 144)  # frames in several windows; a single one is sampled without any
 
 
 @torch.no_grad()
@@ -38,7 +39,7 @@ def compared(name: str, work: Work, short: int, long: int) -> Row:
 def main() -> None:
     parts = [("Decode", decoding), ("Encode", encoding)]
     rows = [compared(name, work, short, long) for name, work in parts for short, long in pairwise(LENGTHS)]
-    report(__file__, [*rows, compared("Whole run, in windows of 16 frames", windows, *WINDOWED)])
+    report(__file__, [*rows, compared("Whole run, in windows of 16 frames", windows, *IN_WINDOWS)])
 
 
 if __name__ == "__main__":

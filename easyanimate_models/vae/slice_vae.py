@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import DownBlock, MidBlock, SliceTime, UpBlock, WindowTime, conv3d, leaf
+from .single_clips import for_single_clips
 from .slicing import SLICES, WINDOWS
 from .video_vae import SPACE_RATIO as SPACE_RATIO
 from .video_vae import VideoVAE
@@ -80,6 +81,7 @@ class SliceVAE(VideoVAE):
 
     def __init__(self, config: SliceVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__(config)
+        operations = for_single_clips(operations)
         ops = {"dtype": dtype, "device": device, "operations": operations, "time": self.time}
         latent, moments = config.latent_channels, 2 * config.latent_channels
         self.encoder = Encoder(config, **ops)

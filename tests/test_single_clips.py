@@ -1,0 +1,81 @@
+"""A single small clip on a CPU is convolved by oneDNN too: the same result and gradients, another way."""
+
+import comfy.ops
+import pytest
+import torch
+from conftest import part, relative_error
+
+single_clips = part("easyanimate_models.vae.single_clips")
+layers = part("easyanimate_models.vae.layers")
+STOCK = comfy.ops.disable_weight_init
+OURS = single_clips.for_single_clips(STOCK)
+SMALL, LARGE = (1, 16, 8, 24, 24), (1, 16, 8, 161, 8)  # frames x rows x channels on either side of torch's limit
+
+
+def convolutions(of: type, **how):
+    """The host's and ours with the same weights; `of` makes the kind under test."""
+    torch.manual_seed(0)
+    made = [of(operations.Conv3d)(16, 24, 3, **how) for operations in (STOCK, OURS)]
+    for parameter in made[0].parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    made[1].load_state_dict(made[0].state_dict())
+    return made
+
+
+def plain(conv3d: type) -> type:
+    return conv3d
+
+
+def taught(conv, x):
+    """What comes out, and all gradients."""
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        y = conv.requires_grad_(True)(x)
+        y.square().mean().backward()
+    return y, x.grad, conv.weight.grad, conv.bias.grad
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE, (2, *SMALL[1:])])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(
+    ("of", "how"),
+    [
+        (plain, {"padding": (0, 1, 1)}),
+        (plain, {"stride": (1, 2, 2)}),
+        (layers.doubling_conv3d, {"padding": (1, 0, 0)}),
+    ],
+)
+def test_results_and_gradients_are_the_hosts(of, how, layout, shape):
+    x = torch.randn(shape).contiguous(memory_format=layout)
+    stock, ours = (conv.to(memory_format=layout) for conv in convolutions(of, **how))
+    for expected, found in zip(taught(stock, x), taught(ours, x), strict=True):
+        assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("x", "asked"),
+    [
+        (torch.empty(SMALL), True),
+        (torch.empty(LARGE), False),
+        (torch.empty(2, *SMALL[1:]), False),
+        (torch.empty(SMALL, dtype=torch.bfloat16), False),
+        (torch.empty(SMALL, device="meta"), False),
+    ],
+)
+def test_only_what_torch_overlooks_is_asked_for_by_name(x, asked):
+    assert single_clips.is_overlooked(x) == asked
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not single_clips.is_overlooked(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not single_clips.is_overlooked(x)
+
+
+def test_weights_that_the_host_casts_and_patches_are_cast_and_patched():
+    _, ours = convolutions(plain)
+    x, before = torch.randn(SMALL), ours(torch.ones(SMALL))
+    ours.weight_function.append(lambda weight: 2 * weight)
+    ours.bias_function.append(lambda bias: 2 * bias)
+    assert relative_error(ours(torch.ones(SMALL)), 2 * before) < 1e-5
+    half = single_clips.for_single_clips(comfy.ops.manual_cast).Conv3d(16, 24, 3, dtype=torch.float16)
+    half.load_state_dict(ours.state_dict())
+    assert half(x).dtype == torch.float32
