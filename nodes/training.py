@@ -1,5 +1,6 @@
 """Clips + MODEL -> a LoRA, or motion modules. What training needs is imported when it begins."""
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,17 @@ def input_folders() -> list[str]:
     """Folders in the host's input folder, where data sets lie."""
     root = Path(folder_paths.get_input_directory())
     return sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def state_of(folder: str) -> str:
+    """What lies in an input folder, in short: with other clips or captions in it the host runs the node again."""
+    root = Path(folder_paths.get_input_directory()) / folder
+    told = hashlib.sha256()
+    for file in sorted(root.rglob("*")):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts):
+            seen = file.stat()
+            told.update(f"{file.relative_to(root)} {seen.st_size} {seen.st_mtime_ns}\n".encode())
+    return told.hexdigest()
 
 
 def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
@@ -141,6 +153,10 @@ class EasyAnimateTrainLora(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, folder, **_) -> str:
+        return state_of(folder[0])
+
+    @classmethod
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, rank, resolution, frames, batch_size, seed,
         clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
@@ -179,6 +195,10 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             ],
             outputs=_outputs(),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder, **_) -> str:
+        return state_of(folder[0])
 
     @classmethod
     def execute(

@@ -165,6 +165,21 @@ def test_other_settings_need_another_name(server, folder):
         client.run(server, training(seed=4))
 
 
+def test_another_clip_in_the_folder_is_learnt_from_too(server, folder):
+    """The host keeps what a node gave for the same inputs; a folder that has changed is another input."""
+    told = []
+
+    def trained(**changed) -> list:
+        told.clear()
+        client.run(server, training(**changed), lambda *event: told.append(event))
+        return [event for event in told if event[0] == "EasyAnimateTrainLora"]
+
+    assert trained() and not trained()
+    write_image(folder / "d.png").with_suffix(".txt").write_text("another picture")
+    with pytest.raises(client.WorkflowError, match="begun with clips = 3, now it is 4"):
+        trained()
+
+
 def test_a_broken_clip_is_left_out(server, folder):
     (folder / "broken.mp4").write_bytes(b"no video")
     (folder / "broken.txt").write_text("something")

@@ -62,7 +62,7 @@ def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
                 "clip_file": CLIP["clip_file"],
                 "caption": {"value": PROMPT},
                 "given": {"length": 24},
-                "learnt": {"name": "easyanimate-tiny-test", "resolution": 64, "frames": 24},
+                "learnt": {"name": "easyanimate-tiny-test", "resolution": 64, "frames": 24, "steps": 50},
             },
         ),
     )
