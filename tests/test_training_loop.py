@@ -9,7 +9,9 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
 from conftest import part
@@ -215,6 +217,13 @@ def test_a_plan_says_what_is_wrong(wrong, said):
 def test_nothing_to_train_is_said(tmp_path):
     with pytest.raises(ValueError, match="all weights are frozen"):
         loop.fit(tmp_path, layer().requires_grad_(False), lambda step: (torch.zeros(1), {}), PLAN)
+
+
+def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch):
+    sharing_out = SimpleNamespace(distributed_type=accelerate.DistributedType.FSDP)
+    monkeypatch.setattr(loop, "_accelerator", lambda _: sharing_out)
+    with pytest.raises(ValueError, match=r"take \[samples\] out, or train without FSDP"):
+        loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, look=object())
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_path):

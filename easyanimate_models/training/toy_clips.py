@@ -67,7 +67,7 @@ SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of
     "colour": (partial(unseen, colour=NEW_COLOUR), ".mp4", 20),
     "shape": (partial(unseen, shape=NEW_SHAPE), ".mp4", 20),
     "known": (known, ".mkv", 1720),
-    "wider": (wider, ".mkv", 600),
+    "wider": (wider, ".mkv", 1200),
 }
 
 
