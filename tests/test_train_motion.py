@@ -107,4 +107,4 @@ def test_the_place_is_the_hosts_folder_for_transformers(monkeypatch):
     monkeypatch.undo()
     file, folder = node_run._places("walk", "diffusion_models", "_mm")
     assert file.parts[-3:] == ("models", "diffusion_models", "walk_mm.safetensors")
-    assert folder.parts[-2:] == ("easyanimate_training", "walk")
+    assert folder.parts[-2:] == ("easyanimate_training", "walk_mm")

@@ -18,6 +18,7 @@ from test_server_releases import NAMES, chain, files  # noqa: F401  (a fixture)
 BUILT_IN_LORA = part("easyanimate_models.model_files").BUILT_IN_LORA
 NAME, FOLDER = "easyanimate-test-lora", "easyanimate-test-set"
 RUN = ROOT / "output" / "easyanimate_training" / NAME
+MOTION_RUN = RUN.with_name(f"{NAME}_mm")
 FILE = HOST / "models" / "loras" / f"{NAME}.safetensors"
 MOTION_FILE = HOST / "models" / "diffusion_models" / f"{NAME}_mm.safetensors"
 MOTION = "EasyAnimateTrainMotionModule"
@@ -33,7 +34,8 @@ def folder():
     write_image(place / "c.png").with_suffix(".txt").write_text("a red picture")
     yield place
     shutil.rmtree(place)
-    shutil.rmtree(RUN, ignore_errors=True)
+    for run in (RUN, MOTION_RUN):
+        shutil.rmtree(run, ignore_errors=True)
     for file in (FILE, MOTION_FILE):
         file.unlink(missing_ok=True)
 
@@ -78,7 +80,7 @@ def test_an_image_transformer_learns_to_move(server, folder, files):  # noqa: F8
     rest = {name: chain("V1")[name] for name in ("prompt", "empty", "sampler", "video", "save")} | seen
     rest["sampler"]["inputs"]["model"] = ["learnt", 0]
     client.run(server, learning | rest)
-    assert MOTION_FILE.exists() and (RUN / "samples" / "step_000002.webp").exists()
+    assert MOTION_FILE.exists() and (MOTION_RUN / "samples" / "step_000002.webp").exists()
     loaded = chain("V1")["model"]
     loaded["inputs"]["motion_module"] = MOTION_FILE.name
     assert watch(client.run(server, chain("V1", model=loaded))).shape == (10, 48, 64, 3)
@@ -96,8 +98,10 @@ def test_clips_that_are_connected_do_as_well(server, folder):
     assert FILE.exists()
 
 
-@pytest.mark.parametrize(("kind", "file"), [("EasyAnimateTrainLora", FILE), (MOTION, MOTION_FILE)])
-def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file):
+@pytest.mark.parametrize(
+    ("kind", "file", "run"), [("EasyAnimateTrainLora", FILE, RUN), (MOTION, MOTION_FILE, MOTION_RUN)]
+)
+def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file, run):
     """Cancel in the middle, then the same again: the steps that were done are not done again."""
     seen: list[int] = []
 
@@ -109,7 +113,7 @@ def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file):
 
     with pytest.raises(client.WorkflowError, match="interrupted"):
         client.run(server, training(kind, steps=60), cancel)
-    assert (RUN / "state.pt").exists() and not file.exists()
+    assert (run / "state.pt").exists() and not file.exists()
     stopped_at, again = max(seen), []
     client.run(server, training(kind, steps=60), lambda of, value, _: again.append(value) if of == kind else None)
     assert file.exists()
@@ -132,7 +136,7 @@ def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file):
 def test_nonsense_is_answered_before_anything_is_made(server, folder, wrong, said):
     with pytest.raises(client.WorkflowError, match=said):
         client.run(server, training(**wrong))
-    assert not FILE.exists() and not MOTION_FILE.exists() and not (RUN / "state.pt").exists()
+    assert not any(path.exists() for path in (FILE, MOTION_FILE, RUN / "state.pt", MOTION_RUN / "state.pt"))
 
 
 def test_motion_modules_are_not_taught_under_a_lora(server, folder):

@@ -125,4 +125,5 @@ def _places(name: str, kind: str, ending: str = "") -> tuple[Path, Path]:
     places = [Path(place) for place in folder_paths.get_folder_paths(kind)]
     place = next((place for place in places if place.name != OLD_FOLDER), places[0])
     place.mkdir(parents=True, exist_ok=True)
-    return place / f"{name}{ending}.safetensors", Path(folder_paths.get_output_directory()) / RUNS / name
+    name += ending
+    return place / f"{name}.safetensors", Path(folder_paths.get_output_directory()) / RUNS / name
