@@ -57,6 +57,7 @@ def test_results_and_gradients_are_the_hosts(of, how, layout, shape):
     [
         (torch.empty(SMALL), True),
         (torch.empty(LARGE), False),
+        (torch.empty(1, 16, 8, 15, 24), False),
         (torch.empty(2, *SMALL[1:]), False),
         (torch.empty(SMALL, dtype=torch.bfloat16), False),
         (torch.empty(SMALL, device="meta"), False),

@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-OVERLOOKED = 20_480  # channels x frames x rows of a single input, up to which torch does not ask oneDNN
+OVERLOOKED = range(2_048, 20_481)  # channels x frames x rows of a single input; with fewer there is nothing to win
 
 
 @cache
@@ -27,6 +27,6 @@ def for_single_clips(operations: type) -> type:
 
 def is_overlooked(x: Tensor) -> bool:
     """Whether torch would convolve `x` `[B, C, T, H, W]` without oneDNN, which is there."""
-    small = len(x) == 1 and x.shape[1:4].numel() <= OVERLOOKED
+    small = len(x) == 1 and x.shape[1:4].numel() in OVERLOOKED
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return small and plain and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
