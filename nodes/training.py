@@ -27,7 +27,11 @@ def input_folders() -> list[str]:
 
 def state_of(folder: str) -> str:
     """What lies in an input folder, in short: with other clips or captions in it the host runs the node again."""
-    root = Path(folder_paths.get_input_directory()) / folder
+    return state_in(Path(folder_paths.get_input_directory()) / folder)
+
+
+def state_in(root: Path) -> str:
+    """What lies in a folder, in short."""
     told = hashlib.sha256()
     for file in sorted(root.rglob("*")):
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts):
@@ -102,6 +106,11 @@ def _eye() -> io.ClipVision.Input:
     return io.ClipVision.Input("clip_vision", optional=True, tooltip=tooltip)
 
 
+def _dataset() -> io.String.Input:
+    tooltip = "Instead of a folder: a data set, from EasyAnimate Caption Clips or Load Dataset."
+    return io.String.Input("dataset", optional=True, force_input=True, tooltip=tooltip)
+
+
 def _outputs() -> list:
     return [
         io.Model.Output(tooltip="The transformer with what it has learnt."),
@@ -148,6 +157,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     tooltip="The text encoder learns too, for words that it doesn't know. It then stays in memory.",
                 ),
                 _eye(),
+                _dataset(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The text encoder, with what it has learnt.")],
         )
@@ -160,7 +170,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, rank, resolution, frames, batch_size, seed,
         clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
-        sample_prompt=("",), text_encoder=(False,), clip_vision=None,
+        sample_prompt=("",), text_encoder=(False,), clip_vision=None, dataset=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
@@ -192,6 +202,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 _every(),
                 *_samples(),
                 _eye(),
+                _dataset(),
             ],
             outputs=_outputs(),
         )
@@ -203,7 +214,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, resolution, frames, batch_size, seed,
-        clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None,
+        clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None, dataset=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 
@@ -225,7 +236,7 @@ def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
     from ..easyanimate_models.training.samples import SampleSettings
 
     steps, rate = asked.steps, asked.learning_rate
-    home = None if asked.folder == NO_FOLDER else Path(folder_paths.get_input_directory()) / asked.folder
+    home = _home(asked)
     return Task(
         asked.name,
         asked.model,
@@ -238,6 +249,15 @@ def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
         home,
         getattr(asked, "clip_vision", None),
     )
+
+
+def _home(asked: SimpleNamespace) -> Path | None:
+    """The folder that holds what is learnt from; None for clips that are connected."""
+    from .dataset import home_of
+
+    if dataset := getattr(asked, "dataset", None):
+        return home_of(dataset)
+    return None if asked.folder == NO_FOLDER else Path(folder_paths.get_input_directory()) / asked.folder
 
 
 def _seen(cls: type[io.ComfyNode], asked: SimpleNamespace):

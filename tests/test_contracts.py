@@ -111,6 +111,8 @@ FLOW = (  # imports go down this list, never up (design.md, section 2)
         "vae",
         "checkpoint",
         "pickles",
+        "recipe_file",
+        "extras",
         "host",
     ),
     "easyanimate_models",

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..extras import needed
 from . import checkpoints
-from .extras import needed
 from .journal import Journal
 from .plan import Plan
 

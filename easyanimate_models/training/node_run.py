@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ..checkpoint import embed_config
+from ..extras import needed
 from ..lora import load_lora
 from ..release_config import transformer_config
 from ..sd import with_motion_weights
@@ -15,7 +16,6 @@ from .buckets import sort_into_buckets
 from .dataset import DatasetError, Item
 from .encoded import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
 from .export import write_whole
-from .extras import needed
 from .loop import Watch
 from .lora import NAMINGS, LoraSettings
 from .lora_run import DataSettings, teach

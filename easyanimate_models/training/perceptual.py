@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, read_checkpoint
-from .extras import needed
+from ..extras import needed
 
 WHERE = "vgg16-397923af.pth of torchvision"
 FEATURES = "features."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..extras import needed
 from ..model_files import TINY
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from .buckets import Bucket, sort_into_buckets
@@ -13,7 +14,6 @@ from .dataset import Item, read_dataset
 from .dit import Method
 from .encoded import EncodedSet, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
 from .export import write_whole
-from .extras import needed
 from .loop import Watch
 from .lora import original_names
 from .lora_run import teach

@@ -1,0 +1,103 @@
+"""`metadata.jsonl`: a line of JSON for each clip, which every stage reads, adds to, and writes anew as a whole.
+
+`file` (below the folder), `text`, what was measured, and `rejected`: why it is left out. The trainer reads it as it is.
+The original's `metadata.json` (`file_path`, `text`, `type`) can be read and written too.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .ledger import Row
+from .video_file import VIDEOS
+
+NAME, ORIGINAL = "metadata.jsonl", "metadata.json"
+
+
+class DataError(ValueError):
+    """A folder or setting that no data set can be made from; the message says why and what to do."""
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """All videos below a folder, in the order of their names. Raises `DataError` when there are none."""
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give the one that holds the videos.")
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS and file.is_file())
+    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    if not found:
+        raise DataError(f"{folder} holds no videos ({', '.join(sorted(VIDEOS))}); put some there.")
+    return found
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a data set; of a plain folder of clips, a row each with its caption if there is one."""
+    file = folder / NAME
+    if file.is_file():
+        return [_checked(row, file) for row in _lines(file)]
+    if (folder / ORIGINAL).is_file():
+        return read_original(folder / ORIGINAL)
+    return [{"file": clip.relative_to(folder).as_posix(), "text": beside(clip)} for clip in videos_in(folder)]
+
+
+def write_rows(folder: Path, rows: Iterable[Row]) -> Path:
+    """All of them or, when the disk is full, what was there before."""
+    return _write(folder / NAME, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_original(file: Path) -> list[Row]:
+    """Rows of the original's list."""
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error}); mend it, or remove it.") from error
+    listed = listed if isinstance(listed, list) else [listed]
+    return [_checked({**row, "file": row.get("file_path")} if isinstance(row, dict) else row, file) for row in listed]
+
+
+def write_original(folder: Path, rows: Iterable[Row]) -> Path:
+    """What is kept, as the original's trainer reads it."""
+    kept = [row for row in rows if not row.get("rejected")]
+    listed = [{"file_path": row["file"], "text": row.get("text", ""), "type": "video"} for row in kept]
+    return _write(folder / ORIGINAL, json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
+
+
+def beside(clip: Path) -> str:
+    """The caption in a `.txt` file of the same name, in one line; empty without one."""
+    file = clip.with_suffix(".txt")
+    return " ".join(file.read_text(encoding="utf-8", errors="replace").split()) if file.is_file() else ""
+
+
+def _lines(file: Path) -> list[object]:
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{file} has a line that is not JSON ({error}); mend it, or start with a new name.") from error
+
+
+def _checked(row: object, file: Path) -> Row:
+    """A row whose clip lies in the folder."""
+    name = row.get("file") if isinstance(row, dict) else None
+    if not isinstance(name, str):
+        raise DataError(f"An entry of {file} names no file: {str(row)[:80]}; mend it.")
+    if not (file.parent / name).resolve().is_relative_to(file.parent.resolve()):
+        raise DataError(f"{file} names {name}, which lies outside of {file.parent}; move it in.")
+    return row
+
+
+def _write(file: Path, text: str) -> Path:
+    partial = file.with_name(f"{file.name}.part")
+    try:
+        with partial.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            told = f"The disk that holds {file} is full; make room and run it again."
+            raise OSError(errno.ENOSPC, told) from error
+        raise
+    return file

@@ -1,0 +1,81 @@
+"""Which clips are good enough: limits on scores, applied last, so that changing one costs nothing (paper 4.1)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from .basics import distance
+from .ledger import Row
+
+SAME = 4  # bits of 64 in which the hashes of copies may differ
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Least and most of each score, None for any; a score that a clip has not is not asked for.
+
+    The defaults are the original's where it has them: motion 3 to 8, text on at most 2 % of the frame, aesthetics 4 and
+    more. `side` is the narrow side in pixels, `seconds` the length, `light` the mean brightness, `change` the largest
+    change in half a second (both in 0..1), `shake` the camera's part that leads nowhere.
+    """
+
+    motion: tuple[float | None, float | None] = (3.0, 8.0)
+    text_area: tuple[float | None, float | None] = (None, 0.02)
+    aesthetics: tuple[float | None, float | None] = (4.0, None)
+    side: tuple[float | None, float | None] = (None, None)
+    seconds: tuple[float | None, float | None] = (None, None)
+    light: tuple[float | None, float | None] = (0.03, 0.97)
+    change: tuple[float | None, float | None] = (0.002, None)
+    shake: tuple[float | None, float | None] = (None, None)
+    copies: bool = False
+
+    def __post_init__(self):
+        for field in fields(self):
+            pair = getattr(self, field.name)
+            if field.name != "copies" and None not in pair and pair[0] > pair[1]:
+                raise ValueError(f"{field.name} can't be at least {pair[0]:g} and at most {pair[1]:g}; swap them.")
+
+    def reasons(self, row: Row) -> list[str]:
+        """Why a clip of these scores is not good enough; nothing when it is."""
+        return [reason for name in self.names() if (reason := self._reason(name, row))]
+
+    def names(self) -> list[str]:
+        """Scores that have limits, in their order."""
+        return [field.name for field in fields(self) if field.name != "copies"]
+
+    def _reason(self, name: str, row: Row) -> str | None:
+        value, (least, most) = score_of(row, name), getattr(self, name)
+        if value is None:
+            return None
+        if least is not None and value < least:
+            return f"{name} {value:.3g} is below {least:g}"
+        if most is not None and value > most:
+            return f"{name} {value:.3g} is above {most:g}"
+        return None
+
+
+def score_of(row: Row, name: str) -> float | None:
+    """A score of a clip, if it has it."""
+    if name == "side":
+        return min(row["width"], row["height"]) if "width" in row and "height" in row else None
+    value = row.get(name)
+    return None if value is None else float(value)
+
+
+def judged(rows: list[Row], limits: Limits) -> Iterator[Row]:
+    """The rows, each with `rejected`: why it is left out, empty for those that are kept."""
+    kept: list[Row] = []
+    for row in rows:
+        reasons = [str(row["wrong"])] if row.get("wrong") else limits.reasons(row)
+        twin = None if reasons or limits.copies else _twin(row, kept)
+        if twin is not None:
+            reasons.append(f"copy of {twin['file']}")
+        if not reasons:
+            kept.append(row)
+        yield {**row, "rejected": "; ".join(reasons)}
+
+
+def _twin(row: Row, kept: list[Row]) -> Row | None:
+    """A clip that shows the same."""
+    if "hash" not in row:
+        return None
+    return next((other for other in kept if "hash" in other and distance(row["hash"], other["hash"]) <= SAME), None)

@@ -1,0 +1,47 @@
+"""What a stage has done, a line of JSON each, in a file that only grows: killed anywhere, nothing is done twice."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+Row = dict[str, object]
+
+
+class Ledger:
+    """Rows by key. A line that was cut off by a crash counts as not written."""
+
+    def __init__(self, file: Path):
+        self.file, self.rows = file, {}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        whole = file.read_bytes() if file.is_file() else b""
+        for line in whole.splitlines():
+            try:
+                row = json.loads(line)
+                self.rows[row["key"]] = row["row"]
+            except (ValueError, KeyError, TypeError):
+                continue
+        self.torn = bool(whole) and not whole.endswith(b"\n")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.rows
+
+    def __getitem__(self, key: str) -> Row:
+        return self.rows[key]
+
+    def write(self, key: str, row: Row) -> None:
+        """Remember it, on disk before anything else happens. Raises `OSError` in a sentence when the disk is full."""
+        line = json.dumps({"key": key, "row": row}, ensure_ascii=False) + "\n"
+        try:
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write("\n" + line if self.torn else line)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as error:
+            self.torn = True
+            if error.errno == errno.ENOSPC:
+                raise OSError(
+                    errno.ENOSPC, f"The disk that holds {self.file} is full; make room and run it again."
+                ) from error
+            raise
+        self.rows[key], self.torn = row, False

@@ -1,0 +1,141 @@
+"""One page that shows what was kept and why: a histogram of every score with its limits, and the clips next to them."""
+
+import base64
+import html
+import io
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import numpy
+from PIL import Image
+
+from .contact_sheet import contact_sheet
+from .filters import Limits, score_of
+from .ledger import Row
+from .video_file import VideoError, spread
+
+NAME = "report.html"
+STRIP, SIDE = 4, 108  # frames of a clip, and the narrow side of each in pixels
+NEAR = 6  # clips shown on either side of a limit
+BINS, WIDTH, HEIGHT = 40, 640, 120
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
+h2 { margin-top: 2.5rem; } figure { display: inline-block; margin: .4rem; width: 17rem; vertical-align: top; }
+figure img { width: 100%; border-radius: 4px; } figcaption { font-size: 12px; overflow-wrap: anywhere; }
+.kept { border-top: 4px solid #2a9d5c; } .left-out { border-top: 4px solid #c8442f; }
+svg { background: #f4f4f2; border-radius: 4px; } table { border-collapse: collapse; }
+td { padding: .1rem .8rem .1rem 0; }
+"""
+
+
+def write_report(folder: Path, rows: list[Row], limits: Limits) -> Path:
+    """`report.html` in the folder of a data set whose rows are judged; it needs nothing beside itself."""
+    kept = [row for row in rows if not row.get("rejected")]
+    parts = [f"<h1>{html.escape(folder.name)}</h1>", _summary(rows, kept)]
+    for name in limits.names():
+        scored = [row for row in rows if score_of(row, name) is not None]
+        if scored:
+            parts.append(_section(folder, name, scored, getattr(limits, name)))
+    parts.append(_captions(folder, kept))
+    parts.append(_unusable([row for row in rows if row.get("wrong")]))
+    page = f'<!doctype html><meta charset="utf-8"><title>{html.escape(folder.name)}</title><style>{STYLE}</style>'
+    file = folder / NAME
+    partial = file.with_name(f"{NAME}.part")
+    partial.write_text(page + "\n".join(parts), encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def _summary(rows: list[Row], kept: list[Row]) -> str:
+    why = Counter(
+        str(reason).split(" ")[0] for row in rows for reason in str(row.get("rejected") or "").split("; ") if reason
+    )
+    lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in why.most_common())
+    seconds = sum(float(row.get("seconds", 0)) for row in kept)
+    return (
+        f"<p><b>{len(kept)} of {len(rows)} clips are kept</b>, {seconds / 60:.1f} minutes. Left out, by what for "
+        f"(a clip can have several reasons):</p><table>{lines}</table>"
+    )
+
+
+def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None, float | None]) -> str:
+    """A score: its histogram, and the clips that a limit nearly let in, or nearly left out."""
+    rows = sorted(rows, key=lambda row: score_of(row, name))
+    pairs = zip(("at least", "at most"), limit, strict=True)
+    told = [f"{word} {value:g}" for word, value in pairs if value is not None]
+    shown = [_histogram([score_of(row, name) for row in rows], limit)]
+    inside = [row for row in rows if not row.get("rejected")]
+    outside = [row for row in rows if any(r.startswith(f"{name} ") for r in str(row.get("rejected")).split("; "))]
+    for title, some in (("Worst kept", _worst(inside, name, limit)), ("Best rejected", _best(outside, name, limit))):
+        if some:
+            shown.append(f"<h3>{title}</h3>" + "".join(_figure(folder, row, name) for row in some))
+    return f"<h2>{name}</h2><p>{', '.join(told) or 'no limit'}</p>" + "".join(shown)
+
+
+def _worst(kept: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
+    return sorted(kept, key=lambda row: _room(score_of(row, name), limit))[:NEAR]
+
+
+def _best(rejected: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
+    return sorted(rejected, key=lambda row: -_room(score_of(row, name), limit))[:NEAR]
+
+
+def _room(value: float, limit: tuple[float | None, float | None]) -> float:
+    """How far inside the nearest limit a score lies; below 0, how far outside."""
+    least, most = limit
+    return min(value - least if least is not None else numpy.inf, most - value if most is not None else numpy.inf)
+
+
+def _histogram(values: list[float], limit: tuple[float | None, float | None]) -> str:
+    marks = [mark for mark in limit if mark is not None]
+    low, high = min([*values, *marks]), max([*values, *marks])
+    span = (high - low) or 1.0
+    counts, _ = numpy.histogram(values, bins=BINS, range=(low, low + span))
+    step, tallest = WIDTH / BINS, max(1, counts.max())
+    bars = "".join(
+        f'<rect x="{i * step:.1f}" y="{HEIGHT * (1 - n / tallest):.1f}" width="{step - 1:.1f}" '
+        f'height="{HEIGHT * n / tallest:.1f}" fill="#7a8ca3"/>'
+        for i, n in enumerate(counts)
+    )
+    lines = "".join(
+        f'<line x1="{(m - low) / span * WIDTH:.1f}" x2="{(m - low) / span * WIDTH:.1f}" y1="0" y2="{HEIGHT}" '
+        f'stroke="#c8442f" stroke-width="2"><title>{m:g}</title></line>'
+        for m in marks
+    )
+    axis = f'<text x="2" y="{HEIGHT + 15}" font-size="12">{low:.3g}</text>'
+    axis += f'<text x="{WIDTH - 2}" y="{HEIGHT + 15}" font-size="12" text-anchor="end">{high:.3g}</text>'
+    return f'<svg width="{WIDTH}" height="{HEIGHT + 20}" role="img">{bars}{lines}{axis}</svg>'
+
+
+def _figure(folder: Path, row: Row, name: str | None = None) -> str:
+    """A clip's strip of frames with its score, what it shows, and why it is left out."""
+    picture = _strip(folder / str(row["file"]))
+    image = f'<img alt="" src="data:image/jpeg;base64,{picture}">' if picture else ""
+    score = f"<b>{score_of(row, name):.3g}</b> " if name else ""
+    words = " · ".join(html.escape(str(row[key])) for key in ("text", "rejected") if row.get(key))
+    kind = "left-out" if row.get("rejected") else "kept"
+    told = f"{score}{html.escape(str(row['file']))}<br>{words}"
+    return f'<figure class="{kind}">{image}<figcaption>{told}</figcaption></figure>'
+
+
+@lru_cache(maxsize=512)
+def _strip(clip: Path) -> str:
+    """Frames of a clip side by side, as a JPEG in base64; empty when the clip is gone."""
+    try:
+        frames = [Image.fromarray(pixels.copy()) for pixels in spread(clip, STRIP, SIDE)]
+    except VideoError:
+        return ""
+    out = io.BytesIO()
+    contact_sheet(frames, 2).save(out, "JPEG", quality=80)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def _captions(folder: Path, kept: list[Row]) -> str:
+    some = [row for row in kept if row.get("text")][: 2 * NEAR]
+    return "<h2>Captions</h2>" + "".join(_figure(folder, row) for row in some) if some else ""
+
+
+def _unusable(rows: list[Row]) -> str:
+    lines = "".join(f"<li>{html.escape(str(row['wrong']))}</li>" for row in rows)
+    return f"<h2>Can't be used</h2><ul>{lines}</ul>" if rows else ""

