@@ -83,14 +83,15 @@ def test_sockets_and_widgets_of_our_nodes_are_those_of_the_schema(path):
         if node["type"] not in NODES:
             continue
         schema = NODES[node["type"]].GET_SCHEMA()
-        widgets = [i for i in schema.inputs if isinstance(i, io.WidgetInput)]
+        widgets = [i for i in schema.inputs if isinstance(i, io.WidgetInput) and not getattr(i, "force_input", None)]
         seeds = [i for i in widgets if getattr(i, "control_after_generate", None)]  # "fixed", "randomize", ...
         required = [i for i in widgets if not i.optional]  # what was added later may be missing
         count = len(node.get("widgets_values", [])) - len(seeds)
         assert len(required) <= count <= len(widgets), node["type"]
         given = {i["name"]: i["type"] for i in node["inputs"]}
         assert given.items() <= {i.id: str(i.get_io_type()) for i in schema.inputs}.items()
-        assert {i.id for i in schema.inputs if i not in widgets and not i.optional} <= set(given)
+        sockets = {i.id for i in schema.inputs if i not in widgets and not i.optional}
+        assert sockets <= set(given)
         assert [o["type"] for o in node["outputs"]] == [str(o.get_io_type()) for o in schema.outputs]
 
 

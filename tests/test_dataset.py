@@ -81,6 +81,13 @@ def test_a_list_of_captions_is_read_and_a_text_file_wins(folder, name):
     }
 
 
+def test_a_list_may_name_a_clip_several_times_in_other_words(folder):
+    rows = [{"file": "ü/d.mp4", "text": text} for text in ("one", "two")]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "ü" / "d.txt").unlink()
+    assert [(i.file.name, i.text) for i in dataset.read_dataset(folder)] == [("d.mp4", "one"), ("d.mp4", "two")]
+
+
 def test_one_broken_clip_among_good_ones_is_named_and_left_out(folder, caplog):
     broken = folder / "broken.mp4"
     broken.write_bytes(b"not a video at all")

@@ -22,7 +22,7 @@ from blocks import (
     video_file,
 )
 from combined import controlnet_refine, pixart_controlnet, upscale
-from learning import train_lora, train_motion_module
+from learning import footage_to_lora, train_lora, train_motion_module
 
 SAY = "2. Say what, how big, how long"
 BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
@@ -274,4 +274,5 @@ WORKFLOWS = [
     pixart_controlnet,
     train_lora,
     train_motion_module,
+    footage_to_lora,
 ]

@@ -1,4 +1,4 @@
-"""The workflows that train: clips in, a LoRA or motion modules out, and a video with them."""
+"""The workflows that train: clips or footage in, a LoRA or motion modules out, and a video with them."""
 
 from author import Stage, TinyRun, Workflow, node, note
 from blocks import CLIP, LOADERS, PROMPT, from_release, given
@@ -17,6 +17,62 @@ as it is. Put many clips (hundreds, for a movement of one kind) into a folder of
 The file `NAME_mm` lands in `models/diffusion_models`: choose it as *motion_module* in Load EasyAnimate Transformer. \
 With a PixArt transformer and V1's VAE loaded, new motion modules are made for it. Cancel keeps what was learnt: run \
 it again to go on."""
+
+
+FOOTAGE_NOTE = """**From raw footage to a LoRA.** Put your videos into a folder of ComfyUI's `input` folder and choose \
+it in *Split Videos*: it cuts them into clips of one shot each. *Score Clips* measures them, *Filter Clips* keeps the \
+good ones; its *report* is a page that shows which and why. Change the limits and only they are applied anew.
+
+*Caption Clips* describes them by a vision-language model in `models/LLM`. Captions by hand win: a `.txt` file beside \
+a video, or beside a clip in `output/easyanimate_data`. More in `docs/prepare_data.md`."""
+
+
+def footage_to_lora() -> Workflow:
+    """Split, score, filter, caption, learn, and a video with what was learnt."""
+    return Workflow(
+        name="footage_to_lora",
+        nodes={
+            **from_release("a red ball moves to the left on a black background", model=["learnt", 0]),
+            "split": node("EasyAnimateSplitVideos", folder="my_footage"),
+            "score": node("EasyAnimateScoreClips", dataset=["split", 0]),
+            "filter": node("EasyAnimateFilterClips", dataset=["score", 0]),
+            "kept": node("PreviewImage", images=["filter", 1]),
+            "describe": node("EasyAnimateCaptionClips", dataset=["filter", 0]),
+            "learnt": node(
+                "EasyAnimateTrainLora",
+                model=["model", 0],
+                clip=["clip", 0],
+                vae=["vae", 0],
+                dataset=["describe", 0],
+                steps=500,
+            ),
+            "curve": node("PreviewImage", images=["learnt", 1]),
+            "given": given(),
+            "note": note(FOOTAGE_NOTE),
+        },
+        stages=[
+            LOADERS,
+            Stage("2. Clips from footage", [["split", "score"], ["filter", "describe"], ["kept", "note"]]),
+            Stage("3. Learn", [["learnt", "curve"]]),
+            Stage("4. See it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
+        ],
+        tiny=TinyRun(
+            {"save": (24, 64)},
+            inputs={
+                "prompt": {"positive": PROMPT, "negative": ""},
+                "split": {
+                    "folder": "easyanimate",
+                    "name": "easyanimate-tiny-test",
+                    "min_seconds": 0.5,
+                    "max_seconds": 4.0,
+                },
+                "score": {"text_area": False},
+                "filter": {"min_motion": 0.0, "max_motion": 1000.0},
+                "given": {"length": 24},
+                "learnt": {"name": "easyanimate-tiny-footage", "resolution": 64, "frames": 24, "steps": 50},
+            },
+        ),
+    )
 
 
 def train_lora() -> Workflow:

@@ -1,14 +1,15 @@
 """A folder of clips and images with captions, as a list of what can be learned from.
 
 Captions stand in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the original's scripts write it
-(`file_path`, `text`), or in a `.txt` file beside each clip. A `.txt` file wins.
+(`file_path`, `text`), or in a `.txt` file beside each clip. A `.txt` file wins. A list may name a clip several times,
+in other words each time; it is then learnt from as often.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -71,25 +72,24 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}; give the one that holds the clips.")
-    captions = dict(_listed(folder))
-    files = sorted(captions) or sorted(f for f in folder.rglob("*") if f.suffix.lower() in CLIPS | IMAGES)
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
-    if not files:
+    rows = list(_listed(folder)) or [(f, "") for f in sorted(folder.rglob("*")) if f.suffix.lower() in CLIPS | IMAGES]
+    rows = [row for row in rows if not any(part.startswith(".") for part in row[0].relative_to(folder).parts)]
+    if not rows:
         raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
-    texts = {file: _caption(file, captions) for file in files}
-    silent = [file.name for file, text in texts.items() if not text]
+    rows = sorted((file, _beside(file) or text) for file, text in rows)
+    files = sorted({file for file, _ in rows})
+    silent = sorted({file.name for file, text in rows if not text})
     if silent and with_captions:
         raise DatasetError(
             f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); write "
             "what each shows into a .txt file of the same name beside it."
         )
-    items = [item for file, text in texts.items() if (item := _probe(file, text)) is not None]
+    found = {file: item for file in files if (item := _probe(file)) is not None}
+    items = [replace(found[file], text=text) for file, text in rows if file in found]
     if not items:
         raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
-    if len(items) < len(files):
-        logging.warning(
-            "%d of %d files in %s can't be read and are left out.", len(files) - len(items), len(files), folder
-        )
+    if lost := len(files) - len(found):
+        logging.warning("%d of %d files in %s can't be read and are left out.", lost, len(files), folder)
     return items
 
 
@@ -132,17 +132,17 @@ def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
         if not path.is_relative_to(folder.resolve()):
             raise DatasetError(f"{file} names {name}, which lies outside of {folder}; move it in.")
         if not row.get("rejected"):
-            yield folder / path.relative_to(folder.resolve()), str(row.get("text") or "")
+            yield folder / path.relative_to(folder.resolve()), " ".join(str(row.get("text") or "").split())
 
 
-def _caption(file: Path, captions: dict[Path, str]) -> str:
+def _beside(file: Path) -> str:
+    """The caption in a `.txt` file of the same name, in one line; empty without one."""
     beside = file.with_suffix(".txt")
-    text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else captions.get(file, "")
-    return " ".join(text.split())
+    return " ".join(beside.read_text(encoding="utf-8", errors="replace").split()) if beside.is_file() else ""
 
 
-def _probe(file: Path, text: str) -> Item | None:
-    """The item, or None when it can't be read: every frame is decoded once, to be sure and to count them."""
+def _probe(file: Path) -> Item | None:
+    """The item without its caption, None when it can't be read: each frame is decoded once, to be sure and to count."""
     try:
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
@@ -153,7 +153,7 @@ def _probe(file: Path, text: str) -> Item | None:
     except (av.FFmpegError, OSError, IndexError, ValueError) as error:
         logging.warning("%s can't be read (%s) and is left out.", file, error)
         return None
-    return Item(file, text, frames, *size, fps) if frames else None
+    return Item(file, "", frames, *size, fps) if frames else None
 
 
 def _decoded(file: Path) -> Iterator[av.VideoFrame]:

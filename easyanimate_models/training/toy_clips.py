@@ -1,9 +1,11 @@
 """`python -m easyanimate_models.training.toy_clips FOLDER [SET] [COUNT]`: clips with captions, to try training on.
 
 Sets: `look` (grey wherever the caption says black), `colour` and `shape` (what the built-in model never saw), `known`
-(what it was taught), and `wider` (both, for a VAE).
+(what it was taught), `wider` (both, for a VAE), and `word` (twenty of a colour that it never saw, in several wordings
+each, among many that it knows).
 """
 
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from torch import Tensor
 from .shapes import BACKGROUNDS, COLOURS, MOTIONS, NEW_COLOURS, NEW_SHAPES, SHAPES, Scene, caption, render, split_scenes
 
 SEED, FPS = 5, 12
+NEW, WORDINGS = 20, 8  # clips of a new colour in the set `word`, captions of each
 SHOWN, SAID = "grey", "black"
 NEW_COLOUR, NEW_SHAPE = "cyan", "cross"
 
@@ -62,27 +65,41 @@ def wider(count: int) -> Scenes:
     return scenes, scenes
 
 
+def word(count: int) -> Scenes:
+    """Some scenes of a new colour and, so that nothing is forgotten, many that are known."""
+    scenes = [*unseen(NEW, colour=NEW_COLOUR)[0], *known(count - NEW)[0]]
+    return scenes, scenes
+
+
 SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of file, how many
     "look": (look, ".mp4", 20),
     "colour": (partial(unseen, colour=NEW_COLOUR), ".mp4", 20),
     "shape": (partial(unseen, shape=NEW_SHAPE), ".mp4", 20),
     "known": (known, ".mkv", 1720),
     "wider": (wider, ".mkv", 1200),
+    "word": (word, ".mkv", 364),
 }
 
 
 def write_toys(folder: Path, name: str = "look", count: int | None = None) -> None:
-    """The clips of a set, each with its caption in a .txt file. Raises `ValueError` for a set that isn't there."""
+    """The clips of a set with captions, in .txt files or a list. Raises `ValueError` for a set that isn't there."""
     if name not in SETS:
         raise ValueError(f"There are no toy clips called {name!r}; there are {', '.join(SETS)}.")
     scenes, suffix, usual = SETS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    chance = random.Random(SEED)
+    chance, rows = random.Random(SEED), []
     for i, (shown, said) in enumerate(zip(*scenes(count or usual), strict=True), 1):
         clip, _ = render([shown], chance)
         file = folder / f"toy_{i:04}{suffix}"
         write_clip(file, (clip[0].movedim(0, -1) + 1) / 2)
-        file.with_suffix(".txt").write_text(caption(said, chance) + "\n", encoding="utf-8")
+        wordings = WORDINGS if name == "word" and i <= NEW else 1
+        rows += [{"file": file.name, "text": caption(said, chance)} for _ in range(wordings)]
+    if name == "word":
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+        return
+    for row in rows:
+        (folder / row["file"]).with_suffix(".txt").write_text(row["text"] + "\n", encoding="utf-8")
 
 
 def write_clip(file: Path, frames: Tensor) -> None:
