@@ -18,6 +18,7 @@ SCRIPTS = (
     "estimates",
     "caching",
     "training",
+    "data",
 )
 HEADING = """# What is measured, and what came out
 
