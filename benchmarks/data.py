@@ -20,9 +20,9 @@ from .measure import Row, in_own_process, peak_above, report, seconds
 SIZE, FPS = (1280, 720), 25
 LENGTHS = (30, 120)  # seconds of a video
 FILMS, REPETITIONS = 2, 3  # as many as cores
-HANDS = Hands("processes", 2)
+HANDS = Hands("threads", 2)  # as the nodes do
 SHARE = 1.1  # of the memory for the shorter video
-HOW = f"{FILMS} videos of {LENGTHS[0]} s at 720p and {FPS} frames a second, h264, real shots; 2 worker processes"
+HOW = f"{FILMS} videos of {LENGTHS[0]} s at 720p and {FPS} frames a second, h264, real shots; 2 workers"
 
 
 def shots() -> Iterator[av.VideoFrame]:
@@ -54,7 +54,7 @@ def speed(what: str, target: float, took: list[float], of: float) -> Row:
 
 
 def speeds(place: Path) -> list[Row]:
-    """Splitting, then scoring of what came out; workers are started anew each time, and counted."""
+    """Splitting, then scoring of what came out."""
     for i in range(FILMS):
         film(place / "footage" / f"{i}.mp4", LENGTHS[0])
     settings, took = SplitSettings(0.5, 10.0), {"split": [], "motion": [], "text": []}

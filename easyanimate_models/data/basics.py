@@ -23,7 +23,7 @@ class Basics:
         """`width`, `height`, `frames`, `fps`, `seconds`; `light` and `change` in 0..1; `hash` in hexadecimal digits."""
         video = probe(file)
         count, small, every = 0, [], max(1, round(video.fps / FPS))
-        for count, frame in enumerate(frames(file), 1):
+        for count, frame in enumerate(frames(file, rough=True), 1):
             if (count - 1) % every == 0:
                 small.append(_grey(picture(frame, SIDE)))
         changes = [float(numpy.abs(b - a).mean()) for a, b in zip(small, small[1:], strict=False)]

@@ -59,7 +59,7 @@ def shake(ways: numpy.ndarray) -> float:
 def _pairs(file: Path) -> Iterator[tuple[numpy.ndarray, numpy.ndarray, float]]:
     """Pictures half a second apart, and how many pixels of the clip one of theirs is."""
     before = None
-    for frame in frames(file, FPS):
+    for frame in frames(file, FPS, rough=True):
         after = picture(frame, SIDE)
         if before is not None:
             yield before, after, min(frame.width, frame.height) / min(after.shape[:2])

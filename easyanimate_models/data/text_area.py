@@ -31,7 +31,7 @@ class TextArea:
 
     def __call__(self, file: Path) -> dict[str, float]:
         """`text_area`: the mean share of the frame, 0 to 1, a frame every two seconds."""
-        shares = [covered(picture(frame, SIDE)) for frame in frames(file, 1 / EVERY)]
+        shares = [covered(picture(frame, SIDE)) for frame in frames(file, 1 / EVERY, rough=True)]
         return {"text_area": sum(shares) / len(shares) if shares else 0.0}
 
 

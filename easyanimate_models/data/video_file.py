@@ -64,12 +64,15 @@ def probe(file: Path) -> Video:
         return Video(file, width, height, fps, seconds, _even(times), turned, depth, stream.codec_context.name)
 
 
-def frames(file: Path, fps: Fraction | float | None = None) -> Iterator[av.VideoFrame]:
+def frames(file: Path, fps: Fraction | float | None = None, rough: bool = False) -> Iterator[av.VideoFrame]:
     """Frames in order, as decoded; at `fps`, the one that is seen at each tick, repeated or left out as need be.
 
-    Raises `VideoError` where the file breaks off.
+    `rough` ones are for measuring only: the edges of blocks are not smoothed, which saves a quarter of the time. Raises
+    `VideoError` where the file breaks off.
     """
     with opened(file) as (container, stream):
+        if rough:
+            stream.codec_context.options = {"skip_loop_filter": "all"}
         if fps is None:
             yield from _decoded(file, container, stream)
             return
