@@ -4,6 +4,7 @@ Reading is strict and never leaves the folder it was given; every error is one s
 Pickles (.bin, .pt, .pth, .ckpt) are read as weights only: nothing in them is executed.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ PREFERRED = ("diffusion_pytorch_model", "model", "pytorch_model")
 HOST_PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model."}
 EMBEDDED_CONFIG = "easyanimate_config"  # config.json as a tensor of bytes, in files that the host saved
 SHOWN_KEYS = 3
+SAMPLED = 256  # numbers of each tensor that tell one network from another
 
 
 class CheckpointError(ValueError):
@@ -212,3 +214,14 @@ def require_fit(
         )
     logging.debug("%s: %d tensors fit %s", checkpoint.path.name, len(tensors), what)
     return tensors
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A short name for weights: the same for the same, another for others (from a few numbers of every tensor)."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        flat = tensor.flatten()
+        few = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(few.float().cpu().numpy().tobytes())
+    return found.hexdigest()[:12]

@@ -154,10 +154,10 @@ class EasyAnimateScoreClips(io.ComfyNode):
             raise ValueError("Aesthetics need an image encoder; connect CLIP ViT-L/14 to clip_vision, or choose none.")
         rows = score_clips(home, cpu_works(Scores(motion, text_area)), _hands(), _shown(cls, "scores"))
         if aesthetics != NONE:
-            from ..easyanimate_models.data.aesthetics import Aesthetics, by_host
+            from ..easyanimate_models.data.aesthetics import by_host
 
             head = Path(folder_paths.models_dir) / "aesthetics" / Path(aesthetics).name
-            rows = score_clips(home, [Aesthetics(by_host(clip_vision), head)], HERE, _shown(cls, "looks"))
+            rows = score_clips(home, [by_host(clip_vision, head)], HERE, _shown(cls, "looks"))
         return io.NodeOutput(str(home), _sheet(home, rows))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import HOST, ROOT, part
 from footage import pan, real_clip, texture, write_video
-from small_captioner import write_captioner
+from small_captioner import write_captioner, write_writer
 
 stages = part("easyanimate_models.data.stages")
 filters = part("easyanimate_models.data.filters")
@@ -223,6 +223,22 @@ def test_a_local_model_describes_what_it_is_shown(captioner, tmp_path):
     caption.forget_models()
     again = caption.Captioner(captioner, frames=3, longest=6)(file)["text"].split()
     assert again == words
+
+
+def test_clips_are_described_several_at_once_as_alone(captioner, footage):
+    """With one among them that can't be read."""
+    clips = [footage / "pan.mp4", footage / "broken.mp4", footage / "日本 ü.mp4", footage / "sub" / "pan.mp4"]
+    alone = caption.Captioner(captioner, frames=2, longest=5)
+    done = list(engines.in_order(caption.Captioner(captioner, frames=2, longest=5, batch=3), clips))
+    assert [one.file for one in done] == clips and "can't be read" in done[1].wrong
+    assert [one.row for one in done if one.row] == [alone(clip) for i, clip in enumerate(clips) if i != 1]
+
+
+def test_a_second_model_words_it_anew(captioner, footage, tmp_path):
+    writer = write_writer(tmp_path / "writer")
+    told = caption.Captioner(captioner, frames=2, longest=5, rewriter=writer)(footage / "pan.mp4")["text"]
+    plain = caption.Captioner(captioner, frames=2, longest=5)(footage / "pan.mp4")["text"]
+    assert told and told != plain
 
 
 def test_folders_without_a_model_say_so(tmp_path):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, read_checkpoint
+from ..checkpoint import CheckpointError, fingerprint, read_checkpoint
 from .video_file import spread
 
 FRAMES = 4
@@ -26,6 +26,7 @@ class Aesthetics:
 
     see: See
     head: Path
+    encoder: str = ""  # whose view it is: another one's scores are others
     name = "aesthetics"
 
     def __call__(self, file: Path) -> dict[str, float]:
@@ -36,9 +37,9 @@ class Aesthetics:
             return {"aesthetics": float(_predicted(embeddings, layers(self.head)).mean())}
 
 
-def by_host(clip_vision) -> See:
+def by_host(clip_vision, head: Path) -> Aesthetics:
     """Seeing by the host's CLIP_VISION, wherever it runs."""
-    return lambda pictures: clip_vision.encode_image(pictures).image_embeds
+    return Aesthetics(lambda shown: clip_vision.encode_image(shown).image_embeds, head, fingerprint(clip_vision.model))
 
 
 @lru_cache(maxsize=1)

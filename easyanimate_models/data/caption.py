@@ -26,7 +26,8 @@ SIDE = 448  # pixels, the narrow side of what is shown
 class Captioner:
     """Describes a clip by the model in the folder `model`; the text model in `rewriter`, if any, words it anew.
 
-    It is shown `frames` pictures and answers in at most `longest` tokens. `device` is torch's name of one.
+    It is shown `frames` pictures of each of `batch` clips at once, and answers in at most `longest` tokens. `device` is
+    torch's name of one.
     """
 
     model: Path
@@ -36,24 +37,45 @@ class Captioner:
     rewriter: Path | None = None
     rewriting: str = REWRITING
     device: str = "cpu"
+    batch: int = 1
     name = "caption"
 
     def __post_init__(self):
         if self.rewriter is not None and "{text}" not in self.rewriting:
             raise ValueError("The instruction for rewriting must hold {text}, where the description goes.")
+        if self.batch < 1:
+            raise ValueError(f"{self.batch} clips at once are none; set batch to 1 or more.")
 
     def __call__(self, file: Path) -> dict[str, str]:
         """`text`, in one line."""
-        pictures = [Image.fromarray(pixels.copy()) for pixels in spread(file, self.frames, SIDE)]
-        shown = [{"type": "image", "image": picture} for picture in pictures]
-        asked = [{"role": "user", "content": [*shown, {"type": "text", "text": self.prompt}]}]
-        see = _pipeline("image-text-to-text", self.model, self.device)
-        text = _line(see(text=asked, max_new_tokens=self.longest, return_full_text=False))
-        if self.rewriter is None or not text:
-            return {"text": text}
-        write = _pipeline("text-generation", self.rewriter, self.device)
-        asked = [{"role": "user", "content": self.rewriting.replace("{text}", text)}]
-        return {"text": _line(write(asked, max_new_tokens=self.longest, return_full_text=False)) or text}
+        return self.told([self.seen(file)])[0]
+
+    def seen(self, file: Path) -> list[Image.Image]:
+        """What the model is shown of a clip. Raises `VideoError`."""
+        return [Image.fromarray(pixels.copy()) for pixels in spread(file, self.frames, SIDE)]
+
+    def told(self, clips: list[list[Image.Image]]) -> list[dict[str, str]]:
+        """What it says of each."""
+        chats = [
+            _said([*({"type": "image", "image": one} for one in shown), {"type": "text", "text": self.prompt}])
+            for shown in clips
+        ]
+        texts = self._answers("image-text-to-text", self.model, chats)
+        if self.rewriter is not None:
+            chats = [_said(self.rewriting.replace("{text}", text)) for text in texts]
+            anew = self._answers("text-generation", self.rewriter, chats)
+            texts = [new or old for new, old in zip(anew, texts, strict=True)]
+        return [{"text": text} for text in texts]
+
+    def _answers(self, task: str, folder: Path, chats: list) -> list[str]:
+        talk = _pipeline(task, folder, self.device)
+        told = {"max_new_tokens": self.longest, "return_full_text": False, "batch_size": self.batch}
+        return [" ".join(str(answer[0]["generated_text"]).split()) for answer in talk(chats, **told)]
+
+
+def _said(content) -> list[dict]:
+    """A chat with this as its only message."""
+    return [{"role": "user", "content": content}]
 
 
 @lru_cache(maxsize=2)
@@ -67,17 +89,16 @@ def _pipeline(task: str, folder: Path, device: str):
     precision = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= DTYPE_SINCE else "torch_dtype"
     told = {"use_safetensors": True, precision: "auto"}  # never a pickle; nothing is looked for beyond a folder
     try:
-        return transformers.pipeline(task, model=str(folder), device=device, trust_remote_code=False, model_kwargs=told)
+        talk = transformers.pipeline(task, model=str(folder), device=device, trust_remote_code=False, model_kwargs=told)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(
             f"{folder} can't be used for {task} ({str(error).splitlines()[0]}); choose another."
         ) from error
+    tokenizer = getattr(talk.processor, "tokenizer", None) or talk.tokenizer
+    tokenizer.padding_side = "left"  # answers begin where questions end
+    return talk
 
 
 def forget_models() -> None:
     """Give their memory back."""
     _pipeline.cache_clear()
-
-
-def _line(answers: list[dict[str, str]]) -> str:
-    return " ".join(str(answers[0]["generated_text"]).split())

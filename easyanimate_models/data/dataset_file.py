@@ -4,12 +4,11 @@
 The original's `metadata.json` (`file_path`, `text`, `type`) can be read and written too.
 """
 
-import errno
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from .disk import write_text
 from .ledger import Row
 from .video_file import VIDEOS
 
@@ -43,7 +42,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 def write_rows(folder: Path, rows: Iterable[Row]) -> Path:
     """All of them or, when the disk is full, what was there before."""
-    return _write(folder / NAME, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return write_text(folder / NAME, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_original(file: Path) -> list[Row]:
@@ -60,7 +59,7 @@ def write_original(folder: Path, rows: Iterable[Row]) -> Path:
     """What is kept, as the original's trainer reads it."""
     kept = [row for row in rows if not row.get("rejected")]
     listed = [{"file_path": row["file"], "text": row.get("text", ""), "type": "video"} for row in kept]
-    return _write(folder / ORIGINAL, json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
+    return write_text(folder / ORIGINAL, json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
 
 
 def beside(clip: Path) -> str:
@@ -84,20 +83,3 @@ def _checked(row: object, file: Path) -> Row:
     if not (file.parent / name).resolve().is_relative_to(file.parent.resolve()):
         raise DataError(f"{file} names {name}, which lies outside of {file.parent}; move it in.")
     return row
-
-
-def _write(file: Path, text: str) -> Path:
-    partial = file.with_name(f"{file.name}.part")
-    try:
-        with partial.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            told = f"The disk that holds {file} is full; make room and run it again."
-            raise OSError(errno.ENOSPC, told) from error
-        raise
-    return file

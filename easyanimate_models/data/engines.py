@@ -33,9 +33,16 @@ def attempt(work: Work, file: Path) -> Done:
         return Done(file, None, str(error))
 
 
-def one_by_one(work: Work, files: list[Path]) -> Iterator[Done]:
-    """Here, in order: for work that fills a device by itself."""
-    return (attempt(work, file) for file in files)
+def in_order(work: Work, files: list[Path]) -> Iterator[Done]:
+    """Here, for work that fills a device by itself; as many files at once as its `batch` says, if it has one."""
+    size = getattr(work, "batch", 1)
+    if size == 1:
+        yield from (attempt(work, file) for file in files)
+        return
+    for start in range(0, len(files), size):
+        seen = [attempt(work.seen, file) for file in files[start : start + size]]
+        rows = iter(work.told([done.row for done in seen if done.row is not None]))
+        yield from (done if done.row is None else Done(done.file, next(rows)) for done in seen)
 
 
 def by_threads(work: Work, files: list[Path], workers: int = 2) -> Iterator[Done]:
@@ -63,7 +70,7 @@ def by_ray(work: Work, files: list[Path], workers: int = 2) -> Iterator[Done]:
         yield Done(Path(done["file"]), json.loads(done["row"]), done["wrong"])
 
 
-ENGINES = {"here": one_by_one, "threads": by_threads, "processes": by_processes, "ray": by_ray}
+ENGINES = {"here": in_order, "threads": by_threads, "processes": by_processes, "ray": by_ray}
 
 
 def _as_done(pool: Executor, work: Work, files: list[Path], workers: int) -> Iterator[Done]:

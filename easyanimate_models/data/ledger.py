@@ -1,9 +1,10 @@
 """What a stage has done, a line of JSON each, in a file that only grows: killed anywhere, nothing is done twice."""
 
-import errno
 import json
 import os
 from pathlib import Path
+
+from .disk import room_for
 
 Row = dict[str, object]
 
@@ -32,16 +33,9 @@ class Ledger:
     def write(self, key: str, row: Row) -> None:
         """Remember it, on disk before anything else happens. Raises `OSError` in a sentence when the disk is full."""
         line = json.dumps({"key": key, "row": row}, ensure_ascii=False) + "\n"
-        try:
-            with self.file.open("a", encoding="utf-8") as out:
-                out.write("\n" + line if self.torn else line)
-                out.flush()
-                os.fsync(out.fileno())
-        except OSError as error:
-            self.torn = True
-            if error.errno == errno.ENOSPC:
-                raise OSError(
-                    errno.ENOSPC, f"The disk that holds {self.file} is full; make room and run it again."
-                ) from error
-            raise
+        torn, self.torn = self.torn, True
+        with room_for(self.file), self.file.open("a", encoding="utf-8") as out:
+            out.write("\n" + line if torn else line)
+            out.flush()
+            os.fsync(out.fileno())
         self.rows[key], self.torn = row, False

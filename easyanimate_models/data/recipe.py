@@ -50,6 +50,7 @@ class Captions:
     rewriter: str = ""
     rewriting: str = REWRITING
     device: str = "cpu"
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ def cpu_works(scores: Scores) -> list:
 def aesthetics(scores: Scores):
     """What a device measures."""
     from ..sd import load_image_encoder
-    from .aesthetics import Aesthetics, by_host
+    from .aesthetics import by_host
 
-    return Aesthetics(by_host(load_image_encoder(scores.image_encoder)), Path(scores.aesthetics_head))
+    return by_host(load_image_encoder(scores.image_encoder), Path(scores.aesthetics_head))
 
 
 def captioner(told: Captions) -> Captioner | None:
@@ -121,4 +122,4 @@ def captioner(told: Captions) -> Captioner | None:
         return None
     rewriter = Path(told.rewriter) if told.rewriter else None
     numbers = told.prompt, told.frames, told.longest
-    return Captioner(Path(told.model), *numbers, rewriter, told.rewriting, told.device)
+    return Captioner(Path(told.model), *numbers, rewriter, told.rewriting, told.device, told.batch)

@@ -11,6 +11,7 @@ import numpy
 from PIL import Image
 
 from .contact_sheet import contact_sheet
+from .disk import write_text
 from .filters import Limits, score_of
 from .ledger import Row
 from .video_file import VideoError, spread
@@ -40,11 +41,7 @@ def write_report(folder: Path, rows: list[Row], limits: Limits) -> Path:
     parts.append(_captions(folder, kept))
     parts.append(_unusable([row for row in rows if row.get("wrong")]))
     page = f'<!doctype html><meta charset="utf-8"><title>{html.escape(folder.name)}</title><style>{STYLE}</style>'
-    file = folder / NAME
-    partial = file.with_name(f"{NAME}.part")
-    partial.write_text(page + "\n".join(parts), encoding="utf-8")
-    partial.replace(file)
-    return file
+    return write_text(folder / NAME, page + "\n".join(parts))
 
 
 def _summary(rows: list[Row], kept: list[Row]) -> str:

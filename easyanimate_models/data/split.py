@@ -11,6 +11,7 @@ import av
 import numpy
 
 from .cuts import DETECTED, find_cuts
+from .disk import in_full
 from .video_file import Video, VideoError, frames, opened, picture, probe
 
 X264 = {"crf": "17", "preset": "superfast", "tune": "fastdecode"}  # no eye sees the difference; it is read many times
@@ -96,8 +97,18 @@ def _copyable(video: Video) -> bool:
 
 def _copy(video: Video, piece: Piece, place: Path) -> bool:
     """The packets of these frames as they are; whether exactly these frames came out."""
-    partial = _partial(place)
-    with opened(video.file) as (container, stream), av.open(str(partial), "w", format="mp4") as out:
+    try:
+        with in_full(place) as partial:
+            _remux(video, piece, partial)
+            if sum(1 for _ in frames(partial)) != piece.stop - piece.start:
+                raise VideoError(f"{video.file} can't be cut at frame {piece.start} as it is.")
+    except VideoError:
+        return False
+    return True
+
+
+def _remux(video: Video, piece: Piece, place: Path) -> None:
+    with opened(video.file) as (container, stream), av.open(str(place), "w", format="mp4") as out:
         copy, offset = out.add_stream_from_template(stream), None
         frame = 1 / (video.fps * stream.time_base)
         first, last = ((stream.start_time or 0) + (n - Fraction(1, 2)) * frame for n in (piece.start, piece.stop))
@@ -107,15 +118,6 @@ def _copy(video: Video, piece: Piece, place: Path) -> bool:
             offset = packet.pts if offset is None else offset
             packet.pts, packet.dts, packet.stream = packet.pts - offset, packet.dts - offset, copy
             out.mux(packet)
-    try:
-        exact = sum(1 for _ in frames(partial)) == piece.stop - piece.start
-    except VideoError:
-        exact = False
-    if exact:
-        partial.replace(place)
-    else:
-        partial.unlink()
-    return exact
 
 
 def _encode(video: Video, wanted: dict[Piece, Path]) -> None:
@@ -130,20 +132,15 @@ def _encode(video: Video, wanted: dict[Piece, Path]) -> None:
 
 def _write(shown: Iterator[av.VideoFrame], video: Video, place: Path) -> None:
     """Frames as an mp4 that plays anywhere. An odd last row or column is left out, as the format has it."""
-    partial = _partial(place)
-    try:
-        with av.open(str(partial), "w", format="mp4") as out:
-            stream = out.add_stream("libx264", rate=video.fps, options=X264)
-            stream.pix_fmt = "yuv420p"
-            stream.width, stream.height = video.width // 2 * 2, video.height // 2 * 2
-            for number, frame in enumerate(shown):
-                flat = _flat(frame, stream.width, stream.height)
-                flat.pts, flat.time_base = number, 1 / video.fps
-                out.mux(stream.encode(flat))
-            out.mux(stream.encode())
-        partial.replace(place)
-    finally:
-        partial.unlink(missing_ok=True)
+    with in_full(place) as partial, av.open(str(partial), "w", format="mp4") as out:
+        stream = out.add_stream("libx264", rate=video.fps, options=X264)
+        stream.pix_fmt = "yuv420p"
+        stream.width, stream.height = video.width // 2 * 2, video.height // 2 * 2
+        for number, frame in enumerate(shown):
+            flat = _flat(frame, stream.width, stream.height)
+            flat.pts, flat.time_base = number, 1 / video.fps
+            out.mux(stream.encode(flat))
+        out.mux(stream.encode())
 
 
 def _flat(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
@@ -151,7 +148,3 @@ def _flat(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
         return frame.reformat(format="yuv420p")
     pixels = numpy.ascontiguousarray(picture(frame)[:height, :width])
     return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
-
-
-def _partial(place: Path) -> Path:
-    return place.with_name(f"{place.name}.part")

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..checkpoint import fingerprint
 from ..dit.motion_dit import CLIP_TOKENS
 from ..inpainting import inpaint_latents
 from ..model_base import clip_tokens
@@ -30,7 +31,6 @@ from .loop import share
 
 PLACE, INDEX = ".easyanimate", "index.json"
 MOST_GIVEN = 4  # frames at either end, as the original trains its inpainting models
-SAMPLED = 256  # numbers of each tensor that tell one encoder from another
 
 Progress = Callable[[int, int], None]  # (done, of)
 Read = Callable[[list[str]], tuple[Tensor, Tensor]]  # texts to context [B, L, D] and mask [B, L]
@@ -156,17 +156,6 @@ def wants_clip_tokens(model, image_encoder) -> bool:
             "This transformer sees start images through CLIP, but no image encoder is given; it learns without them."
         )
     return takes and bool(image_encoder)
-
-
-def fingerprint(network: torch.nn.Module) -> str:
-    """A short name for weights: the same for the same, another for others (from a few numbers of every tensor)."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        flat = tensor.flatten()
-        few = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]
-        found.update(f"{name} {tuple(tensor.shape)}".encode())
-        found.update(few.float().cpu().numpy().tobytes())
-    return found.hexdigest()[:12]
 
 
 def _encoded_clip(place: Path, item: Item, bucket: Bucket, vae, maker: str, inpainting: bool, every: int) -> Path:
