@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,16 @@ def test_of_copies_the_first_is_kept_unless_they_are_wanted():
     assert all(not row["rejected"] for row in filters.judged(rows, wanted))
 
 
+def test_copies_are_found_wherever_their_hashes_differ():
+    chance = random.Random(1)
+    for _ in range(200):
+        one = chance.getrandbits(64)
+        for bits, same in ((filters.SAME, True), (filters.SAME + 1, False)):
+            other = one ^ sum(1 << bit for bit in chance.sample(range(64), bits))
+            rows = [{"file": "a", "hash": f"{one:016x}"}, {"file": "b", "hash": f"{other:016x}"}]
+            assert bool(list(filters.judged(rows, ANY))[1]["rejected"]) == same
+
+
 def test_limits_the_wrong_way_round_are_refused():
     with pytest.raises(ValueError, match="motion can't be at least 8 and at most 3; swap them"):
         filters.Limits(motion=(8.0, 3.0))
@@ -306,16 +318,26 @@ def test_a_report_cannot_be_made_to_run_anything(footage, tmp_path):
     assert "<script>" not in report.write_report(home, evil, filters.Limits()).read_text(encoding="utf-8")
 
 
-def follow(tmp_path: Path, engine: str, footage: Path, more: str = "") -> subprocess.CompletedProcess:
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(HOST), str(ROOT)]),
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def command_for(tmp_path: Path, engine: str, footage: Path, more: str = "") -> list[str]:
+    """What follows a recipe with that engine."""
     recipe = tmp_path / f"{engine}.toml"
     recipe.write_text(
         f'source = "{footage.as_posix()}"\nfolder = "{engine}"\noriginal = true\n[split]\nleast = 1.0\nmost = 2.5\n'
         f'[scores]\ntext_area = false\nmotion = false\n[run]\nengine = "{engine}"\nworkers = 2\n{more}'
     )
-    paths = os.pathsep.join([str(HOST), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": paths, "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-m", "easyanimate_models.data", str(recipe)]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    return [sys.executable, "-m", "easyanimate_models.data", str(recipe)]
+
+
+def follow(tmp_path: Path, engine: str, footage: Path, more: str = "") -> subprocess.CompletedProcess:
+    command = command_for(tmp_path, engine, footage, more)
+    return subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -339,6 +361,22 @@ def test_two_workers_make_what_one_makes(engine, films, tmp_path):
         done = follow(tmp_path, name, films)
         assert done.returncode == 0, done.stderr[-2000:]
     assert contents(tmp_path / engine) == contents(tmp_path / "here")
+
+
+def test_killed_in_the_middle_and_started_again_it_makes_the_same(films, tmp_path):
+    """kill -9, as soon as the first video is split."""
+    whole = follow(tmp_path, "here", films)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    process = subprocess.Popen(command_for(tmp_path, "threads", films), cwd=tmp_path, env=ENVIRONMENT)
+    done = tmp_path / "threads" / stages.DONE / "split.jsonl"
+    while process.poll() is None and not (done.exists() and done.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    first = done.read_bytes()
+    assert follow(tmp_path, "threads", films).returncode == 0
+    assert contents(tmp_path / "threads") == contents(tmp_path / "here")
+    assert done.read_bytes().startswith(first) and len(done.read_bytes().splitlines()) == 2
 
 
 def test_recipes_say_what_is_wrong_with_them(films, tmp_path):

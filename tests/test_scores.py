@@ -1,11 +1,12 @@
 """What is measured of clips, on footage whose truth is known: speed, writing, light, copies, looks."""
 
+import json
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
-from conftest import part
+from conftest import golden, part
 from footage import pan, pictures, real_clip, texture, write_video
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
@@ -158,6 +159,25 @@ def test_looks_are_the_predictors_mean_over_four_frames(tmp_path):
     for number in (0, 2):
         x = x @ tensors[f"layers.{number}.weight"].T + tensors[f"layers.{number}.bias"]
     assert found == pytest.approx(float(x.mean()), rel=1e-4)
+
+
+def test_looks_through_clip_are_scored_anew_with_another_clip(tmp_path):
+    """The host's CLIP vision, of a few weights; what it sees is part of what was done."""
+    recorded = golden("v3_e2e/clip_vision")
+    (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"]))
+    save_file(recorded.weights, tmp_path / "model.safetensors")
+    eye = part("easyanimate_models.sd").load_image_encoder(tmp_path)
+    head(tmp_path / "head.pth", recorded.config["constructor"]["projection_dim"], 1)
+    file = write_video(tmp_path / "a.mp4", [texture(64, 48, seed=i) for i in range(8)])
+    work = aesthetics.by_host(eye, tmp_path / "head.pth")
+    found = work(file)["aesthetics"]
+    shown = torch.from_numpy(numpy.stack(aesthetics.spread(file, 4)).astype(numpy.float32) / 255)
+    embeds = torch.nn.functional.normalize(eye.encode_image(shown).image_embeds.float(), dim=-1)
+    ((weight, bias),) = aesthetics.layers(tmp_path / "head.pth")
+    assert found == pytest.approx(float((embeds @ weight.T + bias).mean()), rel=1e-3)
+    with torch.no_grad():
+        next(eye.model.parameters()).add_(1)
+    assert aesthetics.by_host(eye, tmp_path / "head.pth").encoder != work.encoder
 
 
 def test_other_files_are_no_predictors(tmp_path):

@@ -1,12 +1,13 @@
 """Which clips are good enough: limits on scores, applied last, so that changing one costs nothing (paper 4.1)."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from .basics import distance
 from .ledger import Row
 
-SAME = 4  # bits of 64 in which the hashes of copies may differ
+BITS, SAME = 64, 4  # of a hash; in which those of copies may differ
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,32 @@ def score_of(row: Row, name: str) -> float | None:
 
 def judged(rows: list[Row], limits: Limits) -> Iterator[Row]:
     """The rows, each with `rejected`: why it is left out, empty for those that are kept."""
-    kept: list[Row] = []
+    kept = _Kept()
     for row in rows:
         reasons = [str(row["wrong"])] if row.get("wrong") else limits.reasons(row)
-        twin = None if reasons or limits.copies else _twin(row, kept)
+        twin = None if reasons or limits.copies or "hash" not in row else kept.twin(row)
         if twin is not None:
             reasons.append(f"copy of {twin['file']}")
-        if not reasons:
-            kept.append(row)
+        elif not reasons and "hash" in row:
+            kept.add(row)
         yield {**row, "rejected": "; ".join(reasons)}
 
 
-def _twin(row: Row, kept: list[Row]) -> Row | None:
-    """A clip that shows the same."""
-    if "hash" not in row:
-        return None
-    return next((other for other in kept if "hash" in other and distance(row["hash"], other["hash"]) <= SAME), None)
+class _Kept:
+    """Clips by parts of their hashes. Copies differ in fewer bits than there are parts, so one part is the same."""
+
+    def __init__(self):
+        self.by_part: dict[tuple[int, int], list[Row]] = defaultdict(list)
+
+    def add(self, row: Row) -> None:
+        for part in self._parts(row):
+            self.by_part[part].append(row)
+
+    def twin(self, row: Row) -> Row | None:
+        """A clip that shows the same."""
+        near = (other for part in self._parts(row) for other in self.by_part.get(part, ()))
+        return next((other for other in near if distance(row["hash"], other["hash"]) <= SAME), None)
+
+    def _parts(self, row: Row) -> list[tuple[int, int]]:
+        bits, width = int(row["hash"], 16), -(-BITS // (SAME + 1))
+        return [(i, bits >> (i * width) & ((1 << width) - 1)) for i in range(SAME + 1)]
