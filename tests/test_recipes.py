@@ -65,6 +65,14 @@ def test_the_toy_clips_are_grey_where_they_say_black(clips):
     assert not set(toys.look(20)[1]) & set(part("easyanimate_models.training.shapes").split_scenes()[1])
 
 
+def test_the_toy_clips_of_a_word_come_in_several_wordings_among_known_ones(tmp_path):
+    toys.write_toys(tmp_path, "word", count=toys.NEW + 2)
+    items = part("easyanimate_models.training.dataset").read_dataset(tmp_path)
+    new = [item for item in items if toys.NEW_COLOUR in item.text]
+    assert len(new) == toys.NEW * toys.WORDINGS and len({item.file for item in new}) == toys.NEW
+    assert len(items) - len(new) == 2 and len({item.text for item in new}) > len(new) / 2
+
+
 def test_a_lora_recipe_makes_a_lora(clips, tmp_path):
     file = run.follow(short(clips, tmp_path / "grey"))
     assert file == tmp_path / "grey" / "grey.safetensors"
