@@ -37,11 +37,15 @@ def data_sets() -> list[str]:
     return sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
 
 
-def captioners() -> list[str]:
-    """Vision-language models in models/LLM or models/VLM, each a folder with its config.json."""
-    roots = [Path(folder_paths.models_dir) / kind for kind in ("LLM", "VLM")]
-    found = [f.parent.relative_to(folder_paths.models_dir) for root in roots for f in root.glob("*/config.json")]
-    return sorted(folder.as_posix() for folder in found)
+def captioners() -> dict[str, Path]:
+    """Vision-language models in LLM or VLM among the host's models: each is a folder with its config.json."""
+    known = folder_paths.folder_names_and_paths
+    found = {}
+    for kind in ("LLM", "VLM"):
+        for root in [*map(Path, known.get(kind, ([],))[0]), Path(folder_paths.models_dir) / kind]:
+            for file in [*root.glob("*/config.json"), *root.glob("*/*/config.json")]:
+                found.setdefault(f"{kind}/{file.parent.relative_to(root).as_posix()}", file.parent)
+    return dict(sorted(found.items()))
 
 
 def heads() -> list[str]:
@@ -248,9 +252,8 @@ class EasyAnimateCaptionClips(io.ComfyNode):
         home, captioner = home_of(dataset), None
         if model != BY_HAND:
             mm.unload_all_models()  # the host's can come back; this one is not the host's
-            writes = None if rewriter == NONE else Path(folder_paths.models_dir) / rewriter
-            place = Path(folder_paths.models_dir) / model
-            captioner = Captioner(place, prompt, frames, rewriter=writes, device=str(mm.get_torch_device()))
+            places, device = captioners(), str(mm.get_torch_device())
+            captioner = Captioner(places[model], prompt, frames, rewriter=places.get(rewriter), device=device)
         try:
             rows = _kept(describe_clips(home, captioner, progress=_shown(cls, "captions")))
         finally:

@@ -136,6 +136,20 @@ def test_a_clip_that_vanishes_is_named_and_the_rest_goes_on(footage, tmp_path):
     rows = {row["file"]: row for row in stages.score_clips(home, [Counting()], HERE)}
     assert "is not there any more" in rows["clips/pan_001.mp4"]["wrong"]
     assert sum("count" in row for row in rows.values()) == 3
+    write_video(home / "clips" / "pan_001.mp4", pan(8, frames=30))  # put back
+    (back,) = (row for row in stages.score_clips(home, [Counting()], HERE) if row["file"] == "clips/pan_001.mp4")
+    assert "wrong" not in back and back["count"]
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(footage, tmp_path):
+    clips = tmp_path / "set" / "clips"
+    clips.mkdir(parents=True)
+    old, new = clips / "a.mp4.1-2.part", clips / "b.mp4.3-4.part"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    stages.split_footage(footage, tmp_path / "set", SHORT, HERE)
+    assert not old.exists() and new.exists()
 
 
 def test_limits_choose_and_choose_anew_without_measuring(footage, tmp_path):

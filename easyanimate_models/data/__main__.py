@@ -22,6 +22,8 @@ def main(file: Path) -> None:
         follow(read_data_recipe(file), lambda stage: partial(shown, tqdm(desc=stage, unit="file")))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Stopped; run it again to go on.")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,31 @@
 
 import errno
 import os
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PART = ".part"
+LEFT = 3600  # seconds after which nobody writes to such a place any more
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed writers left."""
+    for partial in folder.glob(f"*{PART}"):
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime > LEFT:
+                partial.unlink()
 
 
 @contextmanager
 def in_full(file: Path) -> Iterator[Path]:
-    """A place to write to, which becomes `file` in the end; if anything fails, `file` stays as it was."""
-    partial = file.with_name(f"{file.name}.part")
+    """A place to write to, which becomes `file` in the end; if anything fails, `file` stays as it was.
+
+    No two writers have the same place: one that was cancelled may still be at work when the next begins.
+    """
+    partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}{PART}")
     try:
         with room_for(file):
             yield partial

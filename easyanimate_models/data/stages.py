@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .dataset_file import DataError, beside, read_rows, videos_in, write_rows
+from .disk import tidy
 from .engines import ENGINES, Done, Work
 from .filters import Limits, judged
 from .ledger import Ledger, Row
@@ -63,6 +64,7 @@ def split_footage(
     A caption beside a video is that of its clips.
     """
     videos = videos_in(source)
+    tidy(folder / CLIPS)
     work = Splitter(folder / CLIPS, _names(source, videos), settings)
     found = _all(work, videos, Ledger(folder / DONE / "split.jsonl"), hands, progress, str(settings))
     rows = [row for video in videos for row in _clips_of(video, video.relative_to(source), found[video])]
@@ -99,10 +101,16 @@ def describe_clips(folder: Path, captioner, hands: Hands = HERE, progress: Progr
 
 def _added(folder: Path, rows: list[Row], work, hands: Hands, progress: Progress | None) -> list[Row]:
     """The rows with what the work says of each; a clip that fails has `wrong`."""
-    files = {row["file"]: folder / row["file"] for row in rows if not row.get("wrong")}
+    files = {row["file"]: folder / row["file"] for row in rows if _may_work(folder, row)}
     ledger = Ledger(folder / DONE / f"{work.name}.jsonl")
     found = _all(work, list(files.values()), ledger, hands, progress, _settings(work))
+    rows = [{k: v for k, v in row.items() if k != "wrong"} if row["file"] in files else row for row in rows]
     return [{**row, **found[files[row["file"]]]} if row["file"] in files else row for row in rows]
+
+
+def _may_work(folder: Path, row: Row) -> bool:
+    """Whether there is a clip; what was wrong with it may have been mended."""
+    return not row.get("wrong") or (folder / row["file"]).is_file()
 
 
 def _all(
