@@ -59,8 +59,8 @@ def heads() -> list[str]:
 def home_of(dataset: str) -> Path:
     """The folder of a data set, in the host's output or input folder. Raises `ValueError` for any other."""
     folder = Path(os.path.abspath(dataset))  # not resolved: a link in the input folder may lead to another disk
-    roots = [Path(os.path.abspath(r)) for r in (folder_paths.get_output_directory(), folder_paths.get_input_directory())]
-    if not any(root in folder.parents for root in roots):
+    roots = folder_paths.get_output_directory(), folder_paths.get_input_directory()
+    if not any(Path(os.path.abspath(root)) in folder.parents for root in roots):
         raise ValueError(f"{dataset} is not in ComfyUI's output or input folder; connect a node that makes a data set.")
     return folder
 
