@@ -3,6 +3,7 @@
 Between these nodes a data set is the folder that holds it. What data preparation needs is imported when it begins.
 """
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -30,6 +31,21 @@ def input_folders() -> list[str]:
     """Folders in the host's input folder, where footage lies."""
     root = Path(folder_paths.get_input_directory())
     return sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def state_of(folder: str) -> str:
+    """What lies in an input folder, in short: with other clips or captions in it the host runs the node again."""
+    return state_in(Path(folder_paths.get_input_directory()) / folder)
+
+
+def state_in(root: Path) -> str:
+    """What lies in a folder, in short."""
+    told = hashlib.sha256()
+    for file in sorted(root.rglob("*")):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts):
+            seen = file.stat()
+            told.update(f"{file.relative_to(root)} {seen.st_size} {seen.st_mtime_ns}\n".encode())
+    return told.hexdigest()
 
 
 def data_sets() -> list[str]:
@@ -107,8 +123,6 @@ class EasyAnimateSplitVideos(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        from .training import state_of
-
         return state_of(folder)
 
     @classmethod
@@ -281,8 +295,6 @@ class EasyAnimateLoadDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder) -> str:
-        from .training import state_in
-
         return state_in(cls.place(folder))
 
     @classmethod

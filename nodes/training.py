@@ -1,6 +1,5 @@
 """Clips + MODEL -> a LoRA, or motion modules. What training needs is imported when it begins."""
 
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,31 +12,11 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..easyanimate_models.host import say_in_node
+from .dataset import home_of, input_folders, state_of
 from .decoding import require_slice_vae
 
 CATEGORY = "EasyAnimate/training"
 NO_FOLDER = "clips that are connected"
-
-
-def input_folders() -> list[str]:
-    """Folders in the host's input folder, where data sets lie."""
-    root = Path(folder_paths.get_input_directory())
-    return sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-
-
-def state_of(folder: str) -> str:
-    """What lies in an input folder, in short: with other clips or captions in it the host runs the node again."""
-    return state_in(Path(folder_paths.get_input_directory()) / folder)
-
-
-def state_in(root: Path) -> str:
-    """What lies in a folder, in short."""
-    told = hashlib.sha256()
-    for file in sorted(root.rglob("*")):
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts):
-            seen = file.stat()
-            told.update(f"{file.relative_to(root)} {seen.st_size} {seen.st_mtime_ns}\n".encode())
-    return told.hexdigest()
 
 
 def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
@@ -253,8 +232,6 @@ def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
 
 def _home(asked: SimpleNamespace) -> Path | None:
     """The folder that holds what is learnt from; None for clips that are connected."""
-    from .dataset import home_of
-
     if dataset := getattr(asked, "dataset", None):
         return home_of(dataset)
     return None if asked.folder == NO_FOLDER else Path(folder_paths.get_input_directory()) / asked.folder

@@ -16,6 +16,8 @@ import av
 import torch
 from torch import Tensor
 
+from ..data.dataset_file import beside
+
 CLIPS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LISTS = ("metadata.jsonl", "metadata.json")
@@ -76,7 +78,7 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
     rows = [row for row in rows if not any(part.startswith(".") for part in row[0].relative_to(folder).parts)]
     if not rows:
         raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
-    rows = sorted((file, _beside(file) or text) for file, text in rows)
+    rows = sorted((file, beside(file) or text) for file, text in rows)
     files = sorted({file for file, _ in rows})
     silent = sorted({file.name for file, text in rows if not text})
     if silent and with_captions:
@@ -133,12 +135,6 @@ def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
             raise DatasetError(f"{file} names {name}, which lies outside of {folder}; move it in.")
         if not row.get("rejected"):
             yield folder / path.relative_to(folder.resolve()), " ".join(str(row.get("text") or "").split())
-
-
-def _beside(file: Path) -> str:
-    """The caption in a `.txt` file of the same name, in one line; empty without one."""
-    beside = file.with_suffix(".txt")
-    return " ".join(beside.read_text(encoding="utf-8", errors="replace").split()) if beside.is_file() else ""
 
 
 def _probe(file: Path) -> Item | None:
