@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -107,6 +108,14 @@ def test_videos_are_not_split_twice(footage, tmp_path, monkeypatch):
     home = tmp_path / "set"
     rows = stages.split_footage(footage, home, SHORT, HERE)
     monkeypatch.setattr(stages, "split", lambda *_: pytest.fail("split again"))
+    assert stages.split_footage(footage, home, SHORT, HERE) == rows
+
+
+def test_copies_of_a_video_in_two_folders_keep_their_own_clips(footage, tmp_path):
+    home = tmp_path / "set"
+    shutil.copytree(footage / "sub", footage / "again")  # name, size and time are the same
+    rows = stages.split_footage(footage, home, SHORT, HERE)
+    assert {row["file"] for row in rows} >= {"clips/sub_pan_001.mp4", "clips/again_pan_001.mp4"}
     assert stages.split_footage(footage, home, SHORT, HERE) == rows
 
 

@@ -66,7 +66,7 @@ def split_footage(
     videos = videos_in(source)
     tidy(folder / CLIPS)
     work = Splitter(folder / CLIPS, _names(source, videos), settings)
-    found = _all(work, videos, Ledger(folder / DONE / "split.jsonl"), hands, progress, str(settings))
+    found = _all(work, videos, Ledger(folder / DONE / "split.jsonl"), hands, progress, str(settings), source)
     rows = [row for video in videos for row in _clips_of(video, video.relative_to(source), found[video])]
     write_rows(folder, rows)
     return rows
@@ -103,7 +103,7 @@ def _added(folder: Path, rows: list[Row], work, hands: Hands, progress: Progress
     """The rows with what the work says of each; a clip that fails has `wrong`."""
     files = {row["file"]: folder / row["file"] for row in rows if _may_work(folder, row)}
     ledger = Ledger(folder / DONE / f"{work.name}.jsonl")
-    found = _all(work, list(files.values()), ledger, hands, progress, _settings(work))
+    found = _all(work, list(files.values()), ledger, hands, progress, _settings(work), folder)
     rows = [{k: v for k, v in row.items() if k != "wrong"} if row["file"] in files else row for row in rows]
     return [{**row, **found[files[row["file"]]]} if row["file"] in files else row for row in rows]
 
@@ -114,10 +114,10 @@ def _may_work(folder: Path, row: Row) -> bool:
 
 
 def _all(
-    work: Work, files: list[Path], ledger: Ledger, hands: Hands, progress: Progress | None, settings: str
+    work: Work, files: list[Path], ledger: Ledger, hands: Hands, progress: Progress | None, settings: str, root: Path
 ) -> dict[Path, Row]:
     """A row for every file, from the ledger where it was done before, else by doing it now."""
-    keys = {file: key for file in files if (key := _key(file, settings)) is not None}
+    keys = {file: key for file in files if (key := _key(file, root, settings)) is not None}
     rows = {file: ledger[key] for file, key in keys.items() if key in ledger}
     rows |= {file: {"wrong": f"{file} is not there any more; put it back."} for file in files if file not in keys}
     left = [file for file in keys if file not in rows]
@@ -131,13 +131,13 @@ def _all(
     return rows
 
 
-def _key(file: Path, settings: str) -> str | None:
-    """Another one when the file or the settings have changed; None when the file is gone."""
+def _key(file: Path, root: Path, settings: str) -> str | None:
+    """Another one for another file, or when it or the settings have changed; None when the file is gone."""
     try:
         seen = file.stat()
     except OSError:
         return None
-    return f"{file.name} {seen.st_size} {seen.st_mtime_ns} {settings}"
+    return f"{file.relative_to(root).as_posix()} {seen.st_size} {seen.st_mtime_ns} {settings}"
 
 
 def _settings(work) -> str:
