@@ -3,8 +3,9 @@
 import client
 import pytest
 from conftest import part
-from test_server import BUILT_IN, CFG, PROMPT, assert_shows, graph, node, watch
+from test_server import BUILT_IN, PROMPT, assert_shows, graph, node, watch
 
+CFG = part("easyanimate_models.training.evaluation").FOR_GIVEN.cfg
 BUILT_IN_INP = part("easyanimate_models.model_files").BUILT_IN_INP
 judging = part("easyanimate_models.training.judging")
 psnr = part("easyanimate_models.training.vae").psnr

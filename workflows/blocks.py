@@ -32,7 +32,7 @@ def empty(width: int = 64, height: int = 64, length: int = 24) -> dict:
 def sampler(**changed) -> dict:
     """An EasyAnimateSampler on `model`, `prompt` and `empty`; `changed` are other inputs."""
     wired = {"model": ["model", 0], "positive": ["prompt", 0], "negative": ["prompt", 1], "latent": ["empty", 0]}
-    chosen = {"seed": 1, "steps": 25, "cfg": 2, "sampler": "euler", "scheduler": "easyanimate"}
+    chosen = {"seed": 1, "steps": 25, "cfg": 2.5, "sampler": "euler", "scheduler": "easyanimate"}
     return node("EasyAnimateSampler", **(wired | chosen | changed))
 
 

@@ -14,7 +14,7 @@ RELEASE_FILES = {
 SIZE = {"width": 64, "height": 64, "length": 24}
 MOST = {"EasyAnimateEmptyLatent": SIZE, "EasyAnimateImageToVideo": SIZE}
 OF_OTHER_MODELS = ("clip_vision_output",)  # the tiny model takes none
-GUIDANCE = {"EasyAnimateSampler": 2.0}
+GUIDANCE = {7: 2.0}  # the cfg of releases, and of the InP model in their place
 
 
 def bring_inputs(host: Path) -> None:
@@ -36,8 +36,8 @@ def _tiny_inputs(class_type: str, inputs: dict) -> dict:
     if class_type in RELEASE_FILES:
         name = RELEASE_FILES[class_type]
         inputs[name] = BUILT_IN_INP if name == "transformer" and "InP" in inputs[name] else BUILT_IN
-    if class_type in GUIDANCE:
-        inputs["cfg"] = GUIDANCE[class_type]
+    if class_type == "EasyAnimateSampler":
+        inputs["cfg"] = GUIDANCE.get(inputs["cfg"], inputs["cfg"])
     for name, most in MOST.get(class_type, {}).items():
         inputs[name] = min(inputs[name], most)
     return inputs
