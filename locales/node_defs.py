@@ -88,7 +88,7 @@ def _with_table(text: str, heading: str, columns: tuple, rows: list[tuple]) -> s
         rest.pop(0)
     table = [columns, ["---"] * len(columns), *rows]
     lines = "".join(f"| {' | '.join(cells)} |\n" for cells in table)
-    return f"{before}{mark}\n{lines}{''.join(rest)}"
+    return f"{before}{mark}\n{lines}\n{''.join(rest).lstrip()}"
 
 
 def _row(told: dict, name: str, options: dict) -> tuple[str, str, str]:
