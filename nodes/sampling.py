@@ -45,7 +45,7 @@ class EasyAnimateSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How strictly to follow the text: 7 for the releases, 2 for the tiny model.",
+                    tooltip="How strictly to follow the text: 7 for the releases, 2 to 2.5 for the tiny model.",
                 ),
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
