@@ -96,6 +96,18 @@ def test_sockets_and_widgets_of_our_nodes_are_those_of_the_schema(path):
         assert [o["type"] for o in node["outputs"]] == [str(o.get_io_type()) for o in schema.outputs]
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md", "README.ja.md"])
+def test_a_readme_shows_every_workflow_and_only_what_is_there(name):
+    text = _read(ROOT / name)
+    places = set(re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', text))
+    assert [place for place in places if not (ROOT / place).exists()] == []
+    assert {f"workflows/{path.stem}{end}" for path in WORKFLOWS for end in (".json", ".jpg")} <= places
+
+
+def test_the_readme_lists_every_node():
+    assert set(re.findall(r"^\| `(EasyAnimate\w+)`", _read(ROOT / "README.md"), re.MULTILINE)) == set(NODES)
+
+
 FLOW = (  # imports go down this list, never up (design.md, section 2)
     *("__init__", "nodes", "training", "data", "model_files", "sd", "lora"),
     *("controlnet", "model_detection", "supported_models"),
