@@ -50,7 +50,14 @@ def _clips() -> list:
         io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip="About this, squared."),
         io.Int.Input("frames", default=48, min=1, max=1024, tooltip="At most; taken from the beginning."),
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step; more need more memory."),
-        io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed teaches the same."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            control_after_generate=False,  # a seed that changes by itself would begin anew instead of going on
+            tooltip="The same seed teaches the same.",
+        ),
         io.Image.Input("clips", optional=True, tooltip="Instead of a folder: frames of a clip, or a list of."),
         io.String.Input(
             "captions", optional=True, force_input=True, tooltip="What the connected clips show, one for each."

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
-import dev
 from playwright.sync_api import ConsoleMessage, ElementHandle, Locator, Page, Route, expect, sync_playwright
 
-SIZE = {"width": 1600, "height": 900}
+import dev
+
+SIZE = {"width": 1280, "height": 720}
 SETTINGS = {  # of a user who has been here before and wants to see the graph, on a machine without a GPU
     "Comfy.TutorialCompleted": True,
     "Comfy.Locale": "en",
@@ -43,9 +44,8 @@ WATCH = """() => {
         pictures.push({src: imgs[0].src, seen: pixels.getImageData(0, 0, 16, 16).data.join()})
       }
     }
-    requestAnimationFrame(look)
   }
-  look()
+  setInterval(look, 20)
   app.api.addEventListener('execution_start', () => { run = {state: 'running', steps: [], late: 0} })
   for (const end of ['success', 'error', 'interrupted'])
     app.api.addEventListener('execution_' + end, ({detail}) => Object.assign(run, {state: end, detail}))
@@ -133,7 +133,9 @@ class FrontEnd:
 
     def press_run(self) -> None:
         self.page.evaluate("run = {state: 'none'}, drawn = {bars: {}, pictures: {}}, 0")
-        self.page.get_by_test_id("queue-button").click()
+        with self.page.expect_response("**/prompt") as answer:
+            self.page.get_by_test_id("queue-button").click()
+        assert answer.value.ok, answer.value.text()
 
     def press_cancel(self) -> None:
         self.page.get_by_role("button", name="Cancel current run").click()
@@ -159,7 +161,7 @@ class FrontEnd:
         return bars, self.page.evaluate("kind => new Set((drawn.pictures[kind] ?? []).map(p => p.seen)).size", kind)
 
     def play(self, number: int) -> Path:
-        """Press play in a node; the file of the video that plays."""
+        """Press play in a node, and pause; the file of the video that played."""
         shown = self.page.wait_for_function(
             """number => app.graph.getNodeById(number).widgets.map(widget => widget.element?.querySelector?.('video'))
               .find(video => video?.readyState >= 2)""",
@@ -168,6 +170,7 @@ class FrontEnd:
         shown.scroll_into_view_if_needed()
         shown.click()
         self.page.wait_for_function("video => !video.paused && video.currentTime > 0.1", arg=shown)
+        shown.evaluate("video => video.pause()")
         return saved_file(shown)
 
     def select(self, kind: str) -> None:

@@ -1,7 +1,5 @@
 """The pack in the host's own front end, in a real browser; only with `--browser`."""
 
-import json
-
 import client
 import front_end as driver
 import graphs
@@ -10,7 +8,7 @@ import tiny
 from conftest import HOST, ROOT, part
 from front_end import FrontEnd
 from playwright.sync_api import expect
-from seeing import assert_shows, read_video
+from seeing import read_video
 from stand_ins import files_for, swapped
 
 FOLDER = ROOT / "workflows"
