@@ -5,6 +5,8 @@ from comfy_api.latest import ComfyExtension
 from .easyanimate_models.model_files import register_folder
 from .nodes import NODES
 
+WEB_DIRECTORY = "./web"  # help pages
+
 register_folder()
 
 

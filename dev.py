@@ -4,6 +4,7 @@ python3 dev.py demo ["a prompt"]   make the video that the prompt describes, on 
 python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER first: on that ComfyUI (COMFYUI_PATH)
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
+python3 dev.py words               write locales/en/nodeDefs.json and the tables of the help pages from the schemas
 python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
 python3 dev.py data RECIPE.toml    footage into a data set to train on: split, filter, caption (resumes)
 python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
@@ -24,10 +25,11 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "workflows"))
-import author  # noqa: E402  (beside the workflows that these three run and write)
+sys.path[:0] = [str(ROOT / "workflows"), str(ROOT / "locales")]
+import author  # noqa: E402  (beside the workflows that these run and write, and the words)
 import client  # noqa: E402
 import graphs  # noqa: E402
+import node_defs  # noqa: E402
 import tiny  # noqa: E402
 
 VENV = ROOT / ".venv"
@@ -273,6 +275,15 @@ def workflows(arguments: list[str]) -> int:
     return 0
 
 
+def words(arguments: list[str]) -> int:
+    with server() as port:
+        known = client.get(port, "/object_info")
+    ours = {name: node for name, node in known.items() if node["python_module"] == f"custom_nodes.{PACK}"}
+    for path in node_defs.write(ours):
+        say(str(path.relative_to(ROOT)))
+    return 0
+
+
 def train(arguments: list[str]) -> int:
     environment = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc keeps memory
     return run_module("easyanimate_models.training", arguments, environment)
@@ -306,7 +317,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows}
+COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows, "words": words}
 COMMANDS |= {"train": train, "data": data, "clips": clips, "bench": bench}
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ def _clip_vision_inputs() -> list:
 
 def _outputs() -> list:
     return [
-        io.Conditioning.Output(display_name="positive"),
-        io.Conditioning.Output(display_name="negative"),
-        io.Latent.Output(display_name="latent"),
-        io.Int.Output(display_name="frames"),
+        io.Conditioning.Output(display_name="positive", tooltip="The prompt, and what is given of the video."),
+        io.Conditioning.Output(display_name="negative", tooltip="The negative, and what is given of the video."),
+        io.Latent.Output(display_name="latent", tooltip="The latent that fits, for the sampler."),
+        io.Int.Output(display_name="frames", tooltip="How many frames will come out."),
     ]
 
 

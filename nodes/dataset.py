@@ -88,7 +88,7 @@ def _dataset_in() -> io.String.Input:
 def _outputs() -> list:
     return [
         io.String.Output(display_name="dataset", tooltip="The folder that holds it."),
-        io.Image.Output(display_name="preview"),
+        io.Image.Output(display_name="preview", tooltip=f"A picture of each clip, of {SHOWN} at most."),
     ]
 
 
@@ -107,7 +107,12 @@ class EasyAnimateSplitVideos(io.ComfyNode):
                 io.Combo.Input("folder", options=input_folders(), tooltip="A folder of videos in ComfyUI's input."),
                 io.String.Input("name", default="my_footage", tooltip="Of the data set, in output/easyanimate_data."),
                 io.Float.Input(
-                    "min_seconds", default=3.0, min=0.1, max=600.0, step=0.1, tooltip="Shorter shots make no clip."
+                    "min_seconds",
+                    default=3.0,
+                    min=0.1,
+                    max=600.0,
+                    step=0.1,
+                    tooltip="Shorter shots make no clip; the paper takes 3.",
                 ),
                 io.Float.Input(
                     "max_seconds",
@@ -115,7 +120,7 @@ class EasyAnimateSplitVideos(io.ComfyNode):
                     min=0.2,
                     max=1200.0,
                     step=0.1,
-                    tooltip="Longer shots are divided evenly; at least twice the other.",
+                    tooltip="Longer shots are divided evenly; the paper takes 10. At least twice min_seconds.",
                 ),
             ],
             outputs=_outputs(),
@@ -195,11 +200,13 @@ class EasyAnimateFilterClips(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 _dataset_in(),
-                least("min_motion", 3.0, 1000.0, "Below this, hardly anything moves."),
-                least("max_motion", 8.0, ANY, "Above this, too much does, or the camera shakes."),
+                least("min_motion", 3.0, 1000.0, "Below this, hardly anything moves; 0 takes any."),
+                least("max_motion", 8.0, ANY, "Above this, too much does, or the camera shakes; 1000 takes any."),
                 least("max_text_area", 0.02, 1.0, "Of the picture; 0.02 is 2 %, 1 takes any."),
-                least("min_aesthetics", 4.0, 10.0, "Where it was scored."),
-                io.Int.Input("min_side", default=0, min=0, max=8192, tooltip="Of the narrow side, in pixels."),
+                least("min_aesthetics", 4.0, 10.0, "Where it was scored, of 10; 0 takes any."),
+                io.Int.Input(
+                    "min_side", default=0, min=0, max=8192, tooltip="Of the narrow side, in pixels; 0 takes any."
+                ),
                 io.Boolean.Input("copies", default=False, tooltip="Keep clips that show the same as another one."),
             ],
             outputs=[
@@ -246,9 +253,19 @@ class EasyAnimateCaptionClips(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 _dataset_in(),
-                io.Combo.Input("model", options=[BY_HAND, *captioners()], tooltip="Who describes them."),
+                io.Combo.Input(
+                    "model",
+                    options=[BY_HAND, *captioners()],
+                    tooltip="Who describes them: a folder in models/LLM or models/VLM.",
+                ),
                 io.String.Input("prompt", default=PROMPT, multiline=True, tooltip="What the model is asked."),
-                io.Int.Input("frames", default=8, min=1, max=64, tooltip="Pictures of each clip that it is shown."),
+                io.Int.Input(
+                    "frames",
+                    default=8,
+                    min=1,
+                    max=64,
+                    tooltip="Pictures of each clip that it is shown: 4 to 16; more take longer.",
+                ),
                 io.Combo.Input(
                     "rewriter",
                     options=[NONE, *captioners()],

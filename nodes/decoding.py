@@ -32,7 +32,7 @@ class EasyAnimateEncode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
                 io.Int.Input("tile_size", **TILE_INPUT),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="The video as a latent, for the sampler.")],
         )
 
     @classmethod
@@ -63,7 +63,7 @@ class EasyAnimateDecode(io.ComfyNode):
                     "encode more and leaves more of the jump.",
                 ),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[io.Image.Output(tooltip="The frames, for Create Video: 24 a second (V2, V3) or 12 (V1).")],
         )
 
     @classmethod

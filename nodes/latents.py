@@ -13,19 +13,23 @@ from .decoding import require_slice_vae
 def size_inputs() -> list:
     """Width, height, length and batch size of a video to be made."""
     side = {"min": SIDE_STEP, "max": 4096, "step": SIDE_STEP}
+    pixels = (
+        f"In pixels, steps of {SIDE_STEP}: width times height near 512x512, 768x768 or 960x960, as the release is "
+        "named; 64 for the tiny model."
+    )
     return [
-        io.Int.Input("width", default=672, tooltip="In pixels.", **side),
-        io.Int.Input("height", default=384, tooltip="In pixels.", **side),
+        io.Int.Input("width", default=672, tooltip=pixels, **side),
+        io.Int.Input("height", default=384, tooltip=pixels, **side),
         io.Int.Input(
             "length",
             default=72,
             min=1,
             max=4096,
             step=1,
-            tooltip=f"In frames, at 24 a second: 1 for an image, else a multiple of {LENGTH_STEP} (V3), of 9 "
-            "(V2) or any number (V1). Others come out as the frames output says.",
+            tooltip=f"In frames, 24 a second (V2, V3) or 12 (V1): 1 for an image, else a multiple of {LENGTH_STEP} "
+            "(V3, which learnt 72 and 144), of 9 (V2) or any number (V1). Others come out as the frames output says.",
         ),
-        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once."),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once; each needs its memory."),
     ]
 
 
@@ -41,7 +45,10 @@ class EasyAnimateEmptyLatent(io.ComfyNode):
                 *size_inputs(),
                 io.Vae.Input("vae", optional=True, tooltip="The VAE of V1 or V2; without one, the latent is for V3."),
             ],
-            outputs=[io.Latent.Output(), io.Int.Output(display_name="frames")],
+            outputs=[
+                io.Latent.Output(tooltip="An empty latent, for the sampler."),
+                io.Int.Output(display_name="frames", tooltip="How many frames will come out."),
+            ],
         )
 
     @classmethod

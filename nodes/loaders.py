@@ -22,7 +22,8 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
                 io.Combo.Input(
                     "transformer",
                     options=list(model_files.choices("transformer")),
-                    tooltip="A weights file, or a release folder under models/easyanimate.",
+                    tooltip="A file from models/diffusion_models, or a release folder under models/easyanimate. For "
+                    "V1: PixArt-XL-2.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -37,7 +38,7 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
                     tooltip="V1 comes in two files: the PixArt image transformer above, and easyanimate_v1_mm here.",
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The transformer, for LoRAs and the sampler.")],
         )
 
     @classmethod
@@ -64,7 +65,7 @@ class EasyAnimateLoadVAE(io.ComfyNode):
                     tooltip="A file from models/vae, or a release folder under models/easyanimate.",
                 )
             ],
-            outputs=[io.Vae.Output()],
+            outputs=[io.Vae.Output(tooltip="The VAE, to encode and to decode with.")],
         )
 
     @classmethod
@@ -87,7 +88,7 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
                     tooltip="A t5xxl file from models/text_encoders, or a release folder under models/easyanimate.",
                 )
             ],
-            outputs=[io.Clip.Output()],
+            outputs=[io.Clip.Output(tooltip="The text encoder, for the prompt.")],
         )
 
     @classmethod
@@ -112,7 +113,7 @@ class EasyAnimateLoadImageEncoder(io.ComfyNode):
                     "models/easyanimate.",
                 )
             ],
-            outputs=[io.ClipVision.Output()],
+            outputs=[io.ClipVision.Output(tooltip="For CLIP Vision Encode, and for training.")],
         )
 
     @classmethod
@@ -136,13 +137,23 @@ class EasyAnimateLoadLora(io.ComfyNode):
                     options=[model_files.BUILT_IN_LORA, *model_files.host_files("loras")],
                     tooltip="A safetensors file from models/loras.",
                 ),
-                io.Float.Input("strength_model", tooltip="How strongly; negative turns it around.", **strength),
+                io.Float.Input(
+                    "strength_model",
+                    tooltip="How strongly: 0.5 to 1 as a rule, 0 is off, negative turns it around.",
+                    **strength,
+                ),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
                 io.Float.Input(
-                    "strength_clip", optional=True, tooltip="How strongly the text encoder is changed.", **strength
+                    "strength_clip",
+                    optional=True,
+                    tooltip="How strongly the text encoder is changed; as a rule like the transformer.",
+                    **strength,
                 ),
             ],
-            outputs=[io.Model.Output(), io.Clip.Output()],
+            outputs=[
+                io.Model.Output(tooltip="The transformer with the LoRA."),
+                io.Clip.Output(tooltip="The text encoder with its part of the LoRA."),
+            ],
         )
 
     @classmethod
@@ -166,7 +177,7 @@ class EasyAnimateLoadControlNet(io.ComfyNode):
                     tooltip="A PixArt ControlNet from models/controlnet; use it with Apply ControlNet and the VAE.",
                 )
             ],
-            outputs=[io.ControlNet.Output()],
+            outputs=[io.ControlNet.Output(tooltip="For Apply ControlNet.")],
         )
 
     @classmethod

@@ -15,18 +15,23 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
             description="What the video should show, and what not, as conditioning.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The T5 text encoder."),
-                io.String.Input("positive", multiline=True, dynamic_prompts=True, tooltip="What should be seen."),
+                io.String.Input(
+                    "positive",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What should be seen, in English: a sentence or two, 120 tokens at most.",
+                ),
                 io.String.Input("negative", multiline=True, dynamic_prompts=True, tooltip="What should not be seen."),
                 io.Boolean.Input(
                     "clean_text",
                     default=True,
-                    tooltip="Lower-case the text and drop links, brackets and weights, as the releases were trained. "
-                    "Off keeps it as typed, with (word:1.2) weights.",
+                    tooltip="Lower-case the text and drop links, brackets, weights and Chinese characters, as the "
+                    "releases were trained. Off keeps it as typed, with (word:1.2) weights.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
+                io.Conditioning.Output(display_name="positive", tooltip="What should be seen."),
+                io.Conditioning.Output(display_name="negative", tooltip="What should not be seen."),
             ],
         )
 

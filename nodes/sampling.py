@@ -36,11 +36,16 @@ class EasyAnimateSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Which noise to start from.",
+                    tooltip="Which noise to start from; the same seed makes the same video.",
                 ),
                 io.Int.Input("steps", default=25, min=1, max=1000, tooltip="More steps, finer result: 20 to 50."),
                 io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="How strictly to follow the text."
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How strictly to follow the text: 7 for the releases, 2 for the tiny model.",
                 ),
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
@@ -54,10 +59,11 @@ class EasyAnimateSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1, the latent given is kept to that extent: video to video.",
+                    tooltip="1 makes all of it anew. Below, the latent given is kept: at 0.3 nearly all, at 0.8 only "
+                    "the rough motion.",
                 ),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="The video as a latent, to be decoded.")],
         )
 
     @classmethod
@@ -118,7 +124,7 @@ class EasyAnimateScheduler(io.ComfyNode):
                     tooltip="Below 1, only the last part of a longer schedule: video to video.",
                 ),
             ],
-            outputs=[io.Sigmas.Output()],
+            outputs=[io.Sigmas.Output(tooltip="Noise levels for SamplerCustom and SamplerCustomAdvanced.")],
         )
 
     @classmethod
@@ -151,10 +157,11 @@ class EasyAnimateContextWindows(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Frames that neighbouring windows share: more is smoother and slower.",
+                    tooltip="Frames that neighbouring windows share, as a rule a third of length: more is smoother and "
+                    "slower.",
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The transformer, sampled in windows.")],
         )
 
     @classmethod
@@ -198,7 +205,7 @@ class EasyAnimateStepCache(io.ComfyNode):
                     "most_in_a_row", default=3, min=1, max=20, tooltip="Never leave out more steps in a row than this."
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The transformer, with steps left out.")],
         )
 
     @classmethod

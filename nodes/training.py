@@ -39,17 +39,20 @@ def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
             max=1.0,
             step=1e-6,
             round=False,
-            tooltip="How fast it learns; the original uses 0.0001. Too fast, and pictures fall apart.",
+            tooltip="How fast it learns: 0.0001 for the releases, 0.003 for the tiny model. Too fast, and "
+            "pictures fall apart.",
         ),
     ]
 
 
 def _clips() -> list:
     """In which size clips are learnt from, how many at once; clips that are connected."""
+    side = "Clips are scaled to about this, squared, in their own shape: 512, 768 or 960, 64 for the tiny model."
+    frames = "At most, from the beginning of each clip: 48 to 144 for V3, 24 for the tiny model."
     return [
-        io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip="About this, squared."),
-        io.Int.Input("frames", default=48, min=1, max=1024, tooltip="At most; taken from the beginning."),
-        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step; more need more memory."),
+        io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip=side),
+        io.Int.Input("frames", default=48, min=1, max=1024, tooltip=frames),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step: 1 to 4; more need more memory."),
         io.Int.Input(
             "seed",
             default=0,
@@ -58,7 +61,9 @@ def _clips() -> list:
             control_after_generate=False,  # a seed that changes by itself would begin anew instead of going on
             tooltip="The same seed teaches the same.",
         ),
-        io.Image.Input("clips", optional=True, tooltip="Instead of a folder: frames of a clip, or a list of."),
+        io.Image.Input(
+            "clips", optional=True, tooltip="Instead of a folder: the frames of one clip, or a list of several."
+        ),
         io.String.Input(
             "captions", optional=True, force_input=True, tooltip="What the connected clips show, one for each."
         ),
@@ -66,7 +71,9 @@ def _clips() -> list:
 
 
 def _every() -> io.Int.Input:
-    return io.Int.Input("every", default=1, min=1, max=16, optional=True, tooltip="Take every so many frames.")
+    return io.Int.Input(
+        "every", default=1, min=1, max=16, optional=True, tooltip="Take every so many frames; 1 takes all."
+    )
 
 
 def _samples() -> list:
@@ -101,7 +108,7 @@ def _outputs() -> list:
     return [
         io.Model.Output(tooltip="The transformer with what it has learnt."),
         io.Image.Output(display_name="loss", tooltip="How the error fell."),
-        io.String.Output(display_name="file"),
+        io.String.Output(display_name="file", tooltip="Name of the file that was saved."),
     ]
 
 
@@ -120,7 +127,13 @@ class EasyAnimateTrainLora(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *_models_and_folder("my_lora", "LoRA file", steps),
-                io.Int.Input("rank", default=16, min=0, max=1024, tooltip="How much it can learn; bigger files."),
+                io.Int.Input(
+                    "rank",
+                    default=16,
+                    min=0,
+                    max=1024,
+                    tooltip="How much it can learn, and how big the file is: 8 to 128, 16 is often enough.",
+                ),
                 *_clips(),
                 io.Boolean.Input(
                     "motion_modules",

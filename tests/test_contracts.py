@@ -17,9 +17,10 @@ import nodes as host_nodes
 NODES = {cls.GET_SCHEMA().node_id: cls for cls in part("nodes").NODES}
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 OF_THE_EDITOR = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}
+BESIDE = ("workflows", "locales", "tests")
 FOLDERS = (ROOT / "nodes", ROOT / "easyanimate_models")
 PACKAGE = [ROOT / "__init__.py", *sorted(path for folder in FOLDERS for path in folder.rglob("*.py"))]
-OURS = [*PACKAGE, *ROOT.glob("*.py"), *(ROOT / "workflows").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+OURS = [*PACKAGE, *ROOT.glob("*.py"), *(f for d in BESIDE for f in (ROOT / d).rglob("*.py"))]
 
 every_node = pytest.mark.parametrize("node", NODES.values(), ids=list(NODES))
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=[path.stem for path in WORKFLOWS])

@@ -1,0 +1,107 @@
+"""What the front end shows of the nodes, in every language: `nodeDefs.json`, and tables of inputs in the help pages.
+
+English comes from the schemas. The other languages are written by hand; their pages take names and tooltips from them.
+Standard library only.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "web" / "docs"
+HEADINGS = {  # of a page: what goes in, what comes out, and the columns of both tables
+    "en": ("Inputs", "Outputs", ("input", "default", "what it is"), ("output", "what it is")),
+    "zh": ("输入", "输出", ("输入", "默认值", "说明"), ("输出", "说明")),
+    "ja": ("入力", "出力", ("入力", "初期値", "説明"), ("出力", "説明")),
+}
+
+
+def english(known: dict) -> dict:
+    """`nodeDefs` of nodes that the server's `/object_info` describes."""
+    return {name: _english(node) for name, node in known.items()}
+
+
+def _english(node: dict) -> dict:
+    tooltips = node["output_tooltips"]
+    return {
+        "display_name": node["display_name"],
+        "description": node["description"],
+        "inputs": {
+            name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}
+            for name, options in _inputs(node)
+        },
+        "outputs": {
+            str(i): {"name": name, "tooltip": tooltip}
+            for i, (name, tooltip) in enumerate(zip(node["output_name"], tooltips, strict=True))
+        },
+    }
+
+
+def _inputs(node: dict) -> Iterator[tuple[str, dict]]:
+    """Names of inputs with their options, in the order of the schema."""
+    for kind in ("required", "optional"):
+        for name, spec in node["input"].get(kind, {}).items():
+            yield name, spec[1]
+
+
+def read(language: str) -> dict:
+    """The file of a language as it is."""
+    return json.loads(_file(language).read_text(encoding="utf-8"))
+
+
+def page(node: str, language: str) -> Path:
+    """Where the front end looks for a node's help; English is what other languages fall back to."""
+    return DOCS / f"{node}.md" if language == "en" else DOCS / node / f"{language}.md"
+
+
+def write(known: dict) -> Iterator[Path]:
+    """The English file and the tables of all pages anew; yields what was written."""
+    _file("en").write_text(as_text(english(known)), encoding="utf-8", newline="\n")
+    yield _file("en")
+    for language in HEADINGS:
+        for name, told in read(language).items():
+            file = page(name, language)
+            text = with_tables(file.read_text(encoding="utf-8"), language, told, known[name])
+            file.write_text(text, encoding="utf-8", newline="\n")
+            yield file
+
+
+def as_text(told: dict) -> str:
+    """`told` as the file holds it."""
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def with_tables(text: str, language: str, told: dict, node: dict) -> str:
+    """A page with the tables below its two headings written anew, from what its language says of the node."""
+    inputs, outputs, columns, fewer = HEADINGS[language]
+    text = _with_table(text, inputs, columns, [_row(told["inputs"][i], i, options) for i, options in _inputs(node)])
+    return _with_table(text, outputs, fewer, [(o["name"], o["tooltip"]) for o in told["outputs"].values()])
+
+
+def _with_table(text: str, heading: str, columns: tuple, rows: list[tuple]) -> str:
+    before, mark, after = text.partition(f"\n## {heading}\n")
+    if not mark:
+        raise ValueError(f"The page has no heading {heading!r}: {text.splitlines()[0]}")
+    rest = after.lstrip("\n").splitlines(keepends=True)
+    while rest and rest[0].startswith("|"):
+        rest.pop(0)
+    table = [columns, ["---"] * len(columns), *rows]
+    lines = "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+    return f"{before}{mark}\n{lines}\n{''.join(rest).lstrip()}"
+
+
+def _row(told: dict, name: str, options: dict) -> tuple[str, str, str]:
+    """The name on the node, and the one that files and scripts know where that is another."""
+    shown = f"`{name}`" if told["name"] == name else f"{told['name']} `{name}`"
+    default = options.get("default")
+    plain = default not in (None, "") and not options.get("multiline")
+    return shown, f"`{_plain(default)}`" if plain else "", told["tooltip"]
+
+
+def _plain(value) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value}"
+
+
+def _file(language: str) -> Path:
+    return ROOT / "locales" / language / "nodeDefs.json"
