@@ -1,10 +1,12 @@
 """Everything a newcomer or a developer does, in one command each. Standard library only.
 
 python3 dev.py demo ["a prompt"]   make the video that the prompt describes, on this machine, and a contact sheet
-python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER first: on that ComfyUI (COMFYUI_PATH)
+python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER first: on that ComfyUI (COMFYUI_PATH);
+                                   --browser: the front end in a real browser too
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py words               write locales/en/nodeDefs.json and the tables of the help pages from the schemas
+python3 dev.py pictures            take the screenshots of the help pages and of the README anew
 python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
 python3 dev.py data RECIPE.toml    footage into a data set to train on: split, filter, caption (resumes)
 python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
@@ -282,6 +284,12 @@ def words(arguments: list[str]) -> int:
     for path in node_defs.write(ours):
         say(str(path.relative_to(ROOT)))
     return 0
+
+
+def pictures(arguments: list[str]) -> int:
+    bring_browser()
+    tools = {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([str(PYTHON), "pictures.py"], cwd=ROOT / "tests", env={**os.environ, **tools}).returncode
 
 
 def train(arguments: list[str]) -> int:

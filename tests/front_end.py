@@ -22,6 +22,7 @@ SETTINGS = {  # of a user who has been here before and wants to see the graph, o
     "Comfy.Workflow.Persist": False,
     "LiteGraph.Canvas.MaximumFps": 15,
 }
+NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 QUIET = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
 READY = "window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
 NOT_OURS = (  # what the front end logs by itself
@@ -104,10 +105,11 @@ class FrontEnd:
         return {card.get_attribute("data-testid").removeprefix("template-workflow-"): card for card in cards.all()}
 
     def open_template(self, name: str) -> None:
-        """A template by a click on its card; dialogs that it brings up stay."""
+        """A template by a click on its card, all of it in view; dialogs that it brings up stay."""
         self.browse_templates()[name].click()
         expect(self._pack_shown).to_have_count(0)
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
+        self.command("Comfy.Canvas.FitView")
 
     @property
     def dialog(self) -> Locator:
@@ -127,6 +129,7 @@ class FrontEnd:
                 widget.value = value
                 widget.callback?.(value, app.canvas, node)
               }
+              app.canvas.setDirty(true, true)
             }""",
             [number, inputs],
         )
@@ -160,30 +163,42 @@ class FrontEnd:
         bars = self.page.evaluate("kind => drawn.bars[kind] ?? []", kind)
         return bars, self.page.evaluate("kind => new Set((drawn.pictures[kind] ?? []).map(p => p.seen)).size", kind)
 
-    def play(self, number: int) -> Path:
-        """Press play in a node, and pause; the file of the video that played."""
+    def play(self, number: int, seconds: float = 0.1) -> Path:
+        """Press play in a node and watch; the file of the video that plays."""
         shown = self.page.wait_for_function(
             """number => app.graph.getNodeById(number).widgets.map(widget => widget.element?.querySelector?.('video'))
               .find(video => video?.readyState >= 2)""",
             arg=number,
         ).as_element()
-        shown.scroll_into_view_if_needed()
         shown.click()
-        self.page.wait_for_function("video => !video.paused && video.currentTime > 0.1", arg=shown)
-        shown.evaluate("video => video.pause()")
+        self.page.wait_for_function("([video, seconds]) => video.currentTime > seconds", arg=[shown, seconds])
         return saved_file(shown)
 
-    def select(self, kind: str) -> None:
-        """A graph with one node of this type, selected."""
-        self.page.evaluate(
+    def pause(self) -> None:
+        """Whatever plays."""
+        self.page.evaluate("document.querySelectorAll('video').forEach(video => video.pause())")
+
+    def show_alone(self, kind: str) -> dict[str, float]:
+        """A graph of one node of this type, in the middle; the box that it fills on the page."""
+        return self.page.evaluate(
             """kind => {
               app.graph.clear()
               const node = LiteGraph.createNode(kind)
               app.graph.add(node)
-              app.canvas.selectNode(node)
+              app.canvas.setDirty(true, true)
+              const {canvas, ds} = app.canvas, title = LiteGraph.NODE_TITLE_HEIGHT
+              const [x, y, width, height] = [node.pos[0], node.pos[1] - title, node.size[0], node.size[1] + title]
+              const room = canvas.getBoundingClientRect()
+              ds.scale = 1
+              ds.offset = [(room.width - width) / 2 - x, (room.height - height) / 2 - y]
+              return {x: room.x + x + ds.offset[0], y: room.y + y + ds.offset[1], width, height}
             }""",
             kind,
         )
+
+    def select(self, kind: str) -> None:
+        """The first node of this type."""
+        self.page.evaluate("kind => app.canvas.selectNode(app.graph.nodes.find(node => node.type === kind))", kind)
 
     def press_info(self) -> Locator:
         """The help page of the selected node."""
@@ -198,17 +213,19 @@ def saved_file(shown: ElementHandle) -> Path:
 
 
 def _only_here(route: Route) -> None:
-    """Nothing leaves this machine."""
+    """Nothing leaves this machine, nor are the host's own thumbnails drawn: hundreds, and slow without a GPU."""
     url = urlparse(route.request.url)
-    if url.hostname == "127.0.0.1" or url.scheme in ("data", "blob"):
+    if url.path.startswith("/templates/") and url.path.endswith(".webp"):
+        route.fulfill(body=NO_PICTURE, content_type="image/svg+xml")
+    elif url.hostname == "127.0.0.1" or url.scheme in ("data", "blob"):
         route.continue_()
     else:
         route.abort()
 
 
 @contextlib.contextmanager
-def opened(scale: int = 1) -> Iterator[FrontEnd]:
-    """A server with a user of its own and with previews, in a browser window."""
+def opened(**page) -> Iterator[FrontEnd]:
+    """A server with a user of its own and with previews, in a browser; `page` as Playwright's `new_page` takes it."""
     with tempfile.TemporaryDirectory() as users:
         settings = Path(users) / "default" / "comfy.settings.json"
         settings.parent.mkdir()
@@ -216,5 +233,5 @@ def opened(scale: int = 1) -> Iterator[FrontEnd]:
         options = ("--user-directory", users, "--preview-method", "latent2rgb")
         with dev.server(*options) as port, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=dev.find_browser(), args=["--disable-gpu"])
-            yield FrontEnd(browser.new_page(viewport=SIZE, device_scale_factor=scale), port)
+            yield FrontEnd(browser.new_page(**{"viewport": SIZE, **page}), port)
             browser.close()
