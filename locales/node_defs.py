@@ -10,11 +10,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "web" / "docs"
-HEADINGS = {  # of a page: what goes in, what comes out, and the columns of both tables
-    "en": ("Inputs", "Outputs", ("input", "default", "what it is"), ("output", "what it is")),
-    "zh": ("输入", "输出", ("输入", "默认值", "说明"), ("输出", "说明")),
-    "ja": ("入力", "出力", ("入力", "初期値", "説明"), ("出力", "説明")),
+HEADINGS = {  # of a page: what goes in, what comes out, and what a table says of each
+    "en": ("Inputs", "Outputs", "what it is"),
+    "zh": ("输入", "输出", "说明"),
+    "ja": ("入力", "出力", "説明"),
 }
+DEFAULT = {"en": " Default: `{}`.", "zh": "默认：`{}`。", "ja": "初期値：`{}`。"}
 
 
 def english(known: dict) -> dict:
@@ -74,29 +75,29 @@ def as_text(told: dict) -> str:
 
 def with_tables(text: str, language: str, told: dict, node: dict) -> str:
     """A page with the tables below its two headings written anew, from what its language says of the node."""
-    inputs, outputs, columns, fewer = HEADINGS[language]
-    text = _with_table(text, inputs, columns, [_row(told["inputs"][i], i, options) for i, options in _inputs(node)])
-    return _with_table(text, outputs, fewer, [(o["name"], o["tooltip"]) for o in told["outputs"].values()])
+    inputs, outputs, about = HEADINGS[language]
+    rows = [_row(told["inputs"][name], name, options, language) for name, options in _inputs(node)]
+    text = _with_table(text, inputs, about, rows)
+    return _with_table(text, outputs, about, [(o["name"], o["tooltip"]) for o in told["outputs"].values()])
 
 
-def _with_table(text: str, heading: str, columns: tuple, rows: list[tuple]) -> str:
+def _with_table(text: str, heading: str, about: str, rows: list[tuple[str, str]]) -> str:
     before, mark, after = text.partition(f"\n## {heading}\n")
     if not mark:
         raise ValueError(f"The page has no heading {heading!r}: {text.splitlines()[0]}")
     rest = after.lstrip("\n").splitlines(keepends=True)
     while rest and rest[0].startswith("|"):
         rest.pop(0)
-    table = [columns, ["---"] * len(columns), *rows]
-    lines = "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+    lines = "".join(f"| {name} | {told} |\n" for name, told in [("", about), ("---", "---"), *rows])
     return f"{before}{mark}\n{lines}\n{''.join(rest).lstrip()}"
 
 
-def _row(told: dict, name: str, options: dict) -> tuple[str, str, str]:
-    """The name on the node, and the one that files and scripts know where that is another."""
-    shown = f"`{name}`" if told["name"] == name else f"{told['name']} `{name}`"
+def _row(told: dict, name: str, options: dict, language: str) -> tuple[str, str]:
+    """Two columns only, the panel is narrow. Files and scripts know an input by the name of its schema."""
+    known_as = "" if told["name"] == name else f"`{name}`: "
     default = options.get("default")
     plain = default not in (None, "") and not options.get("multiline")
-    return shown, f"`{_plain(default)}`" if plain else "", told["tooltip"]
+    return told["name"], known_as + told["tooltip"] + (DEFAULT[language].format(_plain(default)) if plain else "")
 
 
 def _plain(value) -> str:

@@ -96,6 +96,15 @@ def test_the_editor_reads_what_the_description_says(bench, workflow, tmp_path):
 
 
 @every_workflow
+def test_a_video_plays_as_fast_as_its_model_learnt(workflow):
+    """V1 and the built-in model 12 frames a second, V2 and V3 24."""
+    model = workflow.nodes["model"]["inputs"]
+    slow = model["transformer"].startswith("built-in") or "motion_module" in model
+    rates = {node["inputs"]["fps"] for node in workflow.nodes.values() if node["class_type"] == "CreateVideo"}
+    assert rates == {12.0 if slow else 24.0}
+
+
+@every_workflow
 def test_a_workflow_has_a_thumbnail(workflow):
     path = FOLDER / f"{workflow.name}.jpg"
     assert path.stat().st_size < THUMBNAIL
