@@ -326,7 +326,7 @@ def say(text: str) -> None:
 
 
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows, "words": words}
-COMMANDS |= {"train": train, "data": data, "clips": clips, "bench": bench}
+COMMANDS |= {"pictures": pictures, "train": train, "data": data, "clips": clips, "bench": bench}
 
 if __name__ == "__main__":
     main()

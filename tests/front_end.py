@@ -12,7 +12,7 @@ from playwright.sync_api import ConsoleMessage, ElementHandle, Locator, Page, Ro
 
 import dev
 
-SIZE = {"width": 1280, "height": 720}
+SIZE = {"width": 1600, "height": 900}
 SETTINGS = {  # of a user who has been here before and wants to see the graph, on a machine without a GPU
     "Comfy.TutorialCompleted": True,
     "Comfy.Locale": "en",
@@ -85,11 +85,16 @@ class FrontEnd:
         self.page.wait_for_function(READY, timeout=120_000)
         self.page.evaluate(WATCH)
 
-    def speak(self, locale: str) -> None:
-        """The front end in another language."""
-        self.page.evaluate("locale => app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
-        self.page.reload(wait_until="domcontentloaded")
-        self._begin()
+    @contextlib.contextmanager
+    def speaking(self, language: str) -> Iterator["FrontEnd"]:
+        """Another window, in this language."""
+        self._set("Comfy.Locale", language)
+        with self.page.context.browser.new_page(viewport=SIZE) as page:
+            yield FrontEnd(page, self.port)
+        self._set("Comfy.Locale", SETTINGS["Comfy.Locale"])
+
+    def _set(self, setting: str, value) -> None:
+        self.page.evaluate("told => app.extensionManager.setting.set(...told)", [setting, value])
 
     def command(self, name: str) -> None:
         """What an entry of a menu does."""
@@ -109,6 +114,12 @@ class FrontEnd:
         self.browse_templates()[name].click()
         expect(self._pack_shown).to_have_count(0)
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
+        self.command("Comfy.Canvas.FitView")
+
+    def open(self, workflow: Path) -> None:
+        """A workflow from a file, all of it in view."""
+        self.page.set_input_files("#comfy-file-input", workflow)
+        self.page.wait_for_function("name => document.title.includes(name)", arg=workflow.stem)
         self.command("Comfy.Canvas.FitView")
 
     @property
@@ -200,10 +211,24 @@ class FrontEnd:
         """The first node of this type."""
         self.page.evaluate("kind => app.canvas.selectNode(app.graph.nodes.find(node => node.type === kind))", kind)
 
-    def press_info(self) -> Locator:
-        """The help page of the selected node."""
+    def help(self, kind: str) -> Locator:
+        """Press the info button of the first node of this type: its help page."""
+        self.select(kind)
         self.page.get_by_test_id("info-button").click()
         return self.page.locator(".node-help-content")
+
+    def titles(self) -> dict[str, str]:
+        """What the nodes of the graph are called, by type."""
+        return dict(self.page.evaluate("app.graph.nodes.map(({type, title}) => [type, title])"))
+
+    def search(self, text: str) -> Locator:
+        """Type into the search that a double click opens; what it finds."""
+        room = self.page.locator("#graph-canvas").bounding_box()
+        self.page.mouse.dblclick(room["x"] + room["width"] - 80, room["y"] + room["height"] - 200)
+        found = self.page.get_by_role("option")
+        found.nth(1).wait_for()  # the first suggestions
+        self.page.keyboard.type(text)
+        return found
 
 
 def saved_file(shown: ElementHandle) -> Path:

@@ -4,9 +4,10 @@ import logging
 from pathlib import Path
 
 import front_end
-from dev import PACK, ROOT, client
 from front_end import FrontEnd
 from playwright.sync_api import expect
+
+from dev import PACK, ROOT, client
 
 NODES = ROOT / "web" / "docs" / "pictures"
 README = ROOT / "docs" / "pictures"
@@ -68,8 +69,7 @@ def take_graph(window: FrontEnd) -> None:
 
 def take_help(window: FrontEnd) -> None:
     """The same with the help page of one of its nodes."""
-    window.select(HELPED)
-    expect(window.press_info().get_by_role("img")).to_be_visible()
+    expect(window.help(HELPED).get_by_role("img")).to_be_visible()
     take(window, README / "help.png")
 
 
