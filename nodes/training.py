@@ -53,7 +53,14 @@ def _clips() -> list:
         io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip=side),
         io.Int.Input("frames", default=48, min=1, max=1024, tooltip=frames),
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step: 1 to 4; more need more memory."),
-        io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed teaches the same."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            control_after_generate=False,  # a seed that changes by itself would begin anew instead of going on
+            tooltip="The same seed teaches the same.",
+        ),
         io.Image.Input(
             "clips", optional=True, tooltip="Instead of a folder: the frames of one clip, or a list of several."
         ),

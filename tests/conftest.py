@@ -17,6 +17,7 @@ HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "0.3.75")
 GOLDEN = Path(__file__).parent / "golden"
 PACK = "easyanimate_pack"
 TOLERANCE = 1e-4  # relative error against the original
+IN_BROWSER, LEFT_OUT = ["test_browser.py"], pytest.StashKey[bool]()
 sys.path.insert(0, str(HOST))
 
 from comfy.cli_args import args as host_args  # noqa: E402
@@ -77,6 +78,19 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 def pytest_addoption(parser):
     parser.addoption("--write-docs", action="store_true", help="write this host's column of docs/interop.md")
+    parser.addoption("--browser", action="store_true", help="also the tests in a real browser")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if collection_path.name in IN_BROWSER and not config.getoption("--browser"):
+        config.stash[LEFT_OUT] = True
+        return True
+    return None
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.stash.get(LEFT_OUT, False):
+        terminalreporter.write_line(f"Left out: {', '.join(IN_BROWSER)}; `python3 dev.py test --browser` runs it too.")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import comfy.cldm.cldm
@@ -18,6 +18,7 @@ import comfy.ops
 import comfy.sd1_clip
 import comfy.taesd.taesd
 import torch
+from author import Workflow
 from conftest import HOST, part
 from control_arithmetic import pixart_file
 from safetensors.torch import load_file, save_file
@@ -135,6 +136,14 @@ def _swapped(value):
     if value == RELEASE:
         return f"easyanimate/{RELEASE_FOLDER}"
     return stand_in(value) if isinstance(value, str) and value in FILES else value
+
+
+@contextlib.contextmanager
+def files_for(workflows: Iterable[Workflow]) -> Iterator[None]:
+    """Whatever these workflows name beside the built-in tiny model, among the host's models while this lasts."""
+    named = {name for workflow in workflows for name in FILES if name in str(workflow.nodes)}
+    with stand_ins(*sorted(named)), pixart_control("pixart.safetensors"), release():
+        yield
 
 
 @contextlib.contextmanager

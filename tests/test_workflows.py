@@ -12,7 +12,7 @@ from conftest import HOST, ROOT
 from interop import Bench
 from PIL import Image
 from seeing import assert_shows, read_video, saved_files
-from stand_ins import FILES, pixart_control, release, stand_ins, swapped
+from stand_ins import files_for, swapped
 
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
@@ -25,9 +25,8 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 
 @pytest.fixture(scope="module")
 def bench(server):
-    named = {name for workflow in WORKFLOWS.values() for name in FILES if name in str(workflow.nodes)}
     tiny.bring_inputs(HOST)
-    with stand_ins(*sorted(named)), pixart_control("pixart.safetensors"), release():
+    with files_for(WORKFLOWS.values()):
         yield Bench(server)
 
 
