@@ -81,12 +81,14 @@ def tiny_inputs(port: int, workflow: graphs.Workflow) -> dict[int, dict]:
 
 
 def test_previews_and_progress_bars_move(front_end):
-    front_end.open_template(TINY.name)
-    assert front_end.run()["state"] == "success"
+    front_end.open(FOLDER / f"{TINY.name}.json")
+    run = front_end.run()
+    assert run["state"] == "success"
     for kind, most in {"EasyAnimateSampler": 25, "EasyAnimateDecode": 3}.items():
         bars, pictures = front_end.drawn(kind)
-        assert bars == sorted(bars) and bars[-1] == 1 and len(bars) > most / 3
+        assert bars == sorted(bars) and bars[-1] > 0.5 and len(bars) > most / 3
         assert pictures > 2 or kind == "EasyAnimateDecode"
+        assert [kind, most, most] in run["steps"]
     assert_shows(read_video(front_end.play(SAVE)))
 
 

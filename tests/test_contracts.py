@@ -47,6 +47,13 @@ def test_every_input_has_a_tooltip(node):
     assert [i.id for i in node.GET_SCHEMA().inputs if not i.tooltip] == []
 
 
+@every_node
+def test_a_seed_says_whether_it_changes_by_itself(node):
+    """The editor adds that choice to seeds that say nothing, and workflows written without it shift by one value."""
+    seeds = [i for i in node.GET_SCHEMA().inputs if i.id in ("seed", "noise_seed")]
+    assert [i.id for i in seeds if i.control_after_generate is None] == []
+
+
 def test_every_node_is_listed_once():
     written = re.findall(r"^class (\w+)\(io\.ComfyNode\)", "".join(map(_read, PACKAGE)), re.MULTILINE)
     assert sorted(written) == sorted(cls.__name__ for cls in part("nodes").NODES)

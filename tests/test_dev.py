@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, dev
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,12 @@ from conftest import ROOT
 def test_a_mistake_is_answered_with_what_to_do(arguments, sentence):
     done = subprocess.run([sys.executable, ROOT / "dev.py", *arguments], capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr
+
+
+def test_without_a_browser_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(dev, "pip", lambda *arguments: None)
+    monkeypatch.setattr(dev, "BROWSERS", ())
+    monkeypatch.setattr(dev, "BROWSER_PLACES", ())
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="apt install chromium"):
+        dev.bring_browser()
