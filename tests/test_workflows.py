@@ -8,7 +8,7 @@ import client
 import graphs
 import pytest
 import tiny
-from conftest import HOST, ROOT
+from conftest import ROOT, dev
 from interop import Bench
 from PIL import Image
 from seeing import assert_shows, read_video, saved_files
@@ -26,7 +26,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 @pytest.fixture(scope="module")
 def bench(server):
     named = {name for workflow in WORKFLOWS.values() for name in FILES if name in str(workflow.nodes)}
-    tiny.bring_inputs(HOST)
+    tiny.bring_inputs(dev.BASE)
     with stand_ins(*sorted(named)), pixart_control("pixart.safetensors"), release():
         yield Bench(server)
 
