@@ -5,6 +5,7 @@ Released models use the public T5; only the built-in tiny model brings its own.
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
