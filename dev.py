@@ -224,13 +224,13 @@ def test(arguments: list[str]) -> int:
         code = subprocess.run([str(PYTHON), "-m", *step], cwd=folder, env=environment).returncode
         if code:
             return code
-    return 0 if arguments else report_coverage(environment)
+    return 0 if arguments else report_coverage()
 
 
-def report_coverage(environment: dict[str, str]) -> int:
+def report_coverage() -> int:
     """The total, and the files of which a fifth or more never ran; an error below what pyproject.toml asks for."""
-    command = [str(PYTHON), "-m", "coverage", "report", "--sort=cover"]
-    done = subprocess.run(command, cwd=TESTS, env=environment, stdout=subprocess.PIPE, text=True)
+    command = [str(PYTHON), "-m", "coverage", "report", "--data-file=tests/.coverage", "--sort=cover"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for line in done.stdout.splitlines():
         percent = re.search(r"([\d.]+)%$", line)
         if not percent or float(percent[1]) < 80 or line.startswith("TOTAL"):
