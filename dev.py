@@ -12,6 +12,7 @@ python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/R
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -134,6 +135,7 @@ def link_pack() -> None:
         link.symlink_to(ROOT, target_is_directory=True)
 
 
+@functools.cache
 def has_gpu() -> bool:
     probe = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"
     return "True" in subprocess.run([str(PYTHON), "-c", probe], capture_output=True, text=True).stdout
