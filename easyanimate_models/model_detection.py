@@ -247,13 +247,14 @@ def _image_vae(checkpoint: Checkpoint) -> DetectedVAE:
     return DetectedVAE(EasyAnimateV1, config)
 
 
-def _vae_channels(checkpoint: Checkpoint, key: str) -> tuple[int, ...]:
+def _vae_channels(checkpoint: Checkpoint, key: str) -> tuple[int, int, int, int]:
     """Channels of the four levels, which the norm groups must divide."""
     tensors = checkpoint.tensors
     levels = _count(tensors, "encoder.down_blocks.")
     if levels != 4 or any(key.format(i) not in tensors for i in range(levels)):
         raise CheckpointError(f"{checkpoint.path.name} has {levels} levels where VAEs of V1 to V3 have 4.")
-    channels = tuple(tensors[key.format(i)].shape[0] for i in range(levels))
+    first, second, third, fourth = (tensors[key.format(i)].shape[0] for i in range(levels))
+    channels = (first, second, third, fourth)
     _require_claim(checkpoint, "block_out_channels", list(channels))
     groups = checkpoint.config.get("norm_num_groups", 32)
     if any(width % groups for width in channels):

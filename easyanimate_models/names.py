@@ -21,8 +21,8 @@ class NameTable:
     def ours(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same tensors under our names. Names that the table lacks stay as they are."""
         renamed: dict[str, Tensor] = {}
-        table = [(re.compile(_pattern(theirs)), (ours,)) for theirs, ours in self.pairs]
-        table += [(re.compile(_pattern(theirs)), ours) for theirs, ours in self.fused]
+        rows = [*((theirs, (ours,)) for theirs, ours in self.pairs), *self.fused]
+        table = [(re.compile(_pattern(theirs)), names) for theirs, names in rows]
         for key, tensor in tensors.items():
             if not key.startswith(self.dropped):
                 names = _renamed(key, table)

@@ -48,7 +48,7 @@ class StepCache:
 
     def __init__(self, threshold: float, most: int, start: float = math.inf):
         self.threshold, self.most, self.start = threshold, most, start
-        self.run: Run | None = None
+        self.run = Run()
 
     def sample(self, executor, *args, **kwargs):
         """Around a whole run."""
@@ -56,7 +56,7 @@ class StepCache:
         try:
             return executor(*args, **kwargs)
         finally:
-            self.run = None
+            self.run = Run()
             logging.info("EasyAnimate Step Cache: %d of %d steps left out.", run.skipped, run.steps)
 
     def predict(self, executor, x: Tensor, sigma: Tensor, *args, **kwargs) -> Tensor:

@@ -25,7 +25,7 @@ class Release(comfy.supported_models_base.BASE):
     vae: type
     vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
 
-    unet_extra_config = {}
+    unet_extra_config: dict = {}
     sampling_settings = {
         "beta_schedule": "sqrt_linear",  # the host's name for betas that are linear in the step
         "linear_start": 0.0001,

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,6 @@ TOLERANCE = 1e-4  # relative error against the original
 IN_BROWSER, LEFT_OUT = ["test_browser.py"], pytest.StashKey[bool]()
 sys.path.insert(0, str(HOST))
 
-from comfy.cli_args import args as host_args  # noqa: E402
-
-host_args.cpu = True
-host_args.use_pytorch_cross_attention = True
-torch.set_num_threads(1)  # tiny networks: threads only wait for each other
-
 
 def _load(name: str, path: Path, **kwargs):
     spec = importlib.util.spec_from_file_location(name, path, **kwargs)
@@ -35,8 +30,26 @@ def _load(name: str, path: Path, **kwargs):
     return module
 
 
-pack = _load(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+def _settle(base: Path) -> None:
+    """Gives this process, and the servers that it starts, models, input and output of their own."""
+    dev.BASE, dev.OUTPUT = base, base / "output"
+    shutil.rmtree(base, ignore_errors=True)
+    for name in ("input", "user", *(f"models/{folder.name}" for folder in (HOST / "models").iterdir())):
+        (base / name).mkdir(parents=True)
+    dev.link_pack()
+
+
 dev = _load("dev", ROOT / "dev.py")
+_settle(ROOT / "output" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
+
+from comfy.cli_args import args as host_args  # noqa: E402
+
+host_args.base_directory = str(dev.BASE)
+host_args.cpu = True
+host_args.use_pytorch_cross_attention = True
+torch.set_num_threads(1)  # tiny networks: threads only wait for each other
+
+pack = _load(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
 
 
 def part(name: str):

@@ -234,7 +234,7 @@ class FrontEnd:
 def saved_file(shown: ElementHandle) -> Path:
     """Where the server found what an element shows."""
     asked = parse_qs(urlparse(shown.get_attribute("src")).query)
-    return dev.ROOT / "output" / asked.get("subfolder", [""])[0] / asked["filename"][0]
+    return dev.OUTPUT / asked.get("subfolder", [""])[0] / asked["filename"][0]
 
 
 def _only_here(route: Route) -> None:

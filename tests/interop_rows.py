@@ -181,7 +181,7 @@ def _(bench):
 
 @row("ModelSave, loaded again")
 def _(bench):
-    folder = dev.ROOT / "output" / "diffusion_models" / SAVED
+    folder = dev.OUTPUT / "diffusion_models" / SAVED
     save = node("ModelSave", model=["patch", 0], filename_prefix=f"diffusion_models/{SAVED}/model")
     bench.run("none", {"model": graph()["model"], "patch": lora(1.0), "save": save})
     shutil.copy(
@@ -205,7 +205,7 @@ def _(bench):
         "save": node("SaveLoRA", lora=["train", bench.slot(kind, "LORA_MODEL")], prefix=f"loras/{SAVED}/lora"),
     }
     bench.run("none", nodes)
-    (file,) = (dev.ROOT / "output" / "loras" / SAVED).iterdir()
+    (file,) = (dev.OUTPUT / "loras" / SAVED).iterdir()
     made = patched(bench, "LoraLoaderModelOnly", lora_name=os.path.join(SAVED, file.name), strength_model=1.0)
     assert distance(made, bench.plain) > OTHERWISE
 

@@ -14,7 +14,7 @@ contact_sheet = part("easyanimate_models.data.contact_sheet")
 def saved_files(outputs: dict, kind: str = "images") -> list[Path]:
     """The files that the server says a prompt saved, or one node of it given as `{id: its output}`."""
     files = [file for made in outputs.values() for file in made.get(kind, ())]
-    return [dev.ROOT / "output" / file["subfolder"] / file["filename"] for file in files]
+    return [dev.OUTPUT / file["subfolder"] / file["filename"] for file in files]
 
 
 def watch(outputs: dict) -> Tensor:

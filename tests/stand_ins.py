@@ -19,7 +19,7 @@ import comfy.sd1_clip
 import comfy.taesd.taesd
 import torch
 from author import Workflow
-from conftest import HOST, part
+from conftest import dev, part
 from control_arithmetic import pixart_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -149,7 +149,7 @@ def files_for(workflows: Iterable[Workflow]) -> Iterator[None]:
 @contextlib.contextmanager
 def release() -> Iterator[None]:
     """A release folder with nothing but an image encoder, pickled as V3's is."""
-    folder = HOST / "models" / "easyanimate" / RELEASE_FOLDER
+    folder = dev.BASE / "models" / "easyanimate" / RELEASE_FOLDER
     try:
         (folder / "image_encoder").mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
@@ -163,7 +163,7 @@ def release() -> Iterator[None]:
 @contextlib.contextmanager
 def stand_ins(*names: str) -> Iterator[None]:
     """The files of `names`, or all, among the host's models for as long as this lasts."""
-    folders = {name: HOST / "models" / FILES[name][0] / FOLDER for name in names or FILES}
+    folders = {name: dev.BASE / "models" / FILES[name][0] / FOLDER for name in names or FILES}
     try:
         for seed, (name, folder) in enumerate(folders.items()):
             folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def stand_ins(*names: str) -> Iterator[None]:
 @contextlib.contextmanager
 def pixart_control(name: str) -> Iterator[None]:
     """A PixArt ControlNet of the built-in tiny model's width among the host's, as `stand_in(name)`."""
-    folder = HOST / "models" / "controlnet" / FOLDER
+    folder = dev.BASE / "models" / "controlnet" / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     try:
         pixart_file(folder / name, width=128, heads=4, depth=5)

@@ -9,7 +9,7 @@ import front_end as driver
 import graphs
 import pytest
 import tiny
-from conftest import HOST, ROOT, part
+from conftest import ROOT, dev, part
 from front_end import FrontEnd
 from playwright.sync_api import Locator, expect
 from seeing import assert_shows, read_video
@@ -32,7 +32,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 @pytest.fixture(scope="module")
 def window():
     """The one window that all these tests look at."""
-    tiny.bring_inputs(HOST)
+    tiny.bring_inputs(dev.BASE)
     with files_for(WORKFLOWS.values()), driver.opened() as opened:
         yield opened
 

@@ -309,7 +309,7 @@ def test_the_vae_of_another_model(official):
 
 
 def test_a_server_samples_with_it(server):
-    folder = dev.HOST / "models" / "controlnet"
+    folder = dev.BASE / "models" / "controlnet"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "easyanimate-test-control.safetensors"
     pixart_file(path, width=128, heads=4, depth=5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import client
 import pytest
-from conftest import HOST, ROOT
+from conftest import dev
 from footage import pan, texture, write_video
 from graphs import node
 from PIL import Image
@@ -14,8 +14,8 @@ from seeing import saved_files
 from small_captioner import write_captioner
 
 NAME, FOLDER = "easyanimate-test-data", "easyanimate-test-footage"
-HOME = ROOT / "output" / "easyanimate_data" / NAME
-MODEL = HOST / "models" / "LLM" / "easyanimate-test-captioner"
+HOME = dev.OUTPUT / "easyanimate_data" / NAME
+MODEL = dev.BASE / "models" / "LLM" / "easyanimate-test-captioner"
 LIMITS = {
     "min_motion": 0.5, "max_motion": 50.0, "max_text_area": 0.02, "min_aesthetics": 4.0, "min_side": 0, "copies": False,
 }  # fmt: skip
@@ -32,7 +32,7 @@ def captioner():
 @pytest.fixture
 def footage():
     """A film of two shots, a still one and a broken file in the host's input folder; nothing is left of them."""
-    place = HOST / "input" / FOLDER
+    place = dev.BASE / "input" / FOLDER
     write_video(place / "film.mp4", [*pan(16, frames=40), *pan(24, frames=40)[::-1], *[texture(320, 192)] * 30])
     write_video(place / "moving.mp4", pan(16, frames=40, grain=16)).with_suffix(".txt").write_text("a pan")
     (place / "broken.mp4").write_bytes(b"no video")

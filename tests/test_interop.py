@@ -25,7 +25,7 @@ def bench(server):
 
 def remove_saved() -> None:
     for folder in ("diffusion_models", "loras"):  # where the host looks for what it saved
-        shutil.rmtree(dev.ROOT / "output" / folder / SAVED, ignore_errors=True)
+        shutil.rmtree(dev.OUTPUT / folder / SAVED, ignore_errors=True)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -301,7 +301,7 @@ def test_other_files_are_no_loras(tiny, tmp_path):
 
 def test_a_server_samples_with_it_and_from_a_video(server, tiny):
     """Text to video, then that video again at denoise 0.6, both through the LoRA; after it the model is as before."""
-    folder = dev.HOST / "models" / "loras"
+    folder = dev.BASE / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     path, _ = written(folder, linears(tiny))
     try:

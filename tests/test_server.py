@@ -180,7 +180,7 @@ def test_bad_values_are_refused_before_anything_runs(server, place, wrong):
 
 
 def test_a_wrong_file_is_answered_with_one_sentence(server):
-    folder = dev.HOST / "models" / "diffusion_models"
+    folder = dev.BASE / "models" / "diffusion_models"
     file = folder / "easyanimate-test-notes.safetensors"
     file.write_text("no weights here\n" * 40)
     try:

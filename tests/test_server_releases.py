@@ -46,7 +46,7 @@ def v2_file(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def files():
     """The files where users put them, taken away afterwards."""
-    models = dev.HOST / "models"
+    models = dev.BASE / "models"
     v1_files(models / "diffusion_models")
     v2_file(models / "diffusion_models")
     vaes = {"V1": "v1_e2e/sd_vae", "V2": "v2_mag_vae/mag_vae"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import client
 import pytest
 import tiny
-from conftest import HOST, ROOT, part
+from conftest import dev, part
 from graphs import node
 from PIL import Image
 from seeing import saved_files, watch
@@ -17,10 +17,10 @@ from test_server_releases import NAMES, chain, files  # noqa: F401  (a fixture)
 
 BUILT_IN_LORA = part("easyanimate_models.model_files").BUILT_IN_LORA
 NAME, FOLDER = "easyanimate-test-lora", "easyanimate-test-set"
-RUN = ROOT / "output" / "easyanimate_training" / NAME
+RUN = dev.OUTPUT / "easyanimate_training" / NAME
 MOTION_RUN = RUN.with_name(f"{NAME}_mm")
-FILE = HOST / "models" / "loras" / f"{NAME}.safetensors"
-MOTION_FILE = HOST / "models" / "diffusion_models" / f"{NAME}_mm.safetensors"
+FILE = dev.BASE / "models" / "loras" / f"{NAME}.safetensors"
+MOTION_FILE = dev.BASE / "models" / "diffusion_models" / f"{NAME}_mm.safetensors"
 MOTION = "EasyAnimateTrainMotionModule"
 SAMPLED = {"sample_every": 2, "sample_prompt": "a red ball"}
 
@@ -28,7 +28,7 @@ SAMPLED = {"sample_every": 2, "sample_prompt": "a red ball"}
 @pytest.fixture
 def folder():
     """A data set of two clips and an image in the host's input folder; nothing is left of it, nor of the run."""
-    place = HOST / "input" / FOLDER
+    place = dev.BASE / "input" / FOLDER
     for name in ("a.mp4", "b.mp4"):
         write_clip(place / name, frames=9, width=64, height=64).with_suffix(".txt").write_text("a grey picture")
     write_image(place / "c.png").with_suffix(".txt").write_text("a red picture")
@@ -87,7 +87,7 @@ def test_an_image_transformer_learns_to_move(server, folder, files):  # noqa: F8
 
 
 def test_clips_that_are_connected_do_as_well(server, folder):
-    tiny.bring_inputs(HOST)
+    tiny.bring_inputs(dev.BASE)
     wired = {
         "file": node("LoadVideo", file="easyanimate/clip.mp4"),
         "parts": node("GetVideoComponents", video=["file", 0]),

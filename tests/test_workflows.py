@@ -8,7 +8,7 @@ import client
 import graphs
 import pytest
 import tiny
-from conftest import HOST, ROOT
+from conftest import ROOT, dev
 from interop import Bench
 from PIL import Image
 from seeing import assert_shows, read_video, saved_files
@@ -25,7 +25,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 
 @pytest.fixture(scope="module")
 def bench(server):
-    tiny.bring_inputs(HOST)
+    tiny.bring_inputs(dev.BASE)
     with files_for(WORKFLOWS.values()):
         yield Bench(server)
 

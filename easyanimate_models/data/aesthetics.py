@@ -48,11 +48,11 @@ def layers(head: Path) -> list[tuple[Tensor, Tensor]]:
     tensors = read_checkpoint(head, "transformer").tensors
     weights = sorted((name for name in tensors if name.endswith("weight")), key=_place)
     found = [(tensors[name].float(), tensors.get(f"{name[: -len('weight')]}bias")) for name in weights]
-    fits = all(weight.dim() == 2 and bias is not None for weight, bias in found)
-    widths = [weight.shape for weight, _ in found] if fits else []
+    whole = [(weight, bias.float()) for weight, bias in found if weight.dim() == 2 and bias is not None]
+    widths = [weight.shape for weight, _ in whole] if len(whole) == len(found) else []
     if not widths or widths[-1][0] != 1 or any(a[0] != b[1] for a, b in zip(widths, widths[1:], strict=False)):
         raise CheckpointError(f"{head.name} is no aesthetic predictor; choose {HEAD}.")
-    return [(weight, bias.float()) for weight, bias in found]
+    return whole
 
 
 def _predicted(x: Tensor, head: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -6,7 +6,7 @@ their brightness, so flashes, fades and things that rush past are none.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy
@@ -22,6 +22,9 @@ ALIKE = 0.5  # correlation of pictures that show the same place
 BLANK = 0.02  # spread of light of a picture that shows nothing, of 1
 
 
+Cut = tuple[int, float]  # the frame that begins a shot, and how alike the frames around it are
+
+
 @dataclass(frozen=True, eq=False)
 class Look:
     """A frame by its number, and how it looks, whatever its brightness and contrast; None where it shows nothing."""
@@ -30,8 +33,8 @@ class Look:
     shape: numpy.ndarray | None
 
     def like(self, other: "Look") -> float:
-        """Correlation, 1 for the same picture."""
-        return float((self.shape * other.shape).sum())
+        """Correlation, 1 for the same picture; one that shows nothing is like no other."""
+        return 0.0 if self.shape is None or other.shape is None else float((self.shape * other.shape).sum())
 
 
 class Cascade:
@@ -56,7 +59,7 @@ class Doubt:
         self.changes: deque[int] = deque()
         self.last_blank = -1
 
-    def see(self, look: Look, changed: bool) -> Iterator[tuple[int, float]]:
+    def see(self, look: Look, changed: bool) -> Iterator[Cut]:
         """Cuts that are sure now, with how alike the frames around them are."""
         if look.shape is None:
             self.last_blank = look.number
@@ -67,7 +70,7 @@ class Doubt:
         while self.changes and self.changes[0] + SIDE <= look.number + 1:
             yield from self.judge(self.changes.popleft())
 
-    def judge(self, change: int) -> Iterator[tuple[int, float]]:
+    def judge(self, change: int) -> Iterator[Cut]:
         """The change, if what is after it has nothing in common with what was before."""
         before = [look for look in self.seen if look.number < change][-SIDE:]
         after = [look for look in self.seen if look.number >= change][:SIDE]
@@ -77,7 +80,8 @@ class Doubt:
 
 def find_cuts(pictures: Iterable[numpy.ndarray]) -> Iterator[int]:
     """Numbers of the frames that begin a new shot, of a video's frames `[H, W, 3]` (BGR, uint8), small, in order."""
-    cascade, doubt, best = Cascade(), Doubt(), None
+    cascade, doubt = Cascade(), Doubt()
+    best: Cut | None = None
     for number, picture in enumerate(pictures):
         look = Look(number, _shape(picture))
         for cut in doubt.see(look, cascade.changed(number, picture)):
@@ -89,7 +93,7 @@ def find_cuts(pictures: Iterable[numpy.ndarray]) -> Iterator[int]:
         yield best[0]
 
 
-def _better(best: tuple[int, float] | None, cut: tuple[int, float]) -> Iterator[int]:
+def _better(best: Cut | None, cut: Cut) -> Generator[int, None, Cut]:
     """Of cuts close together the sharpest one; those before are out."""
     if best is None:
         return cut

@@ -7,6 +7,7 @@ The original's `metadata.json` (`file_path`, `text`, `type`) can be read and wri
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .disk import write_text
 from .ledger import Row
@@ -75,7 +76,7 @@ def _lines(file: Path) -> list[object]:
         raise DataError(f"{file} has a line that is not JSON ({error}); mend it, or start with a new name.") from error
 
 
-def _checked(row: object, file: Path) -> Row:
+def _checked(row: Any, file: Path) -> Row:
     """A row whose clip lies in the folder."""
     name = row.get("file") if isinstance(row, dict) else None
     if not isinstance(name, str):

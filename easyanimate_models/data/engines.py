@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from ..extras import needed
 from .ledger import Row
@@ -33,7 +34,7 @@ def attempt(work: Work, file: Path) -> Done:
         return Done(file, None, str(error))
 
 
-def in_order(work: Work, files: list[Path]) -> Iterator[Done]:
+def in_order(work: Any, files: list[Path]) -> Iterator[Done]:
     """Here, for work that fills a device by itself; as many files at once as its `batch` says, if it has one."""
     size = getattr(work, "batch", 1)
     if size == 1:
@@ -75,7 +76,8 @@ ENGINES = {"here": in_order, "threads": by_threads, "processes": by_processes, "
 
 def _as_done(pool: Executor, work: Work, files: list[Path], workers: int) -> Iterator[Done]:
     """However many files there are, few wait; whoever stops listening stops the rest."""
-    left, running = iter(files), set()
+    left: Iterator[Path] = iter(files)
+    running: set[Future[Done]] = set()
     try:
         while True:
             running |= {pool.submit(attempt, work, file) for file in islice(left, workers * WAITING - len(running))}

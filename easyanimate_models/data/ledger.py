@@ -3,10 +3,11 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from .disk import room_for
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 class Ledger:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..recipe_file import RecipeError, below, read_toml, section
 from .basics import Basics
@@ -74,21 +75,20 @@ def read_data_recipe(file: str | Path) -> DataRecipe:
     if "folder" not in told or "source" not in told:
         raise RecipeError(f"{file}: source (the footage) and folder (of the data set) must be named at the top.")
     kinds = (SplitSettings, Scores, Limits, Captions, Hands)
-    parts = [section(file, name, kind, told) for name, kind in zip(SECTIONS, kinds, strict=True)]
+    parts: list[Any] = [section(file, name, kind, told) for name, kind in zip(SECTIONS, kinds, strict=True)]
     source, folder = below(file, told["source"]), below(file, told["folder"])
     return DataRecipe(source, folder, bool(told.get("original", False)), *parts)
 
 
-def follow(recipe: DataRecipe, watch: Callable[[str], Progress] | None = None) -> Path:
+def follow(recipe: DataRecipe, watch: Callable[[str], Progress | None] = lambda stage: None) -> Path:
     """Split, score, choose, describe, report; the folder that came out. `watch(stage)` gives its progress."""
-    seen = watch or (lambda stage: None)
     folder, hands = recipe.folder, recipe.hands
-    split_footage(recipe.source, folder, recipe.split, hands, seen("split"))
-    score_clips(folder, cpu_works(recipe.scores), hands, seen("score"))
+    split_footage(recipe.source, folder, recipe.split, hands, watch("split"))
+    score_clips(folder, cpu_works(recipe.scores), hands, watch("score"))
     if recipe.scores.aesthetics_head:
-        score_clips(folder, [aesthetics(recipe.scores)], HERE, seen("looks"))
+        score_clips(folder, [aesthetics(recipe.scores)], HERE, watch("looks"))
     choose_clips(folder, recipe.limits)
-    rows = describe_clips(folder, captioner(recipe.captions), HERE, seen("describe"))
+    rows = describe_clips(folder, captioner(recipe.captions), HERE, watch("describe"))
     return finish(folder, rows, recipe.limits, recipe.original)
 
 

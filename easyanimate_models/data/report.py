@@ -58,10 +58,10 @@ def _summary(rows: list[Row], kept: list[Row]) -> str:
 
 def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None, float | None]) -> str:
     """A score: its histogram, and the clips that a limit nearly let in, or nearly left out."""
-    rows = sorted(rows, key=lambda row: score_of(row, name))
+    rows = sorted(rows, key=lambda row: _score(row, name))
     pairs = zip(("at least", "at most"), limit, strict=True)
     told = [f"{word} {value:g}" for word, value in pairs if value is not None]
-    shown = [_histogram([score_of(row, name) for row in rows], limit)]
+    shown = [_histogram([_score(row, name) for row in rows], limit)]
     inside = [row for row in rows if not row.get("rejected")]
     outside = [row for row in rows if any(r.startswith(f"{name} ") for r in str(row.get("rejected")).split("; "))]
     for title, some in (("Worst kept", _worst(inside, name, limit)), ("Best rejected", _best(outside, name, limit))):
@@ -71,11 +71,17 @@ def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None
 
 
 def _worst(kept: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
-    return sorted(kept, key=lambda row: _room(score_of(row, name), limit))[:NEAR]
+    return sorted(kept, key=lambda row: _room(_score(row, name), limit))[:NEAR]
 
 
 def _best(rejected: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
-    return sorted(rejected, key=lambda row: -_room(score_of(row, name), limit))[:NEAR]
+    return sorted(rejected, key=lambda row: -_room(_score(row, name), limit))[:NEAR]
+
+
+def _score(row: Row, name: str) -> float:
+    """A score that the clip is known to have."""
+    value = score_of(row, name)
+    return 0.0 if value is None else value
 
 
 def _room(value: float, limit: tuple[float | None, float | None]) -> float:

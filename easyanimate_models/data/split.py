@@ -87,8 +87,8 @@ def _frames(video: Video, rough: bool = False) -> Iterator[av.VideoFrame]:
 
 def _small(frame: av.VideoFrame) -> numpy.ndarray:
     scale = min(1.0, DETECTED / min(frame.width, frame.height))
-    size = {"width": max(2, round(frame.width * scale)), "height": max(2, round(frame.height * scale))}
-    return frame.to_ndarray(format="bgr24", **size)
+    width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
+    return frame.to_ndarray(format="bgr24", width=width, height=height)
 
 
 def _copyable(video: Video) -> bool:

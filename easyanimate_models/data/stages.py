@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .dataset_file import DataError, beside, read_rows, videos_in, write_rows
 from .disk import tidy
@@ -36,7 +37,7 @@ class Hands:
 
     def each(self, work: Work, files: list[Path]) -> Iterator[Done]:
         """The work on each file, in any order."""
-        run = ENGINES[self.engine]
+        run: Any = ENGINES[self.engine]
         return run(work, files) if self.engine == "here" else run(work, files, self.workers)
 
 

@@ -1,6 +1,7 @@
 """PixArt's ControlNet (PixArt-delta, arXiv 2401.05252, section 4): trained copies of the first blocks, beside them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,9 +36,8 @@ class ControlNet(nn.Module):
         self.config = config
         self.dtype = dtype
         leaf = (dtype, device, operations)
-        self.controlnet = nn.ModuleList(
-            ControlBlock(config.width, config.heads, i == 0, *leaf) for i in range(config.depth)
-        )
+        blocks = (ControlBlock(config.width, config.heads, i == 0, *leaf) for i in range(config.depth))
+        self.controlnet: Any = nn.ModuleList(blocks)
 
     def forward(self, hidden: Tensor, hint: Tensor, told: tuple, options) -> list[Tensor]:
         """`hidden` [B, F*N, D] after the base's first block, `hint` [B, F*N, D] as the base embeds it.

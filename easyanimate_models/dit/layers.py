@@ -94,7 +94,7 @@ class TimeAndSizeEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor, size: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
         embedded = self.timestep_embedder(sinusoid(timesteps).to(dtype))
-        if self.resolution_embedder is None:
+        if self.resolution_embedder is None or self.aspect_ratio_embedder is None:
             return embedded
         resolution, aspect_ratio = size  # (B, 2) in pixels, (B,)
         parts = [self.resolution_embedder(sinusoid(side).to(dtype)) for side in resolution.unbind(1)]

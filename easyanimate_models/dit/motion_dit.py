@@ -1,6 +1,7 @@
 """The denoiser of V1 to V3: a PixArt-alpha image transformer with a motion module in every block (paper 3.1)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.ldm.common_dit
 import torch
@@ -76,7 +77,7 @@ class MotionDiTBlock(nn.Module):
 class MotionDiT(nn.Module):
     """Predicts the noise in video latents; see `forward` for the shapes."""
 
-    def __init__(self, config: MotionDiTConfig, dtype=None, device=None, operations=None, **_):
+    def __init__(self, config: MotionDiTConfig, dtype=None, device=None, operations: Any = None, **_):
         super().__init__()
         leaf = (dtype, device, operations)
         width = config.width
@@ -92,9 +93,8 @@ class MotionDiT(nn.Module):
         if config.clip_tokens:
             self.clip_projection = TwoLayer(CLIP_WIDTH, CLIP_TOKENS * width, gelu, *leaf)
         self.transformer_blocks = nn.ModuleList(MotionDiTBlock(width, config.heads, k, *leaf) for k in kinds)
-        self.long_connect_fc = nn.ModuleList()
-        for _ in range(config.skips.stored if config.skips else 0):
-            self.long_connect_fc.append(operations.Linear(width, width, dtype=dtype, device=device))
+        skips = range(config.skips.stored if config.skips else 0)
+        self.long_connect_fc = nn.ModuleList(operations.Linear(width, width, dtype=dtype, device=device) for _ in skips)
         self.norm_out = operations.LayerNorm(width, elementwise_affine=False, eps=1e-6, dtype=dtype, device=device)
         self.scale_shift_table = nn.Parameter(torch.empty(2, width, device=device))
         outputs = config.patch**2 * 2 * config.latent_channels
@@ -137,8 +137,8 @@ class MotionDiT(nn.Module):
         size = self._size(x.shape[0], height, width, resolution, aspect_ratio, x.device)
         modulation, embedded = self.adaln_single(timesteps, size, x.dtype)
         context, bias = self._context(context, attention_mask, clip_embeds, clip_mask)
-        grid = (frames, *(-(-side // self.config.patch) for side in (height, width)))
-        return self.tokens(x), (context, bias, modulation, grid), embedded
+        rows, columns = (-(-side // self.config.patch) for side in (height, width))
+        return self.tokens(x), (context, bias, modulation, (frames, rows, columns)), embedded
 
     def tokens(self, x: Tensor) -> Tensor:
         """Latents `[B, in channels, F, H, W]` as tokens `[B, F*N, D]` that know their place in the frame."""
@@ -148,7 +148,8 @@ class MotionDiT(nn.Module):
         return rearrange(x, "(b f) n d -> b (f n) d", b=batch)
 
     def _blocks(self, x: Tensor, context: Tensor, bias, modulation: Tensor, grid: Grid, options, residuals) -> Tensor:
-        skips, used = [], 0
+        skips: list[Tensor] = []
+        used = 0
         stored, start = (self.config.skips.stored, self.config.skips.start) if self.config.skips else (0, 0)
         replace = options.get("patches_replace", {}).get("dit", {})
         for i, block in enumerate(self.transformer_blocks):

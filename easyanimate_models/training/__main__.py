@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from comfy.cli_args import args as host_args
@@ -27,7 +28,7 @@ def tiny_model(run: Path, names: list[str]) -> None:
     from .tiny import STAGES, restore
     from .tiny_variants import VARIANTS
 
-    stages = {**STAGES, **VARIANTS}
+    stages: dict[str, Any] = {**STAGES, **VARIANTS}
     for name in names or stages:
         {**stages, "restore": restore}[name](run)
 

@@ -3,12 +3,15 @@
 import random
 from collections.abc import Hashable, Mapping
 from functools import lru_cache
+from typing import Generic, TypeVar
+
+Kind = TypeVar("Kind", bound=Hashable)  # of bucket
 
 
-class Batches:
+class Batches(Generic[Kind]):
     """Every item once an epoch, in batches of one bucket each; a last short batch is filled up from its bucket."""
 
-    def __init__(self, buckets: Mapping[Hashable, int], batch: int, seed: int):
+    def __init__(self, buckets: Mapping[Kind, int], batch: int, seed: int):
         """`buckets` says how many items each has."""
         if batch < 1:
             raise ValueError(f"A batch of {batch} holds nothing; make it 1 or more.")
@@ -16,12 +19,12 @@ class Batches:
         self.per_epoch = sum(-(-count // batch) for count in self.buckets.values())
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
-    def __call__(self, step: int) -> tuple[Hashable, list[int]]:
+    def __call__(self, step: int) -> tuple[Kind, list[int]]:
         """The bucket of a step, and which of its items."""
         epoch, place = divmod(step, self.per_epoch)
         return self._epoch(epoch)[place]
 
-    def _shuffled(self, epoch: int) -> list[tuple[Hashable, list[int]]]:
+    def _shuffled(self, epoch: int) -> list[tuple[Kind, list[int]]]:
         chance = random.Random(self.seed * 1_000_003 + epoch)
         found = []
         for bucket, count in self.buckets.items():

@@ -20,7 +20,6 @@ from .plan import Plan
 STATE, PLAN = "state.pt", "plan.json"
 NOISE = {"least": 1.0, "most": 1.0, "power": 0.0, "decisive": None}
 LATER = NOISE | {"windows": 1, "lengths": "full", "clip_dropout": 0.5, "text": False}  # older runs don't say these
-WHOLE = {"full_state_dict": True, "cpu_offload": True}
 
 
 def require_same(folder: Path, plan: Plan, told: dict) -> None:
@@ -74,7 +73,7 @@ def resume(folder: Path, courses: list) -> int:
 
 
 def _state(course) -> dict:
-    options = StateDictOptions(**WHOLE, ignore_frozen_params=True)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     return {
         "module": get_model_state_dict(course.lesson, options=options),
         "optimizer": get_optimizer_state_dict(course.lesson, course.torch_optimizer, options=options),
@@ -103,8 +102,9 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def _like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A whole tensor, cut among processes as `like` is."""
-    if not hasattr(like, "full_tensor"):
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
         return tensor
-    from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

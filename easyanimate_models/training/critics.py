@@ -20,7 +20,7 @@ class PatchCritic(nn.Module):
         if width % NORM_GROUPS:
             raise ValueError(f"critic_width is {width}; it must be a multiple of {NORM_GROUPS}.")
         self.dims = dims
-        kind = nn.Conv2d if dims == 2 else nn.Conv3d
+        kind: type[nn.Module] = nn.Conv2d if dims == 2 else nn.Conv3d
         seen, padding = ((4, 4), 1) if dims == 2 else ((3, 4, 4), 1)
 
         def conv(a: int, b: int, stride: int) -> nn.Module:

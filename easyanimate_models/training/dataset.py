@@ -62,7 +62,10 @@ def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
         counts = f"{len(clips)} clips and {len([t for t in texts if t.strip()])} captions"
         raise DatasetError(f"There are {counts}; give each clip a caption of its own, or one for all.")
     named = enumerate(zip(clips, texts, strict=True))
-    return [Item(Path(f"clip {i}"), " ".join(t.split()), *c.shape[:3], 24.0, c[..., :3]) for i, (c, t) in named]
+    return [
+        Item(Path(f"clip {i}"), " ".join(t.split()), c.shape[0], c.shape[1], c.shape[2], 24.0, c[..., :3])
+        for i, (c, t) in named
+    ]
 
 
 def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:

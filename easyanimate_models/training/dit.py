@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ def _in_float32(attention, q: Tensor, k: Tensor, v: Tensor, *args, mask: Tensor 
 FULL_PRECISION_ATTENTION = {"optimized_attention_override": _in_float32}
 
 
-def noise_objective(dit: nn.Module, batches: Batches, weights: NoiseWeights, seed: int, checkpointing: bool = False):
+def noise_objective(dit: Any, batches: Batches, weights: NoiseWeights, seed: int, checkpointing: bool = False):
     """The noise in noised latents, squared error, weighted by the signal-to-noise ratio.
 
     With `checkpointing`, what is inside of a block is computed once more for its gradient instead of being kept.
@@ -133,20 +134,21 @@ def _noise(batch: Batch, seed: int) -> Tensor:
 def initialise_dit(dit: MotionDiT) -> None:
     """What starts at zero in training: the output, cross-attention, motion modules and long skips."""
     width = dit.config.width
-    for table in [dit.scale_shift_table, *(block.scale_shift_table for block in dit.transformer_blocks)]:
+    blocks: list[Any] = list(dit.transformer_blocks)
+    for table in [dit.scale_shift_table, *(block.scale_shift_table for block in blocks)]:
         nn.init.normal_(table, std=width**-0.5)
     nn.init.normal_(dit.adaln_single.linear.weight, std=0.02)
-    _silence(dit.proj_out, *(block.attn2.to_out[0] for block in dit.transformer_blocks))
+    _silence(dit.proj_out, *(block.attn2.to_out[0] for block in blocks))
     initialise_motion(dit)
 
 
 def initialise_motion(dit: MotionDiT) -> None:
     """What is added to an image transformer starts at zero: motion modules and long skips."""
-    motion = [block.attn_temporal for block in dit.transformer_blocks if block.attn_temporal is not None]
+    motion: list[Any] = [block.attn_temporal for block in dit.transformer_blocks if block.attn_temporal is not None]
     _silence(*(module.temporal_transformer.proj_out for module in motion), *dit.long_connect_fc)
 
 
-def _silence(*layers: nn.Linear) -> None:
+def _silence(*layers: Any) -> None:
     for layer in layers:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..model_detection import RELEASED_SCALING
 from ..release_config import transformer_config as transformer_config
-from ..supported_models import EasyAnimateV1, EasyAnimateV3, Release
+from ..supported_models import EasyAnimateV3, Release
 from ..vae.image_vae import ImageVAEConfig
 from ..vae.slice_vae import SliceVAE, SliceVAEConfig
 
@@ -40,7 +40,7 @@ def vae_config(config: SliceVAEConfig | ImageVAEConfig, release: type[Release] =
         "layers_per_block": config.layers,
         "norm_num_groups": config.norm_groups,
     }
-    if release is EasyAnimateV1:
+    if isinstance(config, ImageVAEConfig):
         return {"_class_name": "AutoencoderKL", **numbers, "scaling_factor": RELEASED_SCALING}
     return {
         "_class_name": "AutoencoderKLMagvit",

@@ -73,10 +73,11 @@ def given_slices(batch: int, clips: Clips, crop: int, rng: random.Random) -> Tol
     ]
     made[alone:holes] = [box(FRAMES_PER_SLICE, path, rng) for path in paths[alone:holes]]
     window = crop_near(torch.cat([pixels, torch.stack(made)[:, None]], dim=1), paths, crop, rng)
-    pixels, made = window[:, :3], window[:, 3]
-    weight = sum(part / part.mean((1, 2, 3), keepdim=True).clamp_min(0.05) for part in (1 - made, made)) / 2
-    slices = masked(pixels, made)
-    slices[holes:] = made[holes:, None]
+    pixels, mask = window[:, :3], window[:, 3]
+    shares = [part / part.mean((1, 2, 3), keepdim=True).clamp_min(0.05) for part in (1 - mask, mask)]
+    weight = (shares[0] + shares[1]) / 2
+    slices = masked(pixels, mask)
+    slices[holes:] = mask[holes:, None]
     still = torch.stack([pixels[i, :, kept[i]] for i in range(alone)])[:, :, None].expand_as(pixels[:alone])
     return Told(slices, weight[:, None], still)
 

@@ -88,7 +88,7 @@ def _shape(cover: Tensor, shapes: list[str]) -> str:
         for shape in shapes:
             ideal = ideals[shape]
             overlap[shape] += float((seen & ideal).sum() / (seen | ideal).sum())
-    return max(overlap, key=overlap.get)
+    return max(overlap, key=overlap.__getitem__)
 
 
 def _extent(used: Tensor) -> slice:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -24,7 +24,9 @@ from .plan import Plan
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 20  # steps
 
-Figures = dict[str, float]
+Figures = dict[str, Any]  # numbers, or tensors of one
+KINDS: tuple[Any, ...] = nn.Linear, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding
+Network = TypeVar("Network", bound=nn.Module)
 Objective = Callable[[int], tuple[Tensor, Figures]]
 Watch = Callable[[int, Figures], None]  # (steps done, figures of the last); what it raises stops the run, saved
 
@@ -120,14 +122,14 @@ class Course:
 
 def fit(
     folder: Path,
-    network: nn.Module,
+    network: Network,
     objective: Objective,
     plan: Plan,
     adversary: Lesson | None = None,
     watch: Watch | None = None,
     told: dict | None = None,
     look: Look | None = None,
-) -> nn.Module:
+) -> Network:
     """Train `network` in place and return it with its averaged weights.
 
     `objective(batch)` returns the loss and named figures for the log. An `adversary` (a discriminator) learns after
@@ -178,11 +180,11 @@ class _Run:
                 bar.update()
                 if step % LOG_EVERY == 0 or self.watch is not None:
                     figures = self._told(figures)
-                if step % LOG_EVERY == 0 and main:
+                if step % LOG_EVERY == 0 and self.journal is not None:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
                     self.journal.write(step, figures)
                 self._keep(step + 1, figures)
-        if main:
+        if self.journal is not None:
             self.journal.close()
 
     def _unless_stopped(self, step: int) -> Figures:
@@ -253,10 +255,10 @@ def share(batch: int) -> slice:
     return slice(batch * rank // processes, batch * (rank + 1) // processes)
 
 
-def initialise(module: nn.Module) -> nn.Module:
+def initialise(module: Network) -> Network:
     """Random weights for a network built from the host's operations, which leave theirs empty."""
     for part in module.modules():
-        for kind in (nn.Linear, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding):
+        for kind in KINDS:
             if isinstance(part, kind):
                 kind.reset_parameters(part)
     return module
@@ -273,7 +275,7 @@ def _accelerator(network: nn.Module):
 
 def _optimizer(parameters: list[nn.Parameter], plan: Plan) -> torch.optim.Optimizer:
     kind = needed("bitsandbytes").optim.AdamW8bit if plan.optimizer == "adamw8bit" else torch.optim.AdamW
-    settings = {"betas": plan.betas, "eps": plan.epsilon, "weight_decay": plan.weight_decay}
+    settings: dict[str, Any] = {"betas": plan.betas, "eps": plan.epsilon, "weight_decay": plan.weight_decay}
     return kind(parameters, lr=plan.learning_rate, **settings)
 
 

@@ -3,10 +3,11 @@
 They hang on the host's own hook for weights, so the model may be in any precision that the host runs it in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as mm
 import torch
@@ -60,6 +61,8 @@ class LowRank(nn.Module):
 
 class Denoiser(nn.Module):
     """The network of a MODEL, called in its own precision. It is not part of what is trained."""
+
+    network: nn.Module
 
     def __init__(self, model):
         super().__init__()
@@ -148,7 +151,8 @@ NAMINGS: dict[str, Callable[[nn.ModuleDict], dict[str, Tensor]]] = {"comfyui": h
 
 def _file(adapters: nn.ModuleDict, called: Callable[[str], str]) -> dict[str, Tensor]:
     tensors = {}
-    for path, adapter in adapters.items():
+    learnt: Iterable[tuple[str, Any]] = adapters.items()
+    for path, adapter in learnt:
         name = called(path.replace("/", "."))
         tensors[f"{name}.lora_down.weight"] = whole(adapter.down).half().contiguous()
         tensors[f"{name}.lora_up.weight"] = whole(adapter.up).half().contiguous()
@@ -172,7 +176,7 @@ def on_device(batches: Batches, device: torch.device) -> Batches:
 
     def moved(step: int, chance) -> Batch:
         batch = batches(step, chance)
-        tensors = {name: t.to(device) for name, t in vars(batch).items() if isinstance(t, Tensor)}
+        tensors: dict[str, Any] = {name: t.to(device) for name, t in vars(batch).items() if isinstance(t, Tensor)}
         return replace(batch, **tensors)
 
     return moved

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -37,15 +38,15 @@ class Task:
     """
 
     name: str
-    model: object
-    clip: object
-    vae: object
+    model: Any
+    clip: Any
+    vae: Any
     items: list[Item]
     data: DataSettings
     plan: Plan
     samples: SampleSettings = SampleSettings()
     home: Path | None = None
-    clip_vision: object | None = None
+    clip_vision: Any = None
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class Trained:
     Where a LoRA was learnt, also the CLIP.
     """
 
-    model: object
+    model: Any
     file: Path
     folder: Path
-    clip: object | None = None
+    clip: Any = None
 
 
 def train_lora(task: Task, lora: LoraSettings, naming: str, seen: Seen | None = None) -> Trained:

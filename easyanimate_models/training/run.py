@@ -15,7 +15,7 @@ from .dit import Method
 from .encoded import EncodedSet, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
 from .export import write_whole
 from .loop import Watch
-from .lora import original_names
+from .lora import LoraSettings, original_names
 from .lora_run import teach
 from .recipe import Recipe
 from .samples import Audience, Subject, subject_of
@@ -38,8 +38,8 @@ def follow(recipe: Recipe, watch: Watch | None = None) -> Path:
     subject = _encode(recipe, model, inpainting) if state.is_main_process else None
     state.wait_for_everyone()
     found = read_encoded(recipe.clips, inpainting)
-    make = _lora if recipe.kind == "lora" else _transformer
-    return make(recipe, model, found, Audience(watch, subject), state.is_main_process)
+    told = model, found, Audience(watch, subject), state.is_main_process
+    return _transformer(recipe, *told) if recipe.lora is None else _lora(recipe, recipe.lora, *told)
 
 
 def _encode(recipe: Recipe, model, inpainting: bool) -> Subject | None:
@@ -62,9 +62,9 @@ def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
     return sort_into_buckets(items, data.side, data.frames, data.every)
 
 
-def _lora(recipe: Recipe, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
-    settings = recipe.data, recipe.lora, recipe.plan, recipe.folder
-    clip = load_text_encoder(_place(recipe.models.text_encoder)) if recipe.lora.text else None
+def _lora(recipe: Recipe, lora: LoraSettings, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
+    clip = load_text_encoder(_place(recipe.models.text_encoder)) if lora.text else None
+    settings = recipe.data, lora, recipe.plan, recipe.folder
     adapters = teach(model, found, *settings, _method(recipe), audience, clip)
     file = recipe.folder / f"{recipe.folder.name}.safetensors"
     weights = original_names(adapters)

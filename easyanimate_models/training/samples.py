@@ -93,11 +93,12 @@ def subject_of(settings: SampleSettings, data, encoders: tuple, inpainting: bool
         return None
     clip, vae = encoders
     with torch.inference_mode(False), torch.no_grad():
-        size = latent_size(*[settings.side or data.side] * 2, settings.frames or data.frames, vae.plan)
+        side = settings.side or data.side
+        size = latent_size(side, side, settings.frames or data.frames, vae.plan)
         told = {"concat_latent_image": _nothing_given(vae, size)} if inpainting else {}
-        texts = (conditioning(clip, [text], told) for text in (settings.prompt, settings.negative))
+        prompt, negative = (conditioning(clip, [text], told) for text in (settings.prompt, settings.negative))
         empty = torch.zeros([1, vae.latent_channels, *size])
-        return Subject(settings, vae, *texts, empty, RATE / data.every, show)
+        return Subject(settings, vae, prompt, negative, empty, RATE / data.every, show)
 
 
 class Samples:

@@ -5,6 +5,7 @@ Released models use the public T5; only the built-in tiny model brings its own.
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ def reader_objective(reader: CaptionReader, tokenize: Tokenize, scenes: list[Sce
         ids, mask = _with_strangers(*tokenize(texts), rng)
         answers = reader(ids, mask)
         targets = torch.tensor(truth).unbind(1)
-        loss = sum(F.cross_entropy(answers[name], t) for name, t in zip(QUESTIONS, targets, strict=True))
+        loss: Any = sum(F.cross_entropy(answers[name], t) for name, t in zip(QUESTIONS, targets, strict=True))
         right = [(answers[n].argmax(1) == t).float().mean() for n, t in zip(QUESTIONS, targets, strict=True)]
         return loss, {"right": float(torch.stack(right).mean())}
 

@@ -41,8 +41,8 @@ class Reader:
     def prompts(self, subject: Subject) -> tuple[list, list]:
         """What samples are of, as it is read by now."""
         settings = subject.settings
-        texts = (settings.prompt, subject.positive), (settings.negative, subject.negative)
-        return tuple(conditioning(self.clip, [text], before[0][1]) for text, before in texts)
+        positive = conditioning(self.clip, [settings.prompt], subject.positive[0][1])
+        return positive, conditioning(self.clip, [settings.negative], subject.negative[0][1])
 
 
 @contextmanager

@@ -112,11 +112,11 @@ def encode_dataset(run: Path) -> None:
         stills += [vae.moments(few)[0] for few in images.split(16)]
         colours.append(F.avg_pool3d(images, (1, 8, 8)))
         names += [index] * CLIPS_PER_SCENE
-    clips, stills = torch.cat(clips), torch.cat(stills)
-    mean, deviation = clips.mean((0, 2, 3, 4)), clips.std((0, 2, 3, 4))
-    tensors = {"clips": clips.half(), "stills": stills.half(), "scene": torch.tensor(names)}
+    moving, still = torch.cat(clips), torch.cat(stills)
+    mean, deviation = moving.mean((0, 2, 3, 4)), moving.std((0, 2, 3, 4))
+    tensors = {"clips": moving.half(), "stills": still.half(), "scene": torch.tensor(names)}
     tensors |= {"mean": mean, "deviation": deviation}
-    tensors["preview"] = _preview_colours(_standard(stills, mean, deviation), torch.cat(colours))
+    tensors["preview"] = _preview_colours(_standard(still, mean, deviation), torch.cat(colours))
     save_file({k: v.contiguous() for k, v in tensors.items()}, run / "latents.safetensors")
 
 

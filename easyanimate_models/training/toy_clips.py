@@ -8,7 +8,7 @@ each, among many that it knows).
 import json
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ def look(count: int) -> Scenes:
 
 def new_scenes(**new: str) -> list[Scene]:
     """All scenes of a `colour` or a `shape`, in an order that is always the same."""
-    parts = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "motion": MOTIONS}
+    parts: dict[str, Iterable[str]] = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "motion": MOTIONS}
     kept = [parts[name] if name not in new else (new[name],) for name in parts]
     scenes = [Scene(s, c, b, m) for s in kept[0] for c in kept[1] for b in kept[2] for m in kept[3]]
     random.Random(SEED).shuffle(scenes)
@@ -116,6 +116,7 @@ def write_clip(file: Path, frames: Tensor) -> None:
 
 if __name__ == "__main__":
     try:
-        write_toys(Path(sys.argv[1]), *sys.argv[2:3], *map(int, sys.argv[3:4]))
+        name = sys.argv[2] if len(sys.argv) > 2 else "look"
+        write_toys(Path(sys.argv[1]), name, int(sys.argv[3]) if len(sys.argv) > 3 else None)
     except ValueError as error:
         sys.exit(str(error))

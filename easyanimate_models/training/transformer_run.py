@@ -113,8 +113,8 @@ def as_model(network: MotionDiT, like):
 def save_transformer(config: MotionDiTConfig, weights: dict[str, Tensor], folder: Path) -> Path:
     """A component folder as the releases have it: config.json and bfloat16 weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(transformer_config(config), indent=2)
-    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    told = json.dumps(transformer_config(config), indent=2)
+    (folder / "config.json").write_text(told + "\n", encoding="utf-8")
     file = folder / "diffusion_pytorch_model.safetensors"
     write_whole(file, {key: tensor.bfloat16() for key, tensor in weights.items()}, {"format": "pt"})
     return file

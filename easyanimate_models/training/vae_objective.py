@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class Teachers:
     """Those beside the pixels who judge: an eye (`perceptual`) and critics, where there are any."""
 
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
-    critics: nn.ModuleDict | None = None
+    critics: Any = None  # a module by its name
 
 
 class VAEObjective:
@@ -104,17 +105,20 @@ class VAEObjective:
         """What the critics learn from a batch, right after the VAE did; nothing before their time."""
         critics = self.teachers.critics
         if not self._has_begun(batch):
-            return sum(p.sum() for p in critics.parameters()) * 0, {}
+            nothing: Any = sum(p.sum() for p in critics.parameters())
+            return nothing * 0, {}
         real, made = self.shown.pop(batch)
         losses = {name: told_apart(critic, real, made) for name, critic in critics.items()}
-        return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
+        loss: Any = sum(losses.values())
+        return loss, {name: each.detach() for name, each in losses.items()}
 
     def _has_begun(self, batch: int) -> bool:
         return self.teachers.critics is not None and batch // self.accumulate >= self.settings.adversary_from
 
     def _doubts(self, rest: Tensor, y: Tensor) -> Tensor:
         """The critics' verdicts on `y`, each as loud as the rest of the loss."""
-        last, total = self.vae.decoder.conv_out.weight, 0
+        total: Any = 0
+        last = self.vae.decoder.conv_out.weight
         with _fixed(self.teachers.critics):
             for critic in self.teachers.critics.values():
                 doubt = -critic(y).mean()

@@ -18,6 +18,7 @@ from .tiling import RELEASE_TILING, Tiling
 from .video_vae import SPACE_RATIO, VideoVAE
 
 SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
+ENCODER = "easyanimate_vae"  # what latents carry, see `encoded_by`
 LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
 
 
@@ -102,7 +103,7 @@ class HostVAE(comfy.sd.VAE):
         clips = pixel_samples if pixel_samples.ndim == 5 else pixel_samples.unsqueeze(0)
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
         latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
-        latents.easyanimate_vae = self  # see encoded_by
+        setattr(latents, ENCODER, self)
         return latents
 
     def encode_tiled(
@@ -179,7 +180,7 @@ class HostVAE(comfy.sd.VAE):
 
 def encoded_by(latents: Tensor) -> HostVAE | None:
     """The VAE that made these latents; stock nodes hand them on as they are. None when they were changed since."""
-    return getattr(latents, "easyanimate_vae", None)
+    return getattr(latents, ENCODER, None)
 
 
 def _progress(slices: int) -> Callable[[], None]:

@@ -1,6 +1,8 @@
 """The image VAE of V1, as Stable Diffusion and PixArt have it: every frame on its own, 8x8 in space."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.ops
 import torch
@@ -108,7 +110,8 @@ class ImageBlock(nn.Module):
         self.resnets = nn.ModuleList(ImageResidualBlock(a, b, groups, **ops) for a, b in pairs)
 
     def forward(self, x: Tensor) -> Tensor:
-        for module in self.children():
+        parts: Iterable[Any] = self.children()
+        for module in parts:
             for layer in module:
                 x = layer(x)
         return x

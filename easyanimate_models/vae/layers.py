@@ -4,6 +4,7 @@ What happens at the ends of a slice in time is the business of a `time` object, 
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +128,7 @@ class Upsampler(nn.Module):
 
 
 @cache
-def doubling_conv3d(conv3d: type[nn.Conv3d]) -> type[nn.Conv3d]:
+def doubling_conv3d(conv3d: Any) -> type[nn.Conv3d]:
     """The host's `conv3d` over an image whose pixels are doubled (nearest), without making that image.
 
     Of the nine spatial weights, those that fall on the same pixel are added up: each of the four places in a doubled
@@ -138,7 +139,7 @@ def doubling_conv3d(conv3d: type[nn.Conv3d]) -> type[nn.Conv3d]:
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *args, **kwargs) -> Tensor:
             height, width = x.shape[3:]
             x = F.pad(x, (1, 1, 1, 1))
-            out = None
+            out: Any = None
             for row, upper in enumerate(_folded(weight, 3)):
                 for column, folded in enumerate(_folded(upper, 4)):
                     seen = x[:, :, :, row : row + height + 1, column : column + width + 1]
@@ -203,6 +204,6 @@ def conv3d(in_channels: int, out_channels: int, **ops) -> nn.Module:
     return operations.Conv3d(in_channels, out_channels, 3, padding=(ops["time"].zeros, 1, 1), **kw)
 
 
-def leaf(ops: dict) -> tuple[dict[str, torch.dtype | torch.device | None], type]:
+def leaf(ops: dict) -> tuple[dict[str, Any], Any]:
     """`dtype, device, operations` as (keyword arguments of a leaf, the host's operations)."""
     return {"dtype": ops["dtype"], "device": ops["device"]}, ops["operations"]

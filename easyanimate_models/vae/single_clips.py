@@ -1,6 +1,7 @@
 """One small clip at a time on a CPU, for which torch would take its slowest 3-D convolution."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ OVERLOOKED = range(2_048, 20_481)  # channels x frames x rows of a single input;
 
 
 @cache
-def for_single_clips(operations: type) -> type:
+def for_single_clips(operations: Any) -> Any:
     """The host's `operations`, whose Conv3d asks oneDNN by name where torch would overlook it.
 
     For small single inputs torch takes a loop instead, up to 14 times as slow (`use_mkldnn` in its Convolution.cpp).
@@ -29,4 +30,4 @@ def is_overlooked(x: Tensor) -> bool:
     """Whether torch would convolve `x` `[B, C, T, H, W]` without oneDNN, which is there."""
     small = len(x) == 1 and x.shape[1:4].numel() in OVERLOOKED
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return small and plain and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return small and plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)

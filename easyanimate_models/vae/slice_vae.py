@@ -77,7 +77,8 @@ class Decoder(nn.Module):
 class SliceVAE(VideoVAE):
     """Encoder and decoder of V3."""
 
-    plan, time = SLICES, SliceTime()
+    plan = SLICES
+    time: SliceTime | WindowTime = SliceTime()
 
     def __init__(self, config: SliceVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__(config)

@@ -84,8 +84,8 @@ def plan_overlapping_decode(latents: int, length: int = LATENTS_PER_SLICE) -> li
     for start in range(lone, max(latents - 1, lone), length - 1):
         stop = min(start + length, latents)
         before, after = max(lone, start - LATENTS_PER_SLICE), min(latents, stop + LATENTS_PER_SLICE)
-        frames = [lone + TIME_RATIO * (i - lone) for i in (start, stop)]
-        plan.append(DecodeSlice(start, stop, before, after, *frames, fade=TIME_RATIO if start > lone else 0))
+        first, end = (lone + TIME_RATIO * (i - lone) for i in (start, stop))
+        plan.append(DecodeSlice(start, stop, before, after, first, end, TIME_RATIO if start > lone else 0))
     return plan
 
 

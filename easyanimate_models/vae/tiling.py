@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,13 +39,14 @@ class Tiling:
         sides = [-(-side // in_ratio) for side in x.shape[3:]]
         tops, lefts = (self.starts(side) for side in sides)
         rows, columns = (self._shares(side, out_ratio) for side in sides)
-        whole = None
+        whole: Any = None
         for top, row in zip(tops, rows, strict=True):
             for left, column in zip(lefts, columns, strict=True):
-                tile = network(x[(..., *(slice(at * in_ratio, (at + self.side) * in_ratio) for at in (top, left)))])
+                across, down = (slice(at * in_ratio, (at + self.side) * in_ratio) for at in (left, top))
+                tile = network(x[..., down, across])
                 if whole is None:
-                    like = {"dtype": torch.float32, "device": tile.device}
-                    whole = torch.zeros(*tile.shape[:3], *(side * out_ratio for side in sides), **like)
+                    shape = [*tile.shape[:3], *(side * out_ratio for side in sides)]
+                    whole = torch.zeros(shape, dtype=torch.float32, device=tile.device)
                 height, width = tile.shape[3:]
                 place = whole.narrow(3, top * out_ratio, height).narrow(4, left * out_ratio, width)
                 place += tile * (row[:height, None] * column[:width]).to(tile.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class VideoVAE(nn.Module):
     """
 
     plan: Plan
+    decoder: Any  # of the release
     channels_last = torch.channels_last_3d  # this layout, for its convolutions
 
     def __init__(self, config):
@@ -64,8 +66,8 @@ class VideoVAE(nn.Module):
         for s in self.plan.encode(x.shape[2]):
             pixels = x[:, :, s.start : s.stop].to(device=device or x.device)
             pixels = pixels if prepare is None else prepare(pixels)
-            whole = tiling is None or tiling.fits(*shape[3:])
-            latents = network(pixels) if whole else tiling.apply(network, pixels, SPACE_RATIO, 1)
+            cut = None if tiling is None or tiling.fits(*shape[3:]) else tiling
+            latents = network(pixels) if cut is None else cut.apply(network, pixels, SPACE_RATIO, 1)
             out[:, :, s.latent_start : s.latent_stop] = latents
             if on_slice is not None:
                 on_slice()
@@ -86,8 +88,8 @@ class VideoVAE(nn.Module):
         for s in slices or self.plan.decode(z.shape[2]):
             seen = z[:, :, s.before : s.after].to(device=device or z.device)
             network = partial(self.decode_slice, first=s.start - s.before, count=s.stop - s.start)
-            whole = tiling is None or tiling.fits(*z.shape[3:])
-            pixels = network(seen) if whole else tiling.apply(network, seen, 1, SPACE_RATIO)
+            cut = None if tiling is None or tiling.fits(*z.shape[3:]) else tiling
+            pixels = network(seen) if cut is None else cut.apply(network, seen, 1, SPACE_RATIO)
             _put(pixels, out[:, :, s.frame_start : s.frame_stop], s.shares())
             if on_slice is not None:
                 on_slice()
