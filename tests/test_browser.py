@@ -31,10 +31,12 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 
 @pytest.fixture(scope="module")
 def window():
-    """The one window that all these tests look at."""
+    """The one window that all these tests look at; one core computes, the other draws."""
     tiny.bring_inputs(dev.BASE)
-    with files_for(WORKFLOWS.values()), driver.opened() as opened:
-        yield opened
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        with files_for(WORKFLOWS.values()), driver.opened() as opened:
+            yield opened
 
 
 @pytest.fixture
