@@ -48,7 +48,7 @@ class StepCache:
 
     def __init__(self, threshold: float, most: int, start: float = math.inf):
         self.threshold, self.most, self.start = threshold, most, start
-        self.run = Run()
+        self.run: Run | None = None
 
     def sample(self, executor, *args, **kwargs):
         """Around a whole run."""
@@ -56,12 +56,14 @@ class StepCache:
         try:
             return executor(*args, **kwargs)
         finally:
-            self.run = Run()
+            self.run = None
             logging.info("EasyAnimate Step Cache: %d of %d steps left out.", run.skipped, run.steps)
 
     def predict(self, executor, x: Tensor, sigma: Tensor, *args, **kwargs) -> Tensor:
         """Around one step: the denoised latents, computed or foretold."""
         run, level = self.run, float(sigma.max())
+        if run is None:  # outside of a run nothing is known
+            return executor(x, sigma, *args, **kwargs)
         run.steps += 1
         position = math.log(level)
         if level <= self.start and self._may_leave_out(run):

@@ -30,17 +30,9 @@ def _load(name: str, path: Path, **kwargs):
     return module
 
 
-def _settle(base: Path) -> None:
-    """Gives this process, and the servers that it starts, models, input and output of their own."""
-    dev.BASE, dev.OUTPUT = base, base / "output"
-    shutil.rmtree(base, ignore_errors=True)
-    for name in ("input", "user", *(f"models/{folder.name}" for folder in (HOST / "models").iterdir())):
-        (base / name).mkdir(parents=True)
-    dev.link_pack()
-
-
 dev = _load("dev", ROOT / "dev.py")
-_settle(ROOT / "output" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
+dev.BASE = ROOT / "output" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone")  # each process has its own
+dev.OUTPUT = dev.BASE / "output"
 
 from comfy.cli_args import args as host_args  # noqa: E402
 
@@ -87,6 +79,14 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """||ours - theirs|| / ||theirs||."""
     assert ours.shape == theirs.shape
     return float((ours.float() - theirs).norm() / theirs.norm())
+
+
+def pytest_configure(config):
+    """An empty folder for the models, input and output of this process; not for those it starts, which see it too."""
+    shutil.rmtree(dev.BASE, ignore_errors=True)
+    for name in ("input", "user", *(f"models/{folder.name}" for folder in (HOST / "models").iterdir())):
+        (dev.BASE / name).mkdir(parents=True)
+    dev.link_pack()
 
 
 def pytest_addoption(parser):
