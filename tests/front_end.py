@@ -23,6 +23,8 @@ SETTINGS = {  # of a user who has been here before and wants to see the graph, o
     "LiteGraph.Canvas.MaximumFps": 15,
 }
 NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+HANG = 300_000  # milliseconds, on a machine with much else to do
+expect.set_options(timeout=60_000)
 QUIET = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
 READY = "window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
 NOT_OURS = (  # what the front end logs by itself
@@ -69,6 +71,7 @@ class FrontEnd:
     def __init__(self, page: Page, port: int):
         self.page, self.port = page, port
         self.errors: list[str] = []
+        page.set_default_timeout(HANG)
         page.route("**/*", _only_here)
         page.add_init_script(QUIET)
         page.on("console", self._note)
@@ -82,7 +85,7 @@ class FrontEnd:
             self.errors.append(text)
 
     def _begin(self) -> None:
-        self.page.wait_for_function(READY, timeout=120_000)
+        self.page.wait_for_function(READY)
         self.page.evaluate(WATCH)
 
     @contextlib.contextmanager
@@ -162,12 +165,12 @@ class FrontEnd:
     def end(self) -> dict:
         """`state`: success, error or interrupted; `steps`: of which node, which, of how many; `late`: those told after
         Cancel was answered; `detail`."""
-        self.wait("run.detail", seconds=300)
+        self.wait("run.detail")
         return self.page.evaluate("run")
 
-    def wait(self, condition: str, seconds: float = 60) -> None:
+    def wait(self, condition: str) -> None:
         """Until an expression holds in the page."""
-        self.page.wait_for_function(condition, timeout=seconds * 1000)
+        self.page.wait_for_function(condition)
 
     def drawn(self, kind: str) -> tuple[list[float], int]:
         """Of the nodes of this type in this run: where the progress bar was, and how many pictures were seen."""
