@@ -86,6 +86,7 @@ def pytest_configure(config):
     shutil.rmtree(dev.BASE, ignore_errors=True)
     for name in ("input", "user", *(f"models/{folder.name}" for folder in (HOST / "models").iterdir())):
         (dev.BASE / name).mkdir(parents=True)
+    shutil.copy(HOST / "input" / "example.png", dev.BASE / "input")  # what a new Load Image shows
     dev.link_pack()
 
 

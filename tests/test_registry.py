@@ -26,8 +26,20 @@ SHIPPED = [
     "easyanimate_models/tiny/lora/grey.safetensors",
     "workflows/text_to_video_tiny.json",
     "workflows/text_to_video_tiny.jpg",
+    "locales/zh/nodeDefs.json",
+    "web/docs/EasyAnimateSampler/ja.md",
+    "web/docs/pictures/EasyAnimateSampler.png",
 ]
-KEPT_HERE = ("tests/", "benchmarks/", ".", "dev.py", "workflows/graphs.py", "docs/curves/", "CONTRIBUTING.md")
+KEPT_HERE = (
+    "tests/",
+    "benchmarks/",
+    ".",
+    "dev.py",
+    "workflows/graphs.py",
+    "locales/node_defs.py",
+    "docs/curves/",
+    "CONTRIBUTING.md",
+)
 
 
 @pytest.fixture(scope="module")
