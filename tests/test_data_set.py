@@ -297,7 +297,7 @@ def test_a_report_cannot_be_made_to_run_anything(footage, tmp_path):
 
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(HOST), str(ROOT)]),
+    "PYTHONPATH": os.pathsep.join([str(HOST), str(ROOT), os.environ["PYTHONPATH"]]),
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
