@@ -3,12 +3,17 @@
 import json
 
 import client
+import comfy.model_management as mm
+import comfy.utils
 import pytest
 import torch
+from conftest import part
 from graphs import node
+from safetensors.torch import save_file
 from seeing import read_pictures
 from troubled import cancelled, last_messages, report, small, troubled
 
+read_checkpoint = part("easyanimate_models.checkpoint").read_checkpoint
 STAGES = {  # stage -> the node's output that is troubled, the layer, at which of its calls, the node that is stopped
     "text encoding": ("clip", "t5xxl.transformer", 1, "prompt"),
     "sampling": ("model", "", 2, "sampler"),
@@ -48,6 +53,39 @@ def untroubled(server):
         return made[key]
 
     return make
+
+
+def test_cancel_while_a_file_is_read_stops_behind_it(server, untroubled):
+    """The transformer alone is read anew: the host has kept the rest."""
+    wanted, nodes = untroubled(small()), small()
+    name, nodes["model"]["inputs"]["transformer"] = nodes["model"]["inputs"]["transformer"], ["name", 0]
+    nodes = troubled(nodes, "name", "reading", "interrupt")
+    nodes["trouble"]["inputs"]["thing"] = name
+    with pytest.raises(client.WorkflowError, match="interrupted"):
+        cancelled(server, nodes)
+    assert last_messages(server)["execution_interrupted"]["node_id"] == "model"
+    assert torch.equal(pictures(server, nodes), wanted)
+
+
+def test_cancel_while_shards_are_read_stops_behind_the_one_that_is(tmp_path, monkeypatch):
+    read, seen = comfy.utils.load_torch_file, []
+
+    def cancelled_meanwhile(path, **kwargs):
+        seen.append(path)
+        mm.interrupt_current_processing()
+        return read(path, **kwargs)
+
+    weights = {f"{n}.safetensors": {f"layer{n}.weight": torch.ones(1)} for n in range(3)}
+    for name, tensors in weights.items():
+        save_file(tensors, tmp_path / name)
+    listed = {key: name for name, tensors in weights.items() for key in tensors}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    monkeypatch.setattr("comfy.utils.load_torch_file", cancelled_meanwhile)
+    with pytest.raises(mm.InterruptProcessingException):
+        read_checkpoint(tmp_path, "text_encoder")
+    assert len(seen) == 1
+    monkeypatch.setattr("comfy.utils.load_torch_file", read)
+    assert set(read_checkpoint(tmp_path, "text_encoder").tensors) == set(listed)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -4,8 +4,10 @@ import socket
 import subprocess
 import sys
 
+import client
 import pytest
 from conftest import offline
+from graphs import node
 
 REACHES = {
     "another machine": "socket.create_connection(('1.1.1.1', 80), timeout=2)",
@@ -38,21 +40,12 @@ def test_this_machine_may_be_reached():
             pass
 
 
-NODE = """
-import socket
-
-
-class Reach:
-    RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), "reach", True
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {}}
-
-    def reach(self):
-        %s
-        return ()
-
-
-NODE_CLASS_MAPPINGS = {"EasyAnimateTestReach": Reach}
-"""
+@pytest.mark.parametrize("what", ["another machine, by number only", "a name"])
+def test_it_is_refused_in_a_server_and_in_what_that_starts(server, refused, what):
+    line = "import socket; " + REACHES[what]
+    outputs = client.run(server, {"online": node("EasyAnimateTestOnline", line=line, number=0)})
+    here, below = outputs["online"]["ended"]
+    assert here.startswith("NetworkForbidden: Tests may not use the network")
+    assert "NetworkForbidden: Tests may not use the network" in below
+    assert len(refused.read_text().splitlines()) == 2
+    refused.unlink()

@@ -34,9 +34,8 @@ def is_here(host: str | bytes | None) -> bool:
         address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
         return False
-    return not address.is_multicast and _can_bind(
-        str(address), socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    )
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return not address.is_multicast and _can_bind(str(address), family)
 
 
 def _can_bind(address: str, family: socket.AddressFamily) -> bool:
