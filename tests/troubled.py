@@ -36,7 +36,7 @@ def troubled(nodes: dict, source: str, layer: str, trouble: str, first: int = 1,
 
 
 def report(port: int) -> dict:
-    """What became of the trouble."""
+    """What became of the trouble, and what the server has in memory."""
     return client.get(port, "/easyanimate_tests/trouble")
 
 
@@ -64,8 +64,13 @@ def cancelled(port: int, prompt: dict) -> None:
         other.join()
 
 
-def last_messages(port: int) -> dict[str, dict]:
-    """What the server said of its last prompt: kind -> the message. It is written down a moment after."""
+def settle(port: int) -> None:
+    """Wait until the server is through with its prompt; it tells of the end a moment before."""
     wait_until(lambda: not client.get(port, "/queue")["queue_running"])
+
+
+def last_messages(port: int) -> dict[str, dict]:
+    """What the server said of its last prompt: kind -> the message."""
+    settle(port)
     (entry,) = client.get(port, "/history?max_items=1").values()
     return {kind: told for kind, told in entry["status"]["messages"]}

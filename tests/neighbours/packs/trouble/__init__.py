@@ -1,5 +1,6 @@
 """A pack for tests: a network that waits for Cancel in the middle, or runs out of memory; a node that goes online."""
 
+import ctypes
 import gc
 import subprocess
 import sys
@@ -52,11 +53,19 @@ class Watch:
     def report(self) -> dict:
         """For tests; `held` says whether what the layer was given when it went wrong is still in memory.
 
-        The host's handling of errors leaves a cycle around them, so the collector runs first.
+        The host's handling of errors leaves a cycle around them, so the collector runs first; then glibc gives back
+        what it keeps for later, so that the memory of the process is what it uses.
         """
         gc.collect()
-        loaded = len(mm.loaded_models())
-        return {"calls": self.calls, "waiting": self.waiting, "held": self.shown() is not None, "loaded": loaded}
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+        return {
+            "calls": self.calls,
+            "waiting": self.waiting,
+            "held": self.shown() is not None,
+            "loaded": len(mm.loaded_models()),
+            "tensor_bytes": sum(_storages().values()),
+        }
 
 
 class Trouble:
@@ -77,6 +86,13 @@ class Trouble:
         else:
             _network(thing).get_submodule(layer).register_forward_pre_hook(watch, with_kwargs=True)
         return (thing,)
+
+
+def _storages() -> dict[int, int]:
+    """Where the tensors lie that are alive, and how many bytes each such place has."""
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
 def _network(thing):
