@@ -12,17 +12,7 @@ from types import ModuleType
 
 WATCHED = (
     *("comfy", "comfy_api", "comfy_execution", "comfy_extras", "nodes", "folder_paths", "execution", "server", "app"),
-    *(
-        "latent_preview",
-        "node_helpers",
-        "torch",
-        "torchvision",
-        "einops",
-        "numpy",
-        "safetensors",
-        "transformers",
-        "PIL",
-    ),
+    *("latent_preview", "node_helpers", "torch", "torchvision", "einops", "numpy", "safetensors", "transformers"),
 )
 
 
