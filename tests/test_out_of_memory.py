@@ -12,7 +12,7 @@ from graphs import node
 from seeing import read_pictures
 from test_long_video import sampled
 from tiny_networks import random, tiny_transformer, tiny_vae
-from troubled import last_messages, report, settle, small, troubled
+from troubled import last_messages, memory, report, small, troubled
 
 sd = part("easyanimate_models.sd")
 decoding = part("nodes.decoding")
@@ -132,8 +132,7 @@ def test_where_there_is_no_way_out_the_host_says_so_and_the_next_run_works(serve
     nodes = troubled(frames(), source, layer, "memory")
     with pytest.raises(client.WorkflowError, match=f"(?s){stopped}: .*{TIPS}"):
         client.run(server, nodes)
-    settle(server)
-    after = report(server)
+    after = memory(server)
     assert (after["held"], after["loaded"]) == (False, 0)
     assert torch.equal(pictures(server, nodes), pictures(server, frames()))
 
@@ -163,8 +162,7 @@ def test_what_was_sampled_outlives_a_decode_that_fails(server):
     nodes = troubled(frames(), "vae", "decoder", "memory", times=2)
     with pytest.raises(client.WorkflowError, match=f"(?s)EasyAnimateDecode: .*{TIPS}"):
         client.run(server, nodes)
-    settle(server)
-    assert report(server)["loaded"] == 0
+    assert memory(server)["loaded"] == 0
     progress = []
     made = read_pictures(client.run(server, nodes, lambda *event: progress.append(event[0])))
     assert "sampler" in last_messages(server)["execution_cached"]["nodes"]

@@ -14,7 +14,7 @@ from conftest import NEIGHBOURS, part
 from graphs import node
 from own_server import own_server
 from seeing import read_pictures
-from troubled import report, settle, small, wait_until
+from troubled import memory, small, wait_until
 
 files = part("easyanimate_models.model_files")
 sd = part("easyanimate_models.sd")
@@ -49,8 +49,7 @@ def pictures(port: int, number: int) -> torch.Tensor:
 
 def used(port: int, process: psutil.Process) -> tuple[int, int]:
     """Bytes of the process, and of the tensors in it."""
-    settle(port)
-    tensors = report(port)["tensor_bytes"]  # first: it also gives back what nobody uses
+    tensors = memory(port)["tensor_bytes"]  # first: it also gives back what nobody uses
     return process.memory_info().rss, tensors
 
 
@@ -59,7 +58,7 @@ def free(port: int) -> None:
 
     def is_free() -> bool:
         client.post(port, "/free", {"unload_models": True, "free_memory": True})
-        state = report(port)
+        state = memory(port)
         return state["loaded"] == 0 and state["tensor_bytes"] < NEXT_TO_NOTHING
 
     wait_until(is_free)

@@ -36,8 +36,14 @@ def troubled(nodes: dict, source: str, layer: str, trouble: str, first: int = 1,
 
 
 def report(port: int) -> dict:
-    """What became of the trouble, and what the server has in memory."""
+    """What became of the trouble."""
     return client.get(port, "/easyanimate_tests/trouble")
+
+
+def memory(port: int) -> dict:
+    """What the server has in memory, once it is through with its prompt."""
+    settle(port)
+    return client.get(port, "/easyanimate_tests/memory")
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

@@ -51,7 +51,7 @@ class Watch:
             time.sleep(0.005)
         self.waiting = False
 
-    def report(self) -> dict:
+    def memory(self) -> dict:
         """For tests; `held` says whether what the layer was given when it went wrong is still in memory.
 
         The host's handling of errors leaves a cycle around them, so the collector runs first; then glibc gives back
@@ -60,13 +60,8 @@ class Watch:
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-        return {
-            "calls": self.calls,
-            "waiting": self.waiting,
-            "held": self.shown() is not None,
-            "loaded": len(mm.loaded_models()),
-            "tensor_bytes": sum(_storages().values()),
-        }
+        tensors = sum(_storages().values())
+        return {"held": self.shown() is not None, "loaded": len(mm.loaded_models()), "tensor_bytes": tensors}
 
 
 class Trouble:
@@ -139,7 +134,12 @@ class Online:
 
 @PromptServer.instance.routes.get("/easyanimate_tests/trouble")
 async def trouble(_request) -> web.Response:
-    return web.json_response(Trouble.seen.report())
+    return web.json_response({"calls": Trouble.seen.calls, "waiting": Trouble.seen.waiting})
+
+
+@PromptServer.instance.routes.get("/easyanimate_tests/memory")
+async def memory(_request) -> web.Response:
+    return web.json_response(Trouble.seen.memory())
 
 
 NODE_CLASS_MAPPINGS = {
