@@ -342,8 +342,9 @@ def bench(arguments: list[str]) -> int:
 
 
 def run_module(name: str, arguments: list[str], environment: dict[str, str], *places: Path) -> int:
-    """A module of this pack, with the host's and those of other `places` at hand."""
-    paths = {"PYTHONPATH": os.pathsep.join(map(str, [HOST, ROOT, *places]))}
+    """A module of this pack, with the host's, those of other `places` and the caller's at hand."""
+    places = (HOST, ROOT, *places, os.environ.get("PYTHONPATH"))
+    paths = {"PYTHONPATH": os.pathsep.join(str(place) for place in places if place)}
     command = [str(PYTHON), "-m", name, *arguments]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **paths, **environment}).returncode
 

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import comfy.model_management as mm
 import comfy.utils
 import torch
 from torch import Tensor, nn
 
+from .host import out_of_memory
 from .pickles import PICKLE_SUFFIXES, UnsafePickleError, read_pickle
 
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # the better one first
@@ -58,6 +60,7 @@ def read_checkpoint(path: str | Path, component: str) -> Checkpoint:
         part, header = _read_file(file)
         tensors.update(part)
         metadata.update(header or {})
+        mm.throw_exception_if_processing_interrupted()
     tensors = _without_host_prefix(tensors, component)
     embedded = tensors.pop(EMBEDDED_CONFIG, None)
     config = _read_config(folder / "config.json") if embedded is None else _embedded_config(embedded, path)
@@ -115,6 +118,8 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:  # the reader's own errors have no common base
+        if out_of_memory(error):
+            raise
         if "MetadataIncompleteBuffer" in str(error) or "file not fully covered" in str(error):
             raise CheckpointError(f"{path.name} is cut short; download it again.") from error
         raise CheckpointError(f"{path.name} is not a valid safetensors file; download it again.") from error

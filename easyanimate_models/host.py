@@ -52,7 +52,9 @@ def t5_options(detected: dict) -> dict:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """0.33 knows more kinds of it than the one exception class that 0.3.75 names."""
+    """0.33 knows more kinds of it than the one exception class that 0.3.75 names; neither means the machine's own."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return True
     if hasattr(mm, "is_oom"):
         return mm.is_oom(error)
     return isinstance(error, mm.OOM_EXCEPTION)

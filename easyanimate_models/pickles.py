@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .host import out_of_memory
+
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 SAFE_SINCE = (2, 6)  # before, a file could run code even when read as weights only (CVE-2025-32434)
 WRAPPERS = ("state_dict", "model", "module", "ema", "state_dict_ema")  # what trainers put around the weights
@@ -31,6 +33,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UnsafePickleError from error
     except Exception as error:  # a damaged file fails in many ways
+        if out_of_memory(error):
+            raise
         raise ValueError("is not a readable PyTorch file; download it again") from error
     return _weights(content)
 

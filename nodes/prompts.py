@@ -1,5 +1,6 @@
 """Text -> CONDITIONING."""
 
+import comfy.model_management as mm
 from comfy_api.latest import io
 
 from ..easyanimate_models.text_encoders.prompt_cleaning import clean_prompt
@@ -38,7 +39,12 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip, positive, negative, clean_text) -> io.NodeOutput:
         texts = [clean_prompt(text) if clean_text else text for text in (positive, negative)]
-        return io.NodeOutput(*(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts))
+        return io.NodeOutput(*(_encode(clip, text) for text in texts))
+
+
+def _encode(clip, text: str) -> list:
+    mm.throw_exception_if_processing_interrupted()
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 NODES = [EasyAnimateEncodePrompt]

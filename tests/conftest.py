@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "0.3.75")
 GOLDEN = Path(__file__).parent / "golden"
+NEIGHBOURS = Path(__file__).parent / "neighbours"
 PACK = "easyanimate_pack"
 TOLERANCE = 1e-4  # relative error against the original
 IN_BROWSER, LEFT_OUT = ["test_browser.py"], pytest.StashKey[bool]()
@@ -29,6 +31,12 @@ def _load(name: str, path: Path, **kwargs):
     spec.loader.exec_module(module)
     return module
 
+
+offline = _load("sitecustomize", Path(__file__).parent / "offline" / "sitecustomize.py")
+REFUSED = Path(tempfile.gettempdir()) / f"easyanimate-tests-{os.getpid()}-refused.txt"
+os.environ[offline.REFUSED] = str(REFUSED)
+PLACES = [str(Path(offline.__file__).parent), os.environ.get("PYTHONPATH")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, PLACES))  # every server and subprocess begins with it
 
 dev = _load("dev", ROOT / "dev.py")
 dev.BASE = ROOT / "output" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone")  # each process has its own
@@ -126,8 +134,17 @@ def _no_gradients():
         yield
 
 
+@pytest.fixture(autouse=True)
+def refused():
+    """Where it is written what reached for the network; a test in which anything did fails, if it did not look."""
+    yield REFUSED
+    told = REFUSED.read_text(encoding="utf-8") if REFUSED.exists() else ""
+    REFUSED.unlink(missing_ok=True)
+    assert not told, told
+
+
 @pytest.fixture(scope="session")
 def server():
-    """The port of a real ComfyUI with this pack."""
-    with dev.server() as port:
+    """The port of a real ComfyUI with this pack, and beside it those of `neighbours`."""
+    with dev.server("--extra-model-paths-config", str(NEIGHBOURS / "extra_model_paths.yaml")) as port:
         yield port

@@ -27,6 +27,11 @@ def read_video(path: Path) -> Tensor:
     return torch.stack([pixels(frame) for frame in contact_sheet.read_video(path)])
 
 
+def read_pictures(outputs: dict) -> Tensor:
+    """The pictures that a workflow saved, `[N, H, W, 3]` in 0..1."""
+    return torch.stack([pixels(Image.open(file)) for file in saved_files(outputs)])
+
+
 def pixels(picture: Image.Image) -> Tensor:
     """`[H, W, 3]` in 0..1."""
     raw = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)

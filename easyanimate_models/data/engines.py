@@ -1,6 +1,7 @@
 """One function over many files: in this process, in worker processes, or by Ray over a cluster."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def by_processes(work: Work, files: list[Path], workers: int = 2) -> Iterator[Do
 
 def by_ray(work: Work, files: list[Path], workers: int = 2) -> Iterator[Done]:
     """By Ray Data, on the cluster that is there, else on this machine; all must see the files under the same paths."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that this machine works
     data = needed("ray.data")
 
     def one(given: dict[str, str]) -> dict[str, str]:

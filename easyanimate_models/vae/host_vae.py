@@ -19,6 +19,7 @@ from .video_vae import SPACE_RATIO, VideoVAE
 
 SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
 ENCODER = "easyanimate_vae"  # what latents carry, see `encoded_by`
+LEAST_TILE = 8  # side in latents: smaller tiles see too little
 LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
 
 
@@ -88,11 +89,11 @@ class HostVAE(comfy.sd.VAE):
     ) -> Tensor:
         """Latents `[B, C, F, h, w]` (or one frame, `[B, C, h, w]`) to images `[B, T, H, W, 3]` in 0..1.
 
-        `seams` is one of `SEAMS`: what is done about the borders of slices. Out of memory, it goes on with the
-        release's tiles; the slices that were done are decoded again.
+        `seams` is one of `SEAMS`: what is done about the borders of slices. Out of memory, it begins again in
+        smaller tiles: the release's, then half as large, and so on.
         """
         z = samples_in if samples_in.ndim == 5 else samples_in.unsqueeze(2)
-        return self._or_tiled(partial(self._decode, seams=seams), z, tiling)
+        return self._or_tiled(partial(self._decode, seams=seams), z, tiling, 1)
 
     def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None) -> Tensor:
         """The host's tiled decode. Time is always cut by slices, so the temporal tile sizes have nothing to do."""
@@ -102,7 +103,7 @@ class HostVAE(comfy.sd.VAE):
         """Images `[T, H, W, C]` as one clip, or `[B, T, H, W, C]`, to latents; the sides are cropped to eights."""
         clips = pixel_samples if pixel_samples.ndim == 5 else pixel_samples.unsqueeze(0)
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
-        latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling)
+        latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling, SPACE_RATIO)
         setattr(latents, ENCODER, self)
         return latents
 
@@ -112,15 +113,21 @@ class HostVAE(comfy.sd.VAE):
         """The host's tiled encode; see `decode_tiled`."""
         return self.encode(pixel_samples, tiling=_tiling(tile_x, tile_y, overlap, SPACE_RATIO))
 
-    def _or_tiled(self, work: Callable[[Tensor, Tiling | None], Tensor], x: Tensor, tiling: Tiling | None) -> Tensor:
-        try:
-            return work(x, tiling)
-        except Exception as error:
-            if tiling is not None or not out_of_memory(error):
-                raise
-        logging.warning("Out of memory with whole frames; going on in tiles of %d pixels.", RELEASE_TILING.side * 8)
-        mm.soft_empty_cache()
-        return work(x, RELEASE_TILING)
+    def _or_tiled(
+        self, work: Callable[[Tensor, Tiling | None], Tensor], x: Tensor, tiling: Tiling | None, ratio: int
+    ) -> Tensor:
+        """`work` on `x`; out of memory, again in smaller tiles. A latent pixel is `ratio` pixels of `x`."""
+        largest = max(x.shape[-2:]) // ratio
+        while True:
+            try:
+                return work(x, tiling)
+            except Exception as error:
+                smaller = _smaller(tiling, largest)
+                if smaller is None or not out_of_memory(error):
+                    raise
+            tiling = smaller  # not above: until its error is handled, what ran out of memory keeps what it has
+            logging.warning("Out of memory; going on in tiles of %d pixels.", tiling.side * SPACE_RATIO)
+            mm.soft_empty_cache()
 
     def _decode(self, z: Tensor, tiling: Tiling | None, seams: str) -> Tensor:
         model = self.first_stage_model
@@ -200,6 +207,13 @@ def _tiling(tile_x: int | None, tile_y: int | None, overlap: int | None, ratio: 
     side = max(1, min(sides)) if sides else RELEASE_TILING.side
     wanted = RELEASE_TILING.overlap if overlap is None else overlap // ratio
     return Tiling(side, min(wanted, side // 2))
+
+
+def _smaller(tiling: Tiling | None, largest: int) -> Tiling | None:
+    """The tiles to try when these, or whole frames, take too much; `largest` is the longer side of the latents."""
+    now = largest if tiling is None else min(tiling.side, largest)
+    side = RELEASE_TILING.side if now > RELEASE_TILING.side else now // 2
+    return Tiling(side, side // 4) if side >= LEAST_TILE else None
 
 
 def _one_tile(shape: tuple[int, ...], tiling: Tiling | None, ratio: int) -> tuple[int, ...]:

@@ -1,0 +1,7 @@
+"""Not ours."""
+
+OWNER = "first"
+
+
+def inverted(images):
+    return 1 - images

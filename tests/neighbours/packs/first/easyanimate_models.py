@@ -1,0 +1,3 @@
+"""Not ours."""
+
+OWNER = "first"

@@ -1,0 +1,2 @@
+def halved(images):
+    return images / 2
