@@ -32,7 +32,10 @@ def _load(name: str, path: Path, **kwargs):
     return module
 
 
-offline = _load("sitecustomize", Path(__file__).parent / "offline" / "sitecustomize.py")
+OFFLINE = Path(__file__).parent / "offline" / "sitecustomize.py"
+offline = sys.modules.get("sitecustomize")
+if getattr(offline, "__file__", "") != str(OFFLINE):  # a process of several begins with it already
+    offline = _load("sitecustomize", OFFLINE)
 REFUSED = Path(tempfile.gettempdir()) / f"easyanimate-tests-{os.getpid()}-refused.txt"
 os.environ[offline.REFUSED] = str(REFUSED)
 PLACES = [str(Path(offline.__file__).parent), os.environ.get("PYTHONPATH")]

@@ -46,7 +46,7 @@ def test_nothing_of_the_host_or_its_libraries_is_changed(loaded, record_property
     record_property("seconds", loaded["seconds"])
     ours = re.compile(
         r"nodes:(NODE_CLASS_MAPPINGS|NODE_DISPLAY_NAME_MAPPINGS)\['EasyAnimate\w+'\]"
-        rf"|nodes:LOADED_MODULE_DIRS\['{re.escape(ROOT.name)}'\]"
+        rf"|nodes:(LOADED_MODULE_DIRS|EXTENSION_WEB_DIRS)\['{re.escape(ROOT.name)}'\]"
         r"|folder_paths:folder_names_and_paths\['easyanimate'\]"
         r"|folder_paths:filename_list_cache\['\w+'\]"  # the host's, of the folders that it was asked for
     )
