@@ -23,7 +23,9 @@ WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
 PREFERRED = ("diffusion_pytorch_model", "model", "pytorch_model")
 HOST_PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model."}
 EMBEDDED_CONFIG = "easyanimate_config"  # config.json as a tensor of bytes, in files that the host saved
-SHOWN_KEYS = 3
+SHOWN_KEYS, SHOWN_LETTERS = 3, 60
+MOST = 2**31  # of any number in a config.json
+QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 SAMPLED = 256  # numbers of each tensor that tell one network from another
 
 
@@ -79,7 +81,7 @@ def _weights_in(folder: Path, component: str) -> list[Path]:
         indices = sorted(folder.glob(f"*{index_suffix}"))
         if indices:
             return indices[:1]
-        files = [f for f in sorted(folder.iterdir()) if f.suffix in suffixes]
+        files = [f for f in sorted(folder.iterdir()) if f.suffix in suffixes and f.is_file()]
         named = [f for f in files if f.stem in PREFERRED]
         if len(named) == 1 or len(files) == 1:
             return named or files
@@ -146,6 +148,38 @@ def _read_config(path: Path) -> dict:
     return _read_json(path) if path.is_file() else {}
 
 
+def number_in(config: dict, name: str, default, file: str, kind: type = int):
+    """A number above 0 out of the config.json beside `file`, or inside it; `default` where it says nothing."""
+    value = config.get(name)
+    if value is None:
+        return default
+    kinds, what = ((int,), "whole number") if kind is int else ((int, float), "number")
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= MOST:
+        raise CheckpointError(
+            f"config.json beside {file} says {name} {briefly(value)}, which is no {what} that a model has; put the "
+            "right config.json beside it."
+        )
+    return value
+
+
+def briefly(value) -> str:
+    """The beginning of what a file says, for error messages."""
+    said = repr(value) if not isinstance(value, int) or abs(value) < MOST**2 else "a huge number"
+    return said if len(said) <= SHOWN_LETTERS else f"{said[:SHOWN_LETTERS]}..."
+
+
+def shape_of(checkpoint: Checkpoint, key: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor by which a model is known: it must be there, with so many dimensions, none of them 0."""
+    tensor = checkpoint.tensors.get(key)
+    if tensor is None:
+        raise CheckpointError(f"{checkpoint.path.name} lacks {key}; download it again.")
+    if tensor.ndim != dimensions or 0 in tensor.shape:
+        raise CheckpointError(
+            f"{checkpoint.path.name} has {key} of shape {tuple(tensor.shape)}, which no model has; download it again."
+        )
+    return tuple(tensor.shape)
+
+
 def embed_config(config: dict) -> dict[str, Tensor]:
     """What a file that the host saves must hold so that `read_checkpoint` finds `config` in it."""
     return {EMBEDDED_CONFIG: torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)}
@@ -206,6 +240,8 @@ def require_fit(
         for k, shape in wanted.items()
         if k in tensors and tuple(tensors[k].shape) != shape
     ]
+    if not any(key.endswith(QUANTISATION) for key in checkpoint.tensors):
+        problems += [f"has {k} in {v.dtype}" for k, v in tensors.items() if k in wanted and not v.is_floating_point()]
     if problems:
         more = f" (and {len(problems) - SHOWN_KEYS} more)" if len(problems) > SHOWN_KEYS else ""
         raise CheckpointError(

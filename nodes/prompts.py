@@ -32,8 +32,18 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, positive, negative, clean_text) -> io.NodeOutput:
+        require_text_encoder(clip)
         texts = [clean_prompt(text) if clean_text else text for text in (positive, negative)]
         return io.NodeOutput(*(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts))
+
+
+def require_text_encoder(clip):
+    """Nodes put out none when they were given none, and checkpoints may lack one."""
+    if clip is None:
+        raise ValueError(
+            "No text encoder comes out of the node that is connected to clip; connect Load EasyAnimate Text Encoder."
+        )
+    return clip
 
 
 NODES = [EasyAnimateEncodePrompt]

@@ -1,6 +1,5 @@
 """From clips to a file among the host's models, as a node asks for it: encode, teach, save."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import folder_paths
 from ..checkpoint import embed_config
 from ..extras import needed
 from ..lora import load_lora
+from ..model_files import plain_name
 from ..release_config import transformer_config
 from ..sd import with_motion_weights
 from ..supported_models import Release
@@ -25,7 +25,6 @@ from .transformer_run import Teaching, motion_weights, train_transformer
 from .windows import cut_into_windows
 
 RUNS = "easyanimate_training"  # in the host's output folder
-PLAIN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 OLD_FOLDER = "unet"  # what the host called diffusion_models; it still comes first
 
 
@@ -120,10 +119,8 @@ def _prepared(task: Task, folder: Path, seen: Seen, reads: bool = True) -> tuple
 
 def _places(name: str, kind: str, ending: str = "") -> tuple[Path, Path]:
     """The file among the host's models and the folder of the run; raises `ValueError` for names that lead elsewhere."""
-    if not PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} can't be the name of a file; use letters, digits, spaces, dots and dashes only.")
+    name = plain_name(name, "file") + ending
     places = [Path(place) for place in folder_paths.get_folder_paths(kind)]
     place = next((place for place in places if place.name != OLD_FOLDER), places[0])
     place.mkdir(parents=True, exist_ok=True)
-    name += ending
     return place / f"{name}.safetensors", Path(folder_paths.get_output_directory()) / RUNS / name
