@@ -62,7 +62,7 @@ class MotionVideoModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs) -> dict:
         """Text tokens with their mask, never padded by repetition as the host would; CLIP tokens of the start image."""
         require_channels(kwargs["noise"], self.latent_format)
-        _require_words(kwargs.get("cross_attn"), self.diffusion_model.config.caption_channels)
+        require_words(kwargs.get("cross_attn"), self.diffusion_model.config.caption_channels)
         out = super().extra_conds(**kwargs)
         for given, name in (("cross_attn", "c_crossattn"), ("attention_mask", "attention_mask")):
             if kwargs.get(given) is not None:
@@ -79,7 +79,7 @@ class MotionVideoModel(comfy.model_base.BaseModel):
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
-def _require_words(context: Tensor | None, width: int) -> None:
+def require_words(context: Tensor | None, width: int) -> None:
     """Raise `ValueError` when the prompt was read by a text encoder of another width."""
     if context is not None and context.shape[-1] != width:
         raise ValueError(

@@ -8,6 +8,7 @@ import folder_paths
 from ..checkpoint import embed_config
 from ..extras import needed
 from ..lora import load_lora
+from ..model_base import require_words
 from ..model_files import plain_name
 from ..release_config import transformer_config
 from ..sd import with_motion_weights
@@ -106,6 +107,8 @@ def _prepared(task: Task, folder: Path, seen: Seen, reads: bool = True) -> tuple
     needed("accelerate")
     if not isinstance(task.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
+    empty = task.clip.encode_from_tokens_scheduled(task.clip.tokenize(""))[0][0]
+    require_words(empty, task.model.model.diffusion_model.config.caption_channels)
     data, inpainting = task.data, is_inpainting(task.model)
     buckets = sort_into_buckets(task.items, data.side, data.frames, data.every)
     buckets = cut_into_windows(buckets, data, task.plan.seed)
