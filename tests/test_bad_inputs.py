@@ -1,4 +1,4 @@
-"""Whatever users hand the nodes on a real server, a sentence says what is wrong and what to do; nothing breaks."""
+"""Whatever users hand to nodes on a real server, a sentence says what is wrong and what to do; nothing breaks."""
 
 import re
 import time

@@ -119,6 +119,9 @@ def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
         return
     try:
         whole = file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise DatasetError(f"{file} is not text in UTF-8 ({error}); save it anew as such.") from error
+    try:
         rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
         rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
     except (ValueError, RecursionError):

@@ -92,9 +92,7 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
             "The MODEL has a LoRA on it, which motion modules can't be taught under; connect the transformer as it "
             "was loaded."
         )
-    found, audience = _prepared(task, folder, seen or Seen())
-    if all(bucket.frames == 1 for bucket in found.examples):
-        raise DatasetError("There is no motion in images; give clips, and let frames be more than 1.")
+    found, audience = _prepared(task, folder, seen or Seen(), moves=True)
     settings = task.data, task.plan, folder, Teaching("motion")
     network = train_transformer(task.model, found, *settings, audience)
     weights, config = motion_weights(network.state_dict()), network.config
@@ -102,8 +100,13 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
     return Trained(with_motion_weights(task.model, config, weights), file, folder)
 
 
-def _prepared(task: Task, folder: Path, seen: Seen, reads: bool = True) -> tuple[EncodedSet, Audience]:
-    """The encoded clips, their captions too unless it `reads` none yet, and who looks on."""
+def _prepared(
+    task: Task, folder: Path, seen: Seen, reads: bool = True, moves: bool = False
+) -> tuple[EncodedSet, Audience]:
+    """The encoded clips, their captions too unless it `reads` none yet, and who looks on.
+
+    Where what is learnt `moves`, there must be clips of more than one frame.
+    """
     needed("accelerate")
     if not isinstance(task.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
@@ -112,6 +115,8 @@ def _prepared(task: Task, folder: Path, seen: Seen, reads: bool = True) -> tuple
     data, inpainting = task.data, is_inpainting(task.model)
     buckets = sort_into_buckets(task.items, data.side, data.frames, data.every)
     buckets = cut_into_windows(buckets, data, task.plan.seed)
+    if moves and all(bucket.frames == 1 for bucket in buckets):
+        raise DatasetError("There is no motion in images; give clips, and let frames be more than 1.")
     home = task.home or folder
     eye = task.clip_vision if wants_clip_tokens(task.model, task.clip_vision) else None
     clip = task.clip if reads else None
