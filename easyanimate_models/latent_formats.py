@@ -4,6 +4,7 @@ A latent says which release it is for, so that a wrong VAE or transformer is not
 """
 
 import comfy.latent_formats
+from torch import Tensor
 
 STAMP = "easyanimate_release"
 
@@ -64,3 +65,22 @@ def require_match(latent: dict, latent_format, what: str) -> None:
         f"The latent is for EasyAnimate {given}, but the {what} is for {wanted}; load the {what} of {given}, or make "
         f"the latent with the VAE of {wanted}, connected to the empty latent{alike}."
     )
+
+
+def require_channels(samples: Tensor, latent_format) -> None:
+    """Raise `ValueError` when latents `[B, C, ...]` are those of another model."""
+    if samples.shape[1] != latent_format.latent_channels:
+        raise ValueError(
+            f"The latent has {samples.shape[1]} channels, those of EasyAnimate V1 to V3 have "
+            f"{latent_format.latent_channels}: it is another model's; use Empty EasyAnimate Latent or EasyAnimate "
+            "Encode."
+        )
+
+
+def require_numbers(samples: Tensor) -> None:
+    """Raise `ValueError` when some of the latents overflowed: nothing but black comes of them."""
+    if not samples.isfinite().all():
+        raise ValueError(
+            "The latent holds values that are not numbers (NaN), so what made it overflowed; load the transformer in "
+            "bf16 or fp32, or lower cfg."
+        )

@@ -29,6 +29,9 @@ PART = re.compile(
     r"(?:\.processor)?[._]lora(?:_up|_down|_mid|_A|_B|_linear_layer|\.up|\.down)?(?:\.|$).*"
     r"|\.(?:alpha|dora_scale|diff|diff_b|set_weight|reshape_weight|w_norm|b_norm|(?:hada|lokr|oft|boft)_\w+)$"
 )
+MATRIX = re.compile(
+    r"[._]lora(?:_up|_down|_mid|_A|_B|_linear_layer|\.up|\.down)?(?:\.\w+)?\.weight$|\.(?:hada|lokr)_w\w+$"
+)
 LOOKS_LIKE = (
     ("attn_temporal", "EasyAnimate V1-V3"),
     ("__blocks_0_", "EasyAnimate V4"),
@@ -55,6 +58,7 @@ def load_lora(path: str | Path, model, clip=None, strength_model: float = 1.0, s
         raise CheckpointError(
             f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not a LoRA; choose a file from LoRA training."
         )
+    _require_shapes(checkpoint)
     names = transformer_names(model.model)
     patches = _fitting(checkpoint.tensors, names, model.model)
     text_names, text_patches = {}, {}
@@ -69,6 +73,17 @@ def load_lora(path: str | Path, model, clip=None, strength_model: float = 1.0, s
         clip = clip.clone()
         clip.add_patches(text_patches, strength_clip)
     return model, clip
+
+
+def _require_shapes(checkpoint: Checkpoint) -> None:
+    """What the host multiplies must be matrices, what it takes for a number one number."""
+    for key, tensor in checkpoint.tensors.items():
+        number, matrix = key.endswith(".alpha"), MATRIX.search(key)
+        if number and tensor.numel() != 1 or matrix and (tensor.ndim < 2 or 0 in tensor.shape):
+            raise CheckpointError(
+                f"{checkpoint.path.name} has {key} of shape {tuple(tensor.shape)}, which no LoRA has; download it "
+                "again."
+            )
 
 
 def layers_in(keys: Iterable[str]) -> set[str]:

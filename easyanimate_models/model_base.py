@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH, MotionDiT
 from .inpainting import from_stock_nodes, resized
+from .latent_formats import require_channels
 
 
 class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
@@ -60,6 +61,8 @@ class MotionVideoModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs) -> dict:
         """Text tokens with their mask, never padded by repetition as the host would; CLIP tokens of the start image."""
+        require_channels(kwargs["noise"], self.latent_format)
+        require_words(kwargs.get("cross_attn"), self.diffusion_model.config.caption_channels)
         out = super().extra_conds(**kwargs)
         for given, name in (("cross_attn", "c_crossattn"), ("attention_mask", "attention_mask")):
             if kwargs.get(given) is not None:
@@ -74,6 +77,15 @@ class MotionVideoModel(comfy.model_base.BaseModel):
         if c_concat is not None:
             c_concat = cut_to_window(c_concat, x, options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def require_words(context: Tensor | None, width: int) -> None:
+    """Raise `ValueError` when the prompt was read by a text encoder of another width."""
+    if context is not None and context.shape[-1] != width:
+        raise ValueError(
+            f"The text encoder gives {context.shape[-1]} numbers for a word, this transformer takes {width}; load the "
+            "T5 that belongs to it with Load EasyAnimate Text Encoder."
+        )
 
 
 def clip_tokens(seen, prompt_type: str | None) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
-
-from .checkpoint import Checkpoint, CheckpointError, describe
+from .checkpoint import MOST, Checkpoint, CheckpointError, briefly, describe, number_in, shape_of
 from .dit.controlnet import ControlNetConfig
 from .dit.motion_dit import LongSkips, MotionDiTConfig
 from .dit.motion_module import MotionConfig
@@ -24,6 +22,7 @@ HEADS = "num_attention_heads"
 RELEASED_HEADS = 16
 RELEASED_SIZE = (1152, 28)  # width and depth of all of V1 to V3
 RELEASED_SCALING = 0.18215
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")  # of CLIP, that the host has
 
 
 @dataclass(frozen=True)
@@ -57,18 +56,32 @@ def detect_transformer(checkpoint: Checkpoint) -> Release:
             latent_channels=facts.out_channels // 2,
             width=facts.width,
             depth=facts.depth,
-            heads=given.get("num_attention_heads", RELEASED_HEADS),
+            heads=number_in(given, HEADS, RELEASED_HEADS, checkpoint.path.name),
             caption_channels=facts.caption_channels,
             motion=motion,
             skips=_skips(checkpoint, facts),
-            sample_size=given.get("sample_size", 128 if facts.sized else 64),
+            sample_size=number_in(given, "sample_size", 128 if facts.sized else 64, checkpoint.path.name),
             clip_tokens=facts.clip_tokens,
             patch=facts.patch,
         )
     )
     if "latent_rgb_factors" in given:
-        with_preview(detected.latent_format, given["latent_rgb_factors"], given["latent_rgb_bias"])
+        with_preview(detected.latent_format, *_preview(checkpoint))
     return detected
+
+
+def _preview(checkpoint: Checkpoint) -> tuple[list[list[float]], list[float]]:
+    """Red, green and blue of each latent channel, and what is added to them."""
+    factors, bias = (checkpoint.config.get(name) for name in ("latent_rgb_factors", "latent_rgb_bias"))
+    rows = [bias, *factors] if isinstance(factors, list) else []
+    triples = [row for row in rows if isinstance(row, list) and len(row) == 3]
+    numbers = all(type(colour) in (int, float) and abs(colour) < MOST for row in triples for colour in row)
+    if not numbers or not len(triples) == len(rows) == 5:
+        raise CheckpointError(
+            f"The latent_rgb_factors and latent_rgb_bias of {checkpoint.path.name} are no preview colours; take both "
+            "out of its config.json."
+        )
+    return triples[1:], triples[0]
 
 
 def _release_and_motion(checkpoint: Checkpoint, facts: _Facts) -> tuple[type[Release], tuple[MotionConfig, ...]]:
@@ -77,6 +90,8 @@ def _release_and_motion(checkpoint: Checkpoint, facts: _Facts) -> tuple[type[Rel
         return EasyAnimateV1, ()
     described = motion_of(checkpoint.config, checkpoint.path.name)
     if described:
+        for motion in described:
+            _require_division(checkpoint, facts.width, motion.heads)
         kinds = {name for motion in described for name in motion.attentions}
         release = EasyAnimateV1 if "grid" in kinds else EasyAnimateV3 if len(described) > 1 else EasyAnimateV2
         return release, described
@@ -101,8 +116,9 @@ def _release_without_config(checkpoint: Checkpoint, facts: _Facts) -> type[Relea
 def _skips(checkpoint: Checkpoint, facts: _Facts) -> LongSkips | None:
     if not facts.skips:
         return None
-    given = checkpoint.config
-    skips = LongSkips(given.get("uvit_stored", RELEASED_SKIPS.stored), given.get("uvit_start", RELEASED_SKIPS.start))
+    told, name = checkpoint.config, checkpoint.path.name
+    stored = number_in(told, "uvit_stored", RELEASED_SKIPS.stored, name)
+    skips = LongSkips(stored, number_in(told, "uvit_start", RELEASED_SKIPS.start, name))
     if skips.stored != facts.skips:
         raise CheckpointError(
             f"{checkpoint.path.name} has {facts.skips} long skips, not {skips.stored}; "
@@ -113,26 +129,25 @@ def _skips(checkpoint: Checkpoint, facts: _Facts) -> LongSkips | None:
 
 def _transformer_facts(checkpoint: Checkpoint) -> _Facts:
     tensors = checkpoint.tensors
-    patches, captions = tensors.get("pos_embed.proj.weight"), tensors.get("caption_projection.linear_1.weight")
     if is_motion_file(checkpoint):
         raise CheckpointError(
             f"{checkpoint.path.name} is a motion module without its image transformer; choose the PixArt base as "
             "transformer and this file as motion_module."
         )
-    if patches is None or captions is None:
+    if not {"pos_embed.proj.weight", "caption_projection.linear_1.weight"} <= tensors.keys():
         raise CheckpointError(
             f"{checkpoint.path.name} is {describe(tensors)}, not an EasyAnimate V1 to V3 transformer; "
             "choose the transformer's file or folder."
         )
-    patch = patches.shape[-1]
+    width, in_channels, _, patch = shape_of(checkpoint, "pos_embed.proj.weight", 4)
     return _Facts(
-        in_channels=patches.shape[1],
-        out_channels=tensors["proj_out.weight"].shape[0] // patch**2 if "proj_out.weight" in tensors else 8,
-        width=patches.shape[0],
-        depth=_count(tensors, "transformer_blocks."),
-        caption_channels=captions.shape[1],
+        in_channels=in_channels,
+        out_channels=shape_of(checkpoint, "proj_out.weight", 2)[0] // patch**2,
+        width=width,
+        depth=_count(checkpoint, "transformer_blocks.", 10),
+        caption_channels=shape_of(checkpoint, "caption_projection.linear_1.weight", 2)[1],
         patch=patch,
-        skips=_count(tensors, "long_connect_fc."),
+        skips=_count(checkpoint, "long_connect_fc."),
         clip_tokens="clip_projection.linear_1.weight" in tensors,
         motion=MOTION_KEY in tensors,
         sized=SIZE_KEY in tensors,
@@ -151,11 +166,16 @@ def _require_agreement(checkpoint: Checkpoint, facts: _Facts) -> None:
     }
     for name, shown in claims.items():
         _require_claim(checkpoint, name, shown)
-    heads = checkpoint.config.get("num_attention_heads", RELEASED_HEADS)
-    if facts.width % heads:
+    _require_division(
+        checkpoint, facts.width, number_in(checkpoint.config, HEADS, RELEASED_HEADS, checkpoint.path.name)
+    )
+
+
+def _require_division(checkpoint: Checkpoint, width: int, heads: int) -> None:
+    if width % heads:
         raise CheckpointError(
-            f"{checkpoint.path.name} is {facts.width} wide, which {heads} heads don't divide; "
-            "put the right config.json beside it."
+            f"{checkpoint.path.name} is {width} wide, which {heads} heads don't divide; put the right config.json "
+            "beside it."
         )
 
 
@@ -163,7 +183,7 @@ def _require_claim(checkpoint: Checkpoint, name: str, shown) -> None:
     claimed = checkpoint.config.get(name)
     if claimed is not None and claimed != shown:
         raise CheckpointError(
-            f"config.json beside {checkpoint.path.name} says {name} {claimed}, but the weights have {shown}; "
+            f"config.json beside {checkpoint.path.name} says {name} {briefly(claimed)}, but the weights have {shown}; "
             "they belong to different models."
         )
 
@@ -189,14 +209,13 @@ def detect_vae(checkpoint: Checkpoint) -> DetectedVAE:
 
 
 def _video_vae(checkpoint: Checkpoint) -> DetectedVAE:
-    tensors, given = checkpoint.tensors, checkpoint.config
-    latent = tensors.get("decoder.conv_in.weight")
+    given, name = checkpoint.config, checkpoint.path.name
     config = SliceVAEConfig(
-        channels=_vae_channels(checkpoint, "encoder.down_blocks.{}.convs.0.conv1.weight"),
-        layers=_count(tensors, "encoder.down_blocks.0.convs."),
-        latent_channels=4 if latent is None else latent.shape[1],
-        norm_groups=given.get("norm_num_groups", 32),
-        scaling_factor=given.get("scaling_factor", RELEASED_SCALING),
+        channels=_vae_channels(checkpoint, "encoder.down_blocks.{}.convs.0.conv1.weight", 5),
+        layers=_count(checkpoint, "encoder.down_blocks.0.convs."),
+        latent_channels=shape_of(checkpoint, "decoder.conv_in.weight", 5)[1],
+        norm_groups=number_in(given, "norm_num_groups", 32, name),
+        scaling_factor=number_in(given, "scaling_factor", RELEASED_SCALING, name, float),
     )
     return DetectedVAE(_release_of_vae(checkpoint, config.latent_channels), config)
 
@@ -217,46 +236,43 @@ def _release_of_vae(checkpoint: Checkpoint, latent_channels: int) -> type[Releas
     for name, size in release.vae_flags.items():
         if given.get(name, size) != size:
             raise CheckpointError(
-                f"config.json beside {checkpoint.path.name} says {name} {given[name]}, but V2 has 9 and 3, V3 8 and "
-                "2; put the right config.json beside it."
+                f"config.json beside {checkpoint.path.name} says {name} {briefly(given[name])}, but V2 has 9 and 3, V3 "
+                "8 and 2; put the right config.json beside it."
             )
     return release
 
 
 def _image_vae(checkpoint: Checkpoint) -> DetectedVAE:
-    tensors = checkpoint.tensors
-    latent = tensors.get("decoder.conv_in.weight")
-    latent_channels = 4 if latent is None else latent.shape[1]
+    latent_channels = shape_of(checkpoint, "decoder.conv_in.weight", 4)[1]
     if latent_channels != 4:
         raise CheckpointError(
             f"{checkpoint.path.name} is an image VAE of {latent_channels} latent channels, but V1 needs 4; choose the "
             "VAE of PixArt-XL-2 or Stable Diffusion 1.5."
         )
-    scaling = checkpoint.config.get("scaling_factor", RELEASED_SCALING)
+    scaling = number_in(checkpoint.config, "scaling_factor", RELEASED_SCALING, checkpoint.path.name, float)
     if scaling != RELEASED_SCALING:
         raise CheckpointError(
             f"{checkpoint.path.name} scales its latents by {scaling}, but V1 needs {RELEASED_SCALING}; choose the VAE "
             "of PixArt-XL-2 or Stable Diffusion 1.5."
         )
     config = ImageVAEConfig(
-        channels=_vae_channels(checkpoint, "encoder.down_blocks.{}.resnets.0.conv1.weight"),
-        layers=_count(tensors, "encoder.down_blocks.0.resnets."),
+        channels=_vae_channels(checkpoint, "encoder.down_blocks.{}.resnets.0.conv1.weight", 4),
+        layers=_count(checkpoint, "encoder.down_blocks.0.resnets."),
         latent_channels=latent_channels,
-        norm_groups=checkpoint.config.get("norm_num_groups", 32),
+        norm_groups=number_in(checkpoint.config, "norm_num_groups", 32, checkpoint.path.name),
     )
     return DetectedVAE(EasyAnimateV1, config)
 
 
-def _vae_channels(checkpoint: Checkpoint, key: str) -> tuple[int, int, int, int]:
+def _vae_channels(checkpoint: Checkpoint, key: str, dimensions: int) -> tuple[int, int, int, int]:
     """Channels of the four levels, which the norm groups must divide."""
-    tensors = checkpoint.tensors
-    levels = _count(tensors, "encoder.down_blocks.")
-    if levels != 4 or any(key.format(i) not in tensors for i in range(levels)):
+    levels = _count(checkpoint, "encoder.down_blocks.")
+    if levels != 4 or any(key.format(i) not in checkpoint.tensors for i in range(levels)):
         raise CheckpointError(f"{checkpoint.path.name} has {levels} levels where VAEs of V1 to V3 have 4.")
-    first, second, third, fourth = (tensors[key.format(i)].shape[0] for i in range(levels))
+    first, second, third, fourth = (shape_of(checkpoint, key.format(i), dimensions)[0] for i in range(levels))
     channels = (first, second, third, fourth)
     _require_claim(checkpoint, "block_out_channels", list(channels))
-    groups = checkpoint.config.get("norm_num_groups", 32)
+    groups = number_in(checkpoint.config, "norm_num_groups", 32, checkpoint.path.name)
     if any(width % groups for width in channels):
         raise CheckpointError(
             f"{checkpoint.path.name} has {list(channels)} channels, which {groups} norm groups don't divide; "
@@ -268,21 +284,49 @@ def _vae_channels(checkpoint: Checkpoint, key: str) -> tuple[int, int, int, int]
 def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
     """The config of a PixArt ControlNet under our names; heads can be given in the file's metadata or config.json."""
     tensors, name = checkpoint.tensors, checkpoint.path.name
-    first = tensors.get("controlnet.0.before_proj.weight")
     if any(probe in key for key in tensors for probe in STABLE_DIFFUSION_CONTROL):
         raise CheckpointError(
             f"{name} is a Stable Diffusion ControlNet, not a PixArt one; load it with the stock Load ControlNet Model "
             "and use it on a Stable Diffusion model that refines the frames one by one."
         )
-    if first is None:
+    if "controlnet.0.before_proj.weight" not in tensors:
         raise CheckpointError(
             f"{name} is {describe(tensors)}, not a PixArt ControlNet; choose one such as PixArt-XL-2-1024-ControlNet."
         )
-    heads = checkpoint.metadata.get(HEADS, checkpoint.config.get(HEADS, RELEASED_HEADS))
-    width = first.shape[0]
-    if not str(heads).isdecimal() or int(heads) == 0 or width % int(heads):
-        raise CheckpointError(f"{name} is {width} wide, which {heads!r} heads don't divide; download it again.")
-    return ControlNetConfig(width, _count(tensors, "controlnet."), int(heads))
+    told = str(checkpoint.metadata.get(HEADS, number_in(checkpoint.config, HEADS, RELEASED_HEADS, name)))
+    width = shape_of(checkpoint, "controlnet.0.before_proj.weight", 2)[0]
+    heads = int(told) if told.isdecimal() and len(told) < 6 else 0
+    if not heads or width % heads:
+        raise CheckpointError(f"{name} is {width} wide, which {briefly(told)} heads don't divide; download it again.")
+    return ControlNetConfig(width, _count(checkpoint, "controlnet.", 8), heads)
+
+
+def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
+    """The config of a CLIP vision encoder, in the words of `usual`, which holds for files without a config.json."""
+    told, name = checkpoint.config, checkpoint.path.name
+    if "visual_projection.weight" not in checkpoint.tensors:
+        raise CheckpointError(
+            f"{name} is {describe(checkpoint.tensors)}, not a CLIP vision model; choose the release's image_encoder, "
+            "or a CLIP ViT-L/14 vision model."
+        )
+    projected, width = shape_of(checkpoint, "visual_projection.weight", 2)
+    layers = _count(checkpoint, "vision_model.encoder.layers.")
+    shown = {"num_hidden_layers": layers, "hidden_size": width, "projection_dim": projected}
+    claims = {size: told.get(size, usual[size]) for size in shown}
+    wrong = [
+        f"{size} is {shown[size]} instead of {briefly(claims[size])}" for size in shown if shown[size] != claims[size]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{name} is not a complete CLIP ViT-L/14 vision model: its {', '.join(wrong)}; download it again or choose "
+            "another file."
+        )
+    sizes = {key: number_in(told, key, value, name) for key, value in usual.items() if type(value) is int}
+    _require_division(checkpoint, width, sizes[HEADS])
+    kinds = {key: told.get(key, usual[key]) for key in ("hidden_act", "model_type")}
+    if kinds["model_type"] != usual["model_type"] or kinds["hidden_act"] not in ACTIVATIONS:
+        raise CheckpointError(f"{name} is no CLIP ViT-L/14 by its config.json; choose the release's image_encoder.")
+    return {**usual, **sizes, **kinds, **shown}
 
 
 def detect_t5(checkpoint: Checkpoint) -> dict[str, int]:
@@ -294,24 +338,30 @@ def detect_t5(checkpoint: Checkpoint) -> dict[str, int]:
             f"{checkpoint.path.name} is {describe(tensors)}, not a T5 v1.1 text encoder; choose a t5xxl file or the "
             "release's text_encoder folder."
         )
-    heads = bias.shape[1]
-    inner, width = tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].shape
-    vocabulary = tensors.get("shared.weight")
-    if vocabulary is None:
+    if "shared.weight" not in tensors:
         raise CheckpointError(f"{checkpoint.path.name} lacks shared.weight, its word embeddings; download it again.")
+    heads = shape_of(checkpoint, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 2)[1]
+    inner, width = shape_of(checkpoint, "encoder.block.0.layer.0.SelfAttention.q.weight", 2)
     sizes = {
-        "num_layers": _count(tensors, "encoder.block."),
+        "num_layers": _count(checkpoint, "encoder.block.", 8),
         "num_heads": heads,
         "d_model": width,
         "d_kv": inner // heads,
-        "d_ff": tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0],
-        "vocab_size": vocabulary.shape[0],
+        "d_ff": shape_of(checkpoint, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 2)[0],
+        "vocab_size": shape_of(checkpoint, "shared.weight", 2)[0],
     }
     for name, shown in sizes.items():
         _require_claim(checkpoint, name, shown)
     return sizes
 
 
-def _count(tensors: dict[str, Tensor], prefix: str) -> int:
-    """How many numbered parts start with `prefix`."""
-    return len({key[len(prefix) :].split(".")[0] for key in tensors if key.startswith(prefix)})
+def _count(checkpoint: Checkpoint, prefix: str, tensors: int = 2) -> int:
+    """How many numbered parts start with `prefix`, each with at least so many tensors: no network is built of names."""
+    found = [key[len(prefix) :].split(".")[0] for key in checkpoint.tensors if key.startswith(prefix)]
+    parts = len(set(found))
+    if parts * tensors > len(found):
+        raise CheckpointError(
+            f"{checkpoint.path.name} has {parts} parts called {prefix[:-1]} with {len(found)} tensors in them, which "
+            "are too few; download it again."
+        )
+    return parts

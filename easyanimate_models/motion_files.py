@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from .checkpoint import Checkpoint, CheckpointError, describe
+from .checkpoint import Checkpoint, CheckpointError, describe, shape_of
 from .release_config import motion_of
 
 PROBE = "transformer_blocks.0.attn_temporal.temporal_transformer.proj_in.weight"
@@ -27,10 +27,11 @@ def with_motion_module(base: Checkpoint, motion: Checkpoint) -> Checkpoint:
             "or choose easyanimate_v1_mm.safetensors."
         )
     _require_place(base, motion)
-    width, depth = base.tensors[BASE_PROBE].shape[0], _depth(base)
-    if (motion.tensors[PROBE].shape[0], _depth(motion)) != (width, depth):
+    width, depth = shape_of(base, BASE_PROBE, 4)[0], _depth(base)
+    taught = shape_of(motion, PROBE, 2)[0]
+    if (taught, _depth(motion)) != (width, depth):
         raise CheckpointError(
-            f"{motion.path.name} is for {_depth(motion)} blocks of width {motion.tensors[PROBE].shape[0]}, but "
+            f"{motion.path.name} is for {_depth(motion)} blocks of width {taught}, but "
             f"{base.path.name} has {depth} of width {width}; choose the PixArt-XL-2 base that it was trained on."
         )
     about_motion = {k: v for k, v in motion.config.items() if k.startswith(("basic_block_type", "motion_module_"))}

@@ -29,6 +29,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         )
     mapped = zipfile.is_zipfile(path)  # the format before 2020 can't be mapped
     try:
+        if mapped and _is_packed(path):
+            raise ValueError("is packed, which PyTorch's files never are")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise UnsafePickleError from error
@@ -37,6 +39,12 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             raise
         raise ValueError("is not a readable PyTorch file; download it again") from error
     return _weights(content)
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether anything in a file takes less room than it has when it is read; little can become much."""
+    with zipfile.ZipFile(path) as parts:
+        return any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
 
 
 def _weights(content) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from .checkpoint import Checkpoint, CheckpointError
+from .checkpoint import Checkpoint, CheckpointError, shape_of
 from .names import NameTable
 
 PROBE = "x_embedder.proj.weight"
@@ -70,7 +70,7 @@ def with_our_names(checkpoint: Checkpoint) -> Checkpoint:
 
 def _require_alpha(checkpoint: Checkpoint) -> None:
     texts = [checkpoint.tensors[name] for name in UNCONDITIONAL if name in checkpoint.tensors]
-    if any(text.shape[0] == SIGMA_TOKENS for text in texts):
+    if any(text.shape[:1] == (SIGMA_TOKENS,) for text in texts):
         raise CheckpointError(
             f"{checkpoint.path.name} is a PixArt-Sigma model, whose latents are not those of V1's VAE; choose "
             "PixArt-XL-2 (PixArt-alpha)."
@@ -81,5 +81,6 @@ def _sample_size(checkpoint: Checkpoint) -> int:
     """Side of the trained latents: 32, 64 or 128 for 256, 512 or 1024 pixels."""
     if "csize_embedder.mlp.0.weight" in checkpoint.tensors:
         return 128
-    table = checkpoint.tensors.get(POSITIONS)
-    return 64 if table is None else round(table.shape[-2] ** 0.5) * checkpoint.tensors[PROBE].shape[-1]
+    if POSITIONS not in checkpoint.tensors:
+        return 64
+    return round(shape_of(checkpoint, POSITIONS, 3)[-2] ** 0.5) * shape_of(checkpoint, PROBE, 4)[-1]

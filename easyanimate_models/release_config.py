@@ -1,9 +1,10 @@
 """config.json of a V1 to V3 transformer: the original's words for our config, and back."""
 
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, briefly, number_in
 from .dit.motion_dit import MotionDiTConfig
 from .dit.motion_module import CELL, MotionConfig
 
+KNOWN = ["Temporal_Self", "Global_Self"]  # attention of motion modules
 BLOCKS = {0: "basic", 1: "motionmodule", 2: "global_motionmodule"}  # by how many kinds of motion module there are
 
 
@@ -41,11 +42,11 @@ def motion_of(given: dict, file: str) -> tuple[MotionConfig, ...] | None:
     counts = [count for count, name in BLOCKS.items() if name == block]
     if not counts:
         raise CheckpointError(
-            f"{file} is a {block!r} model by its config.json; only the blocks of V1 to V3 "
+            f"{file} is a {briefly(block)} model by its config.json; only the blocks of V1 to V3 "
             f"({', '.join(BLOCKS.values())}) can be loaded."
         )
     cells = given.get("motion_module_type") == "VanillaGrid"
-    return tuple(_motion_config(given.get(key, {}), cells, file) for key in _motion_keys(counts[0]))
+    return tuple(_motion_config(given.get(key) or {}, cells, file) for key in _motion_keys(counts[0]))
 
 
 def _motion_keys(kinds: int) -> list[str]:
@@ -66,13 +67,18 @@ def _motion_kwargs(config: MotionConfig) -> dict:
 
 
 def _motion_config(given: dict, cells: bool, file: str) -> MotionConfig:
-    names = given.get("attention_block_types", ["Temporal_Self", "Temporal_Self"])
+    names = given.get("attention_block_types", KNOWN[:1] * 2) if isinstance(given, dict) else None
+    if not isinstance(names, list) or not names or any(name not in KNOWN for name in names):
+        raise CheckpointError(
+            f"config.json beside {file} describes motion modules that V1 to V3 don't have ({briefly(given)}); put the "
+            "right config.json beside it."
+        )
     size = given.get("block_size", CELL)
     if cells and size != CELL:
         raise CheckpointError(
-            f"config.json beside {file} says that its motion modules have cells of {size}; V1's have {CELL}."
+            f"config.json beside {file} says that its motion modules have cells of {briefly(size)}; V1's have {CELL}."
         )
     attentions = tuple(name.split("_")[0].lower() for name in names)
     if cells:
         attentions = tuple("grid" if name == "temporal" else name for name in attentions)
-    return MotionConfig(attentions, given.get("num_attention_heads", 8))
+    return MotionConfig(attentions, number_in(given, "num_attention_heads", 8, file))

@@ -4,11 +4,13 @@ A path is a weights file, an index file, a component folder (config.json beside 
 (`transformer/`, `vae/`, `text_encoder/`). Anything that does not fit raises `CheckpointError`.
 """
 
+import json
 import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import comfy.clip_model
 import comfy.clip_vision
 import comfy.model_management as mm
 import comfy.ops
@@ -20,12 +22,12 @@ import torch
 from torch import Tensor
 
 from . import image_vae_names, pixart_names
-from .checkpoint import Checkpoint, CheckpointError, describe, embed_config, read_checkpoint, require_fit
+from .checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
 from .controlnet import PixArtControl
 from .dit.controlnet import ControlNet
 from .dit.motion_dit import MotionDiT, MotionDiTConfig
-from .host import clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
-from .model_detection import detect_controlnet, detect_t5, detect_transformer, detect_vae
+from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
+from .model_detection import detect_controlnet, detect_image_encoder, detect_t5, detect_transformer, detect_vae
 from .motion_files import with_motion_module
 from .supported_models import Release
 from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
@@ -48,7 +50,6 @@ TRAINING_LEFTOVERS = ("loss.",)
 POSITION_NUMBERS = (".position_ids",)
 CLIP_VIT_L = "clip_vision_config_vitl.json"  # of the host
 UNREADABLE = "{} is quantised in a way that this ComfyUI can't read; update ComfyUI or choose the {} file."
-QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 
 
 def load_transformer(
@@ -150,8 +151,8 @@ def load_vae(path: str | Path) -> HostVAE:
     """The VAE of V1, V2 or V3 as the host's VAE."""
     checkpoint = image_vae_names.with_our_names(read_checkpoint(path, "vae"))
     release, config = detect_vae(checkpoint)
+    weights = require_fit(release.vae(config, device="meta"), checkpoint, "EasyAnimate video VAE", TRAINING_LEFTOVERS)
     model = release.vae(config)
-    weights = require_fit(model, checkpoint, "EasyAnimate video VAE", TRAINING_LEFTOVERS)
     logging.info("EasyAnimate VAE %s: %s", checkpoint.path.name, release.__name__)
     about = {**release.vae_flags, "norm_num_groups": config.norm_groups}
     return HostVAE(model, weights, release.latent_format(), embed_config(about))
@@ -166,8 +167,9 @@ def load_controlnet(path: str | Path) -> PixArtControl:
         supported_dtypes=[torch.bfloat16, torch.float16, torch.float32],
         weight_dtype=comfy.utils.weight_dtype(tensors),
     )
+    skeleton = ControlNet(config, dtype=dtype, device="meta", operations=comfy.ops.manual_cast)
+    weights = require_fit(skeleton, checkpoint, "PixArt ControlNet")
     network = ControlNet(config, dtype=dtype, operations=comfy.ops.manual_cast)
-    weights = require_fit(network, checkpoint, "PixArt ControlNet")
     patcher = patcher_class()(network, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
     network.load_state_dict(weights, assign=is_dynamic(patcher))
     return PixArtControl(patcher, checkpoint.path.name)
@@ -200,15 +202,12 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
 def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
     """The CLIP vision encoder of an InP release as the host's CLIP_VISION."""
     checkpoint = read_checkpoint(path, "image_encoder")
-    if "visual_projection.weight" not in checkpoint.tensors:
-        raise CheckpointError(
-            f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not a CLIP vision model; choose the release's "
-            "image_encoder, or a CLIP ViT-L/14 vision model."
-        )
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    config = folder / "config.json" if checkpoint.config else Path(comfy.clip_vision.__file__).with_name(CLIP_VIT_L)
-    encoder = comfy.clip_vision.ClipVisionModel(str(config))
-    encoder.load_sd(require_fit(encoder.model, checkpoint, "CLIP ViT-L/14 vision model", POSITION_NUMBERS))
+    usual = Path(comfy.clip_vision.__file__).with_name(CLIP_VIT_L)
+    config = detect_image_encoder(checkpoint, json.loads(usual.read_text(encoding="utf-8")))
+    skeleton = comfy.clip_model.CLIPVisionModelProjection(config, torch.float32, "meta", comfy.ops.manual_cast)
+    weights = require_fit(skeleton, checkpoint, "CLIP ViT-L/14 vision model", POSITION_NUMBERS)
+    encoder = clip_vision(config)
+    encoder.load_sd(weights)
     return encoder
 
 

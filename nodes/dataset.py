@@ -5,7 +5,6 @@ Between these nodes a data set is the folder that holds it. What data preparatio
 
 import hashlib
 import os
-import re
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -16,11 +15,11 @@ import torch
 from comfy_api.latest import io
 from PIL import Image, ImageOps
 
-from ..easyanimate_models.host import say_in_node
+from ..easyanimate_models.host import chosen, say_in_node
+from ..easyanimate_models.model_files import plain_name
 
 CATEGORY = "EasyAnimate/data"
 PLACE = "easyanimate_data"  # in the host's output folder
-PLAIN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 BY_HAND = "captions by hand only"
 NONE = "none"
 SHOWN, THUMBNAIL = 24, (192, 108)  # clips on a sheet, pixels of each
@@ -33,9 +32,14 @@ def input_folders() -> list[str]:
     return sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
+def input_folder(name: str) -> Path:
+    """The folder of that name in the host's input folder. Raises `ValueError` for names that lead elsewhere."""
+    return Path(folder_paths.get_input_directory()) / chosen("folder in ComfyUI's input", name, input_folders())
+
+
 def state_of(folder: str) -> str:
     """What lies in an input folder, in short: with other clips or captions in it the host runs the node again."""
-    return state_in(Path(folder_paths.get_input_directory()) / folder)
+    return state_in(input_folder(folder)) if folder in input_folders() else ""
 
 
 def state_in(root: Path) -> str:
@@ -52,6 +56,11 @@ def data_sets() -> list[str]:
     """Data sets that were made here."""
     root = Path(folder_paths.get_output_directory()) / PLACE
     return sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+
+
+def places() -> list[str]:
+    """Where data sets may be: those that were made here, and the folders of the input folder."""
+    return [*(f"output/{name}" for name in data_sets()), *(f"input/{name}" for name in input_folders())]
 
 
 def captioners() -> dict[str, Path]:
@@ -135,11 +144,8 @@ class EasyAnimateSplitVideos(io.ComfyNode):
         from ..easyanimate_models.data.split import SplitSettings
         from ..easyanimate_models.data.stages import split_footage
 
-        if not PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} can't be the name of a folder; use letters, digits, spaces, dots and dashes.")
-        source = Path(folder_paths.get_input_directory()) / folder
-        home = Path(folder_paths.get_output_directory()) / PLACE / name
-        settings = SplitSettings(min_seconds, max_seconds)
+        source, settings = input_folder(folder), SplitSettings(min_seconds, max_seconds)
+        home = Path(folder_paths.get_output_directory()) / PLACE / plain_name(name, "folder")
         rows = split_footage(source, home, settings, _hands(), _shown(cls, "videos"))
         return io.NodeOutput(str(home), _sheet(home, rows))
 
@@ -174,13 +180,13 @@ class EasyAnimateScoreClips(io.ComfyNode):
         from ..easyanimate_models.data.stages import HERE, score_clips
 
         home = home_of(dataset)
-        if aesthetics != NONE and clip_vision is None:
+        if chosen("aesthetic predictor", aesthetics, [NONE, *heads()]) != NONE and clip_vision is None:
             raise ValueError("Aesthetics need an image encoder; connect CLIP ViT-L/14 to clip_vision, or choose none.")
         rows = score_clips(home, cpu_works(Scores(motion, text_area)), _hands(), _shown(cls, "scores"))
         if aesthetics != NONE:
             from ..easyanimate_models.data.aesthetics import by_host
 
-            head = Path(folder_paths.models_dir) / "aesthetics" / Path(aesthetics).name
+            head = Path(folder_paths.models_dir) / "aesthetics" / aesthetics
             rows = score_clips(home, [by_host(clip_vision, head)], HERE, _shown(cls, "looks"))
         return io.NodeOutput(str(home), _sheet(home, rows))
 
@@ -281,10 +287,12 @@ class EasyAnimateCaptionClips(io.ComfyNode):
         from ..easyanimate_models.data.caption import Captioner, forget_models
         from ..easyanimate_models.data.stages import describe_clips
 
-        home, captioner = home_of(dataset), None
+        home, captioner, places = home_of(dataset), None, captioners()
+        chosen("captioning model", model, [BY_HAND, *places])
+        chosen("captioning model", rewriter, [NONE, *places])
         if model != BY_HAND:
             mm.unload_all_models()  # the host's can come back; this one is not the host's
-            places, device = captioners(), str(mm.get_torch_device())
+            device = str(mm.get_torch_device())
             captioner = Captioner(places[model], prompt, frames, rewriter=places.get(rewriter), device=device)
         try:
             rows = _kept(describe_clips(home, captioner, progress=_shown(cls, "captions")))
@@ -296,7 +304,6 @@ class EasyAnimateCaptionClips(io.ComfyNode):
 class EasyAnimateLoadDataset(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        places = [*(f"output/{name}" for name in data_sets()), *(f"input/{name}" for name in input_folders())]
         return io.Schema(
             node_id="EasyAnimateLoadDataset",
             display_name="EasyAnimate Load Dataset",
@@ -304,7 +311,7 @@ class EasyAnimateLoadDataset(io.ComfyNode):
             description="A data set that was made before, or a folder of captioned clips, for the training nodes.",
             inputs=[
                 io.Combo.Input(
-                    "folder", options=places, tooltip="In output/easyanimate_data, or a folder in ComfyUI's input."
+                    "folder", options=places(), tooltip="In output/easyanimate_data, or a folder in ComfyUI's input."
                 )
             ],
             outputs=[*_outputs(), io.Int.Output(display_name="clips", tooltip="How many can be learnt from.")],
@@ -316,9 +323,9 @@ class EasyAnimateLoadDataset(io.ComfyNode):
 
     @classmethod
     def place(cls, folder: str) -> Path:
-        root, _, name = folder.partition("/")
+        root, _, name = chosen("data set", folder, places()).partition("/")
         output = Path(folder_paths.get_output_directory()) / PLACE
-        return home_of(str((output if root == "output" else Path(folder_paths.get_input_directory())) / name))
+        return (output if root == "output" else Path(folder_paths.get_input_directory())) / name
 
     @classmethod
     def execute(cls, folder) -> io.NodeOutput:

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..easyanimate_models.latent_formats import mark, require_match
+from ..easyanimate_models.host import chosen
+from ..easyanimate_models.latent_formats import mark, require_channels, require_match, require_numbers
 from ..easyanimate_models.vae.host_vae import SEAMS, HostVAE
 from ..easyanimate_models.vae.tiling import Tiling
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
@@ -69,6 +70,9 @@ class EasyAnimateDecode(io.ComfyNode):
     @classmethod
     def execute(cls, latent, vae, tile_size, seams=SEAMS[0]) -> io.NodeOutput:
         require_match(latent, require_slice_vae(vae).latent_format, "VAE")
+        require_channels(latent["samples"], vae.latent_format)
+        require_numbers(latent["samples"])
+        chosen("way to treat seams", seams, SEAMS)
         images = vae.decode(latent["samples"], tiling=tiling_of(tile_size), seams=seams)
         return io.NodeOutput(images.flatten(0, 1))
 

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..easyanimate_models import lora as loras
 from ..easyanimate_models import model_files, sd
 from ..easyanimate_models.checkpoint import WEIGHT_SUFFIXES
+from ..easyanimate_models.host import chosen
 
 CATEGORY = "EasyAnimate/loaders"
 
@@ -43,6 +44,7 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
 
     @classmethod
     def execute(cls, transformer, weight_dtype, motion_module=model_files.NO_FILE) -> io.NodeOutput:
+        chosen("weight_dtype", weight_dtype, sd.WEIGHT_DTYPES)
         path = model_files.resolve("transformer", transformer)
         motion = None
         if motion_module != model_files.NO_FILE:

@@ -38,6 +38,7 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, positive, negative, clean_text) -> io.NodeOutput:
+        require_text_encoder(clip)
         texts = [clean_prompt(text) if clean_text else text for text in (positive, negative)]
         return io.NodeOutput(*(_encode(clip, text) for text in texts))
 
@@ -45,6 +46,15 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
 def _encode(clip, text: str) -> list:
     mm.throw_exception_if_processing_interrupted()
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def require_text_encoder(clip):
+    """Nodes put out none when they were given none, and checkpoints may lack one."""
+    if clip is None:
+        raise ValueError(
+            "No text encoder comes out of the node that is connected to clip; connect Load EasyAnimate Text Encoder."
+        )
+    return clip
 
 
 NODES = [EasyAnimateEncodePrompt]

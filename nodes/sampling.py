@@ -6,8 +6,8 @@ import comfy.utils
 import latent_preview
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import fixed_empty_latent
-from ..easyanimate_models.latent_formats import mark, require_match
+from ..easyanimate_models.host import chosen, fixed_empty_latent
+from ..easyanimate_models.latent_formats import mark, require_match, require_numbers
 from ..easyanimate_models.long_video import in_windows
 from ..easyanimate_models.schedules import release_sigmas
 from ..easyanimate_models.step_cache import with_step_cache
@@ -15,6 +15,7 @@ from ..easyanimate_models.supported_models import Release
 
 CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
+SCHEDULERS = [RELEASE_SCHEDULE, *comfy.samplers.KSampler.SCHEDULERS]
 
 
 class EasyAnimateSampler(io.ComfyNode):
@@ -50,7 +51,7 @@ class EasyAnimateSampler(io.ComfyNode):
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
                     "scheduler",
-                    options=[RELEASE_SCHEDULE, *comfy.samplers.KSampler.SCHEDULERS],
+                    options=SCHEDULERS,
                     tooltip="easyanimate is the releases' own spacing for the chosen sampler.",
                 ),
                 io.Float.Input(
@@ -68,9 +69,13 @@ class EasyAnimateSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise) -> io.NodeOutput:
+        _require_release(model, "KSampler")
+        chosen("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
+        chosen("scheduler", scheduler, SCHEDULERS)
         latent_format = model.get_model_object("latent_format")
         require_match(latent, latent_format, "transformer")
         samples = fixed_empty_latent(model, latent)
+        require_numbers(samples)
         noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
         sigmas = None
         if scheduler == RELEASE_SCHEDULE:
@@ -129,6 +134,8 @@ class EasyAnimateScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, sampler, steps, denoise) -> io.NodeOutput:
+        _require_release(model, "BasicScheduler")
+        chosen("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
         return io.NodeOutput(release_sigmas(model.get_model_object("model_sampling"), sampler, steps, denoise))
 
 
@@ -166,9 +173,7 @@ class EasyAnimateContextWindows(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, length, overlap) -> io.NodeOutput:
-        release = model.model.model_config
-        if not isinstance(release, Release):
-            raise ValueError("This model is not an EasyAnimate transformer; use Context Windows (Manual) for others.")
+        release = _require_release(model, "Context Windows (Manual)")
         return io.NodeOutput(in_windows(model, length, overlap, release.vae.plan))
 
 
@@ -211,6 +216,14 @@ class EasyAnimateStepCache(io.ComfyNode):
     @classmethod
     def execute(cls, model, threshold, start_percent, most_in_a_row) -> io.NodeOutput:
         return io.NodeOutput(with_step_cache(model, threshold, start_percent, most_in_a_row))
+
+
+def _require_release(model, instead: str) -> Release:
+    """Which release a MODEL is of; `instead` is the stock node for those of other families."""
+    release = model.model.model_config
+    if not isinstance(release, Release):
+        raise ValueError(f"This model is not an EasyAnimate transformer; use {instead} for others.")
+    return release
 
 
 NODES = [EasyAnimateSampler, EasyAnimateScheduler, EasyAnimateContextWindows, EasyAnimateStepCache]

@@ -5,18 +5,19 @@ from types import SimpleNamespace
 
 import comfy.model_management as mm
 import comfy.utils
-import folder_paths
 import numpy
 import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..easyanimate_models.host import say_in_node
-from .dataset import home_of, input_folders, state_of
+from ..easyanimate_models.host import chosen, say_in_node
+from .dataset import home_of, input_folder, input_folders, state_of
 from .decoding import require_slice_vae
+from .prompts import require_text_encoder
 
 CATEGORY = "EasyAnimate/training"
 NO_FOLDER = "clips that are connected"
+NAMES = ["comfyui", "original"]
 
 
 def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
@@ -144,7 +145,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 _every(),
                 io.Combo.Input(
                     "names",
-                    options=["comfyui", "original"],
+                    options=NAMES,
                     optional=True,
                     tooltip="How layers are called in the file: as ComfyUI does, or as EasyAnimate's own trainer.",
                 ),
@@ -175,6 +176,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         from ..easyanimate_models.training.node_run import train_lora
 
         asked = _asked(locals())
+        chosen("way to name layers", asked.names, NAMES)
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
         trained = train_lora(_task(asked, clips, captions), lora, names[0], _seen(cls, asked))
         return _result(trained, trained.clip)
@@ -239,7 +241,7 @@ def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
     return Task(
         asked.name,
         asked.model,
-        asked.clip,
+        require_text_encoder(asked.clip),
         require_slice_vae(asked.vae),
         in_memory(clips or [], captions or []) if home is None else read_dataset(home),
         DataSettings(asked.resolution, asked.frames, asked.every, asked.batch_size),
@@ -254,7 +256,7 @@ def _home(asked: SimpleNamespace) -> Path | None:
     """The folder that holds what is learnt from; None for clips that are connected."""
     if dataset := getattr(asked, "dataset", None):
         return home_of(dataset)
-    return None if asked.folder == NO_FOLDER else Path(folder_paths.get_input_directory()) / asked.folder
+    return None if asked.folder == NO_FOLDER else input_folder(asked.folder)
 
 
 def _seen(cls: type[io.ComfyNode], asked: SimpleNamespace):

@@ -5,6 +5,7 @@ The original's `metadata.json` (`file_path`, `text`, `type`) can be read and wri
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,23 @@ from .ledger import Row
 from .video_file import VIDEOS
 
 NAME, ORIGINAL = "metadata.jsonl", "metadata.json"
+NUMBERS = {
+    "width",
+    "height",
+    "frames",
+    "fps",
+    "seconds",
+    "light",
+    "change",
+    "motion",
+    "shake",
+    "text_area",
+    "aesthetics",
+}
+WORDS = {"text", "rejected", "wrong", "source"}
+HASH = re.compile("[0-9a-f]{1,16}")
+MOST = 1e12  # of a number
+SHOWN = 80  # letters of an entry in an error
 
 
 class DataError(ValueError):
@@ -49,8 +67,8 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> Path:
 def read_original(file: Path) -> list[Row]:
     """Rows of the original's list."""
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        listed = _whole(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON ({error}); mend it, or remove it.") from error
     listed = listed if isinstance(listed, list) else [listed]
     return [_checked({**row, "file": row.get("file_path")} if isinstance(row, dict) else row, file) for row in listed]
@@ -69,18 +87,48 @@ def beside(clip: Path) -> str:
     return " ".join(file.read_text(encoding="utf-8", errors="replace").split()) if file.is_file() else ""
 
 
+def lies_in(folder: Path, name: str) -> bool:
+    """Whether a name leads to something below the folder; what no system takes for a name leads nowhere."""
+    try:
+        place = (folder / name).resolve()
+        place.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, no letters, links in a circle
+        return False
+    return place != folder.resolve() and place.is_relative_to(folder.resolve())
+
+
 def _lines(file: Path) -> list[object]:
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
+        return [_whole(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} has a line that is not JSON ({error}); mend it, or start with a new name.") from error
 
 
+def _whole(told: object) -> object:
+    """The same without halves of letters, which JSON can name and no file can hold."""
+    return json.loads(json.dumps(told, ensure_ascii=False).encode(errors="replace"))
+
+
 def _checked(row: Any, file: Path) -> Row:
-    """A row whose clip lies in the folder."""
+    """A row whose clip lies in the folder, with scores that are numbers and words that are text; nothing unsaid."""
     name = row.get("file") if isinstance(row, dict) else None
     if not isinstance(name, str):
-        raise DataError(f"An entry of {file} names no file: {str(row)[:80]}; mend it.")
-    if not (file.parent / name).resolve().is_relative_to(file.parent.resolve()):
-        raise DataError(f"{file} names {name}, which lies outside of {file.parent}; move it in.")
-    return row
+        raise DataError(f"An entry of {file} names no file: {str(row)[:SHOWN]}; mend it.")
+    if not lies_in(file.parent, name):
+        raise DataError(f"{file} names {name[:SHOWN]}, which lies outside of {file.parent}; move it in.")
+    said = {key: value for key, value in row.items() if value is not None}
+    wrong = next((key for key, value in said.items() if not _fits(key, value)), None)
+    if wrong is not None:
+        raise DataError(
+            f"{file} says that {wrong} of {name[:SHOWN]} is {str(said[wrong])[:SHOWN]!r}, which it can't be; mend it, "
+            "or take it out."
+        )
+    return said
+
+
+def _fits(key: str, value: object) -> bool:
+    if key in NUMBERS:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+    if key == "hash":
+        return isinstance(value, str) and HASH.fullmatch(value) is not None
+    return key not in WORDS or isinstance(value, str)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..recipe_file import RecipeError, below, read_toml, section
+from ..recipe_file import RecipeError, below, read_toml, section, top
 from .basics import Basics
 from .caption import PROMPT, REWRITING, Captioner
 from .dataset_file import write_original
@@ -77,7 +77,7 @@ def read_data_recipe(file: str | Path) -> DataRecipe:
     kinds = (SplitSettings, Scores, Limits, Captions, Hands)
     parts: list[Any] = [section(file, name, kind, told) for name, kind in zip(SECTIONS, kinds, strict=True)]
     source, folder = below(file, told["source"]), below(file, told["folder"])
-    return DataRecipe(source, folder, bool(told.get("original", False)), *parts)
+    return DataRecipe(source, folder, top(file, told, "original", bool, False), *parts)
 
 
 def follow(recipe: DataRecipe, watch: Callable[[str], Progress | None] = lambda stage: None) -> Path:

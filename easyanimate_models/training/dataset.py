@@ -16,12 +16,12 @@ import av
 import torch
 from torch import Tensor
 
-from ..data.dataset_file import beside
+from ..data.dataset_file import beside, lies_in
 
 CLIPS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LISTS = ("metadata.jsonl", "metadata.json")
-NAMED = 3  # files in an error
+NAMED, SHOWN = 3, 80  # files, and letters of an entry, in an error
 
 
 class DatasetError(ValueError):
@@ -122,22 +122,25 @@ def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
         return
     try:
         whole = file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise DatasetError(f"{file} is not text in UTF-8 ({error}); save it anew as such.") from error
+    try:
         rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
         rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             rows = json.loads(whole)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(f"{file} is not JSON ({error}); mend it, or remove it to use .txt files.") from error
     for row in rows:
         name = row.get("file") or row.get("file_path") if isinstance(row, dict) else None
         if not isinstance(name, str):
-            raise DatasetError(f"An entry of {file} has neither file nor file_path: {str(row)[:80]}; mend it.")
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise DatasetError(f"{file} names {name}, which lies outside of {folder}; move it in.")
+            raise DatasetError(f"An entry of {file} has neither file nor file_path: {str(row)[:SHOWN]}; mend it.")
+        if not lies_in(folder, name):
+            raise DatasetError(f"{file} names {name[:SHOWN]}, which lies outside of {folder}; move it in.")
+        path, text = (folder / name).resolve(), str(row.get("text") or "").encode(errors="replace").decode()
         if not row.get("rejected"):
-            yield folder / path.relative_to(folder.resolve()), " ".join(str(row.get("text") or "").split())
+            yield folder / path.relative_to(folder.resolve()), " ".join(text.split())
 
 
 def _probe(file: Path) -> Item | None:

@@ -1,6 +1,5 @@
 """From clips to a file among the host's models, as a node asks for it: encode, teach, save."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import folder_paths
 from ..checkpoint import embed_config
 from ..extras import needed
 from ..lora import load_lora
+from ..model_base import require_words
+from ..model_files import plain_name
 from ..release_config import transformer_config
 from ..sd import with_motion_weights
 from ..supported_models import Release
@@ -26,7 +27,6 @@ from .transformer_run import Teaching, motion_weights, train_transformer
 from .windows import cut_into_windows
 
 RUNS = "easyanimate_training"  # in the host's output folder
-PLAIN_NAME = re.compile(r"[\w][\w .-]{0,99}")
 OLD_FOLDER = "unet"  # what the host called diffusion_models; it still comes first
 
 
@@ -93,9 +93,7 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
             "The MODEL has a LoRA on it, which motion modules can't be taught under; connect the transformer as it "
             "was loaded."
         )
-    found, audience = _prepared(task, folder, seen or Seen())
-    if all(bucket.frames == 1 for bucket in found.examples):
-        raise DatasetError("There is no motion in images; give clips, and let frames be more than 1.")
+    found, audience = _prepared(task, folder, seen or Seen(), moves=True)
     settings = task.data, task.plan, folder, Teaching("motion")
     network = train_transformer(task.model, found, *settings, audience)
     weights, config = motion_weights(network.state_dict()), network.config
@@ -103,14 +101,23 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
     return Trained(with_motion_weights(task.model, config, weights), file, folder)
 
 
-def _prepared(task: Task, folder: Path, seen: Seen, reads: bool = True) -> tuple[EncodedSet, Audience]:
-    """The encoded clips, their captions too unless it `reads` none yet, and who looks on."""
+def _prepared(
+    task: Task, folder: Path, seen: Seen, reads: bool = True, moves: bool = False
+) -> tuple[EncodedSet, Audience]:
+    """The encoded clips, their captions too unless it `reads` none yet, and who looks on.
+
+    Where what is learnt `moves`, there must be clips of more than one frame.
+    """
     needed("accelerate")
     if not isinstance(task.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
+    empty = task.clip.encode_from_tokens_scheduled(task.clip.tokenize(""))[0][0]
+    require_words(empty, task.model.model.diffusion_model.config.caption_channels)
     data, inpainting = task.data, is_inpainting(task.model)
     buckets = sort_into_buckets(task.items, data.side, data.frames, data.every)
     buckets = cut_into_windows(buckets, data, task.plan.seed)
+    if moves and all(bucket.frames == 1 for bucket in buckets):
+        raise DatasetError("There is no motion in images; give clips, and let frames be more than 1.")
     home = task.home or folder
     eye = task.clip_vision if wants_clip_tokens(task.model, task.clip_vision) else None
     clip = task.clip if reads else None
@@ -121,10 +128,8 @@ def _prepared(task: Task, folder: Path, seen: Seen, reads: bool = True) -> tuple
 
 def _places(name: str, kind: str, ending: str = "") -> tuple[Path, Path]:
     """The file among the host's models and the folder of the run; raises `ValueError` for names that lead elsewhere."""
-    if not PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} can't be the name of a file; use letters, digits, spaces, dots and dashes only.")
+    name = plain_name(name, "file") + ending
     places = [Path(place) for place in folder_paths.get_folder_paths(kind)]
     place = next((place for place in places if place.name != OLD_FOLDER), places[0])
     place.mkdir(parents=True, exist_ok=True)
-    name += ending
     return place / f"{name}.safetensors", Path(folder_paths.get_output_directory()) / RUNS / name

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..recipe_file import RecipeError, below, read_toml, section
+from ..recipe_file import RecipeError, below, briefly, read_toml, section, top
 from .dit import PLAIN_NOISE, NoiseWeights
 from .lora import LoraSettings
 from .lora_run import DataSettings
@@ -54,7 +54,7 @@ def read_recipe(file: str | Path) -> Recipe:
     told = read_toml(file, {"kind", "folder", "clips", "checkpointing", "fresh", *SECTIONS})
     kind = told.get("kind")
     if kind not in KINDS:
-        raise RecipeError(f"{file}: kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
+        raise RecipeError(f"{file}: kind is {briefly(kind)}; it must be one of {', '.join(KINDS)}.")
     if "folder" not in told or "clips" not in told:
         raise RecipeError(f"{file}: folder (of the run) and clips (of the data set) must be named at the top.")
     if kind == "lora" and "lora" not in told:
@@ -75,9 +75,9 @@ def read_recipe(file: str | Path) -> Recipe:
         replace(data, frames=1) if kind == "image_transformer" else data,
         section(file, "plan", Plan, told),
         section(file, "lora", LoraSettings, told) if kind == "lora" else None,
-        bool(told.get("checkpointing", True)),
+        top(file, told, "checkpointing", bool, True),
         section(file, "noise", NoiseWeights, told) if "noise" in told else PLAIN_NOISE,
         section(file, "vae", VAESettings, told),
-        bool(told.get("fresh", False)),
+        top(file, told, "fresh", bool, False),
         section(file, "samples", SampleSettings, told),
     )

@@ -102,6 +102,11 @@ class HostVAE(comfy.sd.VAE):
     def encode(self, pixel_samples: Tensor, tiling: Tiling | None = None) -> Tensor:
         """Images `[T, H, W, C]` as one clip, or `[B, T, H, W, C]`, to latents; the sides are cropped to eights."""
         clips = pixel_samples if pixel_samples.ndim == 5 else pixel_samples.unsqueeze(0)
+        height, width = clips.shape[2:4]
+        if min(height, width) < SPACE_RATIO:
+            raise ValueError(
+                f"A video of {width} x {height} is too small; make it at least {SPACE_RATIO} x {SPACE_RATIO}."
+            )
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
         latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling, SPACE_RATIO)
         setattr(latents, ENCODER, self)

@@ -1,0 +1,242 @@
+"""Files that users really have and that the loaders can't use, among the host's models for as long as a test runs."""
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.ldm.modules.diffusionmodules.openaimodel as ldm
+import comfy.ops
+import comfy.sd1_clip
+import comfy.taesd.taesd
+import torch
+from conftest import HOST, golden, part
+from control_arithmetic import pixart_file
+from safetensors.torch import load_file, save_file
+from stand_ins import IMAGE_ENCODER, UNET, image_encoder
+from test_dataset import write_clip, write_image
+from tiny_networks import DIT, motion_dit, randomise
+from torch import Tensor
+
+FOLDER = "easyanimate-bad"
+DATA = "easyanimate-bad-data"  # in the host's input folder
+LISTS = {  # metadata.jsonl, and what is said of it
+    "no-json": ("{file: a.mp4}", "has a line that is not JSON .*; mend it, or start with a new name"),
+    "outside": ('{"file": "../a.mp4", "text": "a"}', "names ../a.mp4, which lies outside of .*; move it in"),
+    "nameless": ('{"text": "a"}', "names no file: .*; mend it"),
+    "in-words": (
+        '{"file": "a.mp4", "motion": "fast", "text": "a"}',
+        "motion of a.mp4 is 'fast', which it can't be; mend it",
+    ),
+    "hashless": (
+        '{"file": "a.mp4", "hash": "no hash", "text": "a"}',
+        "hash of a.mp4 is 'no hash', which it can't be; mend it",
+    ),
+}
+TINY = part("easyanimate_models.model_files").TINY
+embed_config = part("easyanimate_models.checkpoint").embed_config
+transformer_config = part("easyanimate_models.release_config").transformer_config
+WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+PLACES = {  # a loader's component -> where its files lie, and the one that stands for it in other places
+    "transformer": "diffusion_models",
+    "vae": "vae",
+    "text_encoder": "text_encoders",
+    "image_encoder": "clip_vision",
+    "lora": "loras",
+    "controlnet": "controlnet",
+}
+NUMBER = torch.zeros(1)
+KEYS = {  # the keys that tell a file of another kind
+    "v4": {"blocks.0.attn_clip.weight": NUMBER},
+    "v5": {"text_proj_t5.weight": NUMBER, "transformer_blocks.0.norm1.linear.weight": NUMBER},
+    "sigma": {"y_embedder.y_embedding": torch.zeros(300, 32)},
+    "clip-l": {"text_model.encoder.layers.0.layer_norm1.weight": NUMBER},
+    "clip-g": {
+        "vision_model.encoder.layers.47.layer_norm1.weight": NUMBER,
+        "vision_model.encoder.layers.47.layer_norm1.bias": NUMBER,
+        "visual_projection.weight": torch.zeros(1280, 1664),
+    },
+    "flux-vae": {f"encoder.down_blocks.{i}.resnets.0.conv1.weight": torch.zeros(8, 8, 3, 3) for i in range(4)}
+    | {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3), "decoder.conv_in.weight": torch.zeros(8, 16, 3, 3)},
+    "sd-control": {"zero_convs.0.0.weight": NUMBER},
+    "sd-lora": {
+        f"lora_unet_down_blocks_0_attentions_0_proj_in.lora_{part}.weight": torch.zeros(2, 2) for part in ("up", "down")
+    },
+    "wan-lora": {f"diffusion_model.blocks.0.self_attn.q.lora_{part}.weight": torch.zeros(2, 2) for part in ("A", "B")},
+    "text-lora": {
+        f"lora_te_encoder_block_0_layer_0_SelfAttention_q.lora_{part}.weight": torch.zeros(2, 2)
+        for part in ("up", "down")
+    },
+    "shared-is-missing": {
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": torch.zeros(32, 2),
+        "encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(8, 8),
+        "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": torch.zeros(8, 8),
+    },
+}
+
+
+class Runs:
+    """What a pickle can do when it is opened as any object."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {Path(__file__).with_name('executed')}",)
+
+
+def tiny(component: str) -> Path:
+    return TINY / component / f"{WEIGHTS[component]}.safetensors"
+
+
+def place(component: str) -> Path:
+    return HOST / "models" / PLACES[component] / FOLDER
+
+
+def name_of(file: str) -> str:
+    """What the server calls a file."""
+    return os.path.join(FOLDER, file)
+
+
+def _wherever(folder: Path, component: str) -> None:
+    """A text, half a file and a pickle that runs code, for every loader."""
+    (folder / "notes.safetensors").write_text("Remember to buy milk.\n" * 40)
+    whole = tiny(component if component in WEIGHTS else "vae").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    for name in ("empty", "gone"):
+        (folder / f"{name}.safetensors").write_bytes(b"")
+    (folder / "runs-code.bin").write_bytes(pickle.dumps(Runs(), protocol=2))
+    for name, tensors in KEYS.items():
+        save_file({k: v.clone() for k, v in tensors.items()}, folder / f"{name}.safetensors")
+    for other in WEIGHTS:
+        shutil.copy(tiny(other), folder / f"a-{other}.safetensors")
+
+
+def _folders(folder: Path) -> None:
+    """Transformers with something wrong beside the weights, or nothing at all."""
+    network, config = transformer(DIT), transformer_config(DIT)
+    beside = {
+        "contradiction": config | {"num_layers": 28},
+        "too-big": config | {"num_layers": 10**9},
+        "no-number": config | {"num_attention_heads": "many"},
+        "no-heads": config | {"num_attention_heads": 0},
+        "other-blocks": config | {"basic_block_type": "selfattentiontemporal"},
+        "no-object": [1, 2],
+    }
+    for name, told in beside.items():
+        (folder / name).mkdir()
+        save_file(network.state_dict(), folder / name / "model.safetensors")
+        (folder / name / "config.json").write_text(json.dumps(told))
+    save_file(network.state_dict(), folder / "no-config.safetensors")
+
+
+def _releases(folder: Path) -> None:
+    """Release folders with an index that can't be followed, and with more weights than one."""
+    made = {"outside": "../../vae/x.safetensors", "half": "part-2.safetensors", "twice": ""}
+    for name, shard in made.items():
+        place = folder / f"{FOLDER}-{name}" / "transformer"
+        place.mkdir(parents=True)
+        if shard:
+            (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    for name in ("one.safetensors", "other.safetensors"):
+        save_file({"a": NUMBER}, place / name)
+
+
+def _vaes(folder: Path) -> None:
+    """VAEs of later releases and of SDXL, by what their config.json says, and one of V2."""
+    for name, change in {"v4": {"cache_compression_vae": True}, "v5": {"cache_mag_vae": True}}.items():
+        (folder / name).mkdir()
+        recorded = golden("v2_mag_vae/mag_vae")
+        save_file(recorded.weights, folder / name / "vae.safetensors")
+        (folder / name / "config.json").write_text(json.dumps(recorded.config["constructor"] | change))
+    recorded = golden("v1_e2e/sd_vae")
+    save_file(recorded.weights | embed_config({"scaling_factor": 0.13025}), folder / "sdxl.safetensors")
+    save_file(recorded.weights | embed_config(recorded.config["constructor"]), folder / "v1-vae.safetensors")
+
+
+def _transformers(folder: Path) -> None:
+    """One that sees the start image through CLIP, and one that was made for wider text."""
+    seeing = replace(DIT, caption_channels=32, in_channels=12, clip_tokens=True)
+    for name, config in {"sees": seeing, "wide-text": replace(DIT, caption_channels=48)}.items():
+        network = transformer(config)
+        save_file(network.state_dict() | embed_config(transformer_config(config)), folder / f"{name}.safetensors")
+    motion = {k: v for k, v in network.state_dict().items() if ".attn_temporal." in k}
+    save_file({k: v.clone() for k, v in motion.items()}, folder / "narrow-mm.safetensors")
+
+
+def transformer(config) -> torch.nn.Module:
+    network = motion_dit.MotionDiT(config, operations=comfy.ops.disable_weight_init)
+    randomise(network)
+    return network
+
+
+def _others(models: Path) -> None:
+    """CLIP vision of another width, a ControlNet of another size, no aesthetic predictor, Stable Diffusion."""
+    weights = image_encoder() | {"visual_projection.weight": torch.zeros(512, IMAGE_ENCODER["hidden_size"])}
+    eye = models / "clip_vision" / FOLDER / "clip-b"
+    eye.mkdir()
+    save_file(weights, eye / "model.safetensors")
+    (eye / "config.json").write_text(json.dumps(IMAGE_ENCODER | {"projection_dim": 512}))
+    pixart_file(models / "controlnet" / FOLDER / "narrow.safetensors")
+    weights = load_file(models / "controlnet" / FOLDER / "narrow.safetensors")
+    save_file(weights, models / "controlnet" / FOLDER / "heads.safetensors", {"num_attention_heads": "9" * 5000})
+    save_file({"head.weight": torch.zeros(3, 768)}, models / "aesthetics" / f"{FOLDER}.safetensors")
+    save_file(stable_diffusion(), models / "checkpoints" / FOLDER / "sd15.safetensors")
+
+
+def stable_diffusion() -> dict[str, Tensor]:
+    """Stable Diffusion 1.5 as the host knows it, one block deep; CLIP-L whole, since the host has no smaller one."""
+    with torch.device("meta"):
+        parts = {
+            "model.diffusion_model.": ldm.UNetModel(**UNET, out_channels=4, transformer_depth_output=[1, 1]),
+            "cond_stage_model.transformer.": comfy.sd1_clip.SDClipModel(device="meta", dtype=torch.half).transformer,
+        }
+    weights = {prefix + k: v for prefix, module in parts.items() for k, v in module.state_dict().items()}
+    vae = {f"first_stage_model.{k}": v for k, v in comfy.taesd.taesd.TAESD().state_dict().items()}
+    return {k: torch.zeros(v.shape, dtype=torch.half) for k, v in (weights | vae).items()}
+
+
+def _footage(folder: Path) -> None:
+    """A data set, others that can't be read, and a captioner that is none."""
+    write_clip(folder / DATA / "a.mp4", frames=9, width=64, height=64).with_suffix(".txt").write_text("grey")
+    write_image(folder / DATA / "c.png").with_suffix(".txt").write_text("red")
+    write_clip(folder / f"{DATA}-silent" / "a.mp4", frames=9)
+    (folder / f"{DATA}-empty").mkdir()
+    (folder / f"{DATA}-empty" / "list.docx").write_text("no clips")
+    for name, (rows, _) in LISTS.items():
+        write_clip(folder / f"{DATA}-{name}" / "a.mp4", frames=9)
+        (folder / f"{DATA}-{name}" / "metadata.jsonl").write_text(rows + "\n")
+    (HOST / "models" / "LLM" / FOLDER).mkdir(parents=True)
+    (HOST / "models" / "LLM" / FOLDER / "config.json").write_text("{}")
+
+
+def remove() -> None:
+    """All that `bad_files` makes, wherever it lies."""
+    for root in (HOST / "models", HOST / "input"):
+        for folder in [*root.glob(f"*/{FOLDER}*"), *root.glob(f"{DATA}*")]:
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    with contextlib.suppress(OSError):
+        (HOST / "models" / "aesthetics").rmdir()
+
+
+@contextlib.contextmanager
+def bad_files() -> Iterator[None]:
+    """All of them, and nothing of them afterwards."""
+    models = HOST / "models"
+    remove()
+    try:
+        (models / "aesthetics").mkdir(exist_ok=True)
+        (models / "checkpoints" / FOLDER).mkdir(parents=True)
+        for component in PLACES:
+            place(component).mkdir(parents=True)
+            _wherever(place(component), component)
+        _folders(place("transformer"))
+        _transformers(place("transformer"))
+        _vaes(place("vae"))
+        _releases(models / "easyanimate")
+        _others(models)
+        _footage(HOST / "input")
+        yield
+    finally:
+        remove()
