@@ -34,6 +34,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise UnsafePickleError from error
+    except MemoryError as error:  # tensors are mapped: it is the rest of the file that asks for so much
+        raise ValueError("asks for more memory than there is; get it as safetensors, or close programs") from error
     except Exception as error:  # a damaged file fails in many ways
         if out_of_memory(error):
             raise

@@ -14,7 +14,7 @@ import comfy.ops
 import comfy.sd1_clip
 import comfy.taesd.taesd
 import torch
-from conftest import HOST, golden, part
+from conftest import dev, golden, part
 from control_arithmetic import pixart_file
 from safetensors.torch import load_file, save_file
 from stand_ins import IMAGE_ENCODER, UNET, image_encoder
@@ -91,7 +91,7 @@ def tiny(component: str) -> Path:
 
 
 def place(component: str) -> Path:
-    return HOST / "models" / PLACES[component] / FOLDER
+    return dev.BASE / "models" / PLACES[component] / FOLDER
 
 
 def name_of(file: str) -> str:
@@ -207,23 +207,23 @@ def _footage(folder: Path) -> None:
     for name, (rows, _) in LISTS.items():
         write_clip(folder / f"{DATA}-{name}" / "a.mp4", frames=9)
         (folder / f"{DATA}-{name}" / "metadata.jsonl").write_text(rows + "\n")
-    (HOST / "models" / "LLM" / FOLDER).mkdir(parents=True)
-    (HOST / "models" / "LLM" / FOLDER / "config.json").write_text("{}")
+    (dev.BASE / "models" / "LLM" / FOLDER).mkdir(parents=True)
+    (dev.BASE / "models" / "LLM" / FOLDER / "config.json").write_text("{}")
 
 
 def remove() -> None:
     """All that `bad_files` makes, wherever it lies."""
-    for root in (HOST / "models", HOST / "input"):
+    for root in (dev.BASE / "models", dev.BASE / "input"):
         for folder in [*root.glob(f"*/{FOLDER}*"), *root.glob(f"{DATA}*")]:
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
     with contextlib.suppress(OSError):
-        (HOST / "models" / "aesthetics").rmdir()
+        (dev.BASE / "models" / "aesthetics").rmdir()
 
 
 @contextlib.contextmanager
 def bad_files() -> Iterator[None]:
     """All of them, and nothing of them afterwards."""
-    models = HOST / "models"
+    models = dev.BASE / "models"
     remove()
     try:
         (models / "aesthetics").mkdir(exist_ok=True)
@@ -236,7 +236,7 @@ def bad_files() -> Iterator[None]:
         _vaes(place("vae"))
         _releases(models / "easyanimate")
         _others(models)
-        _footage(HOST / "input")
+        _footage(dev.BASE / "input")
         yield
     finally:
         remove()

@@ -2,7 +2,7 @@
 
 from bad_files import DATA, FOLDER, LISTS
 from bad_graphs import NOT_OURS, OURS_ONLY, SD, Row, good, grey
-from conftest import HOST
+from conftest import dev
 from graphs import node
 
 SPLIT, SCORE, FILTER, CAPTION = (
@@ -20,7 +20,7 @@ CLIPS = "clips that are connected"
 
 def place(name: str = "") -> str:
     """A folder of the host's input, by its path as nodes hand it on."""
-    return str(HOST / "input" / (f"{DATA}-{name}" if name else DATA))
+    return str(dev.BASE / "input" / (f"{DATA}-{name}" if name else DATA))
 
 
 def alone(kind: str, **inputs) -> dict:
