@@ -224,6 +224,18 @@ class FrontEnd:
         """What the nodes of the graph are called, by type."""
         return dict(self.page.evaluate("app.graph.nodes.map(({type, title}) => [type, title])"))
 
+    def names(self) -> dict[str, str]:
+        """What inputs, widgets and outputs of the only node are called, by their ids and numbers."""
+        return self.page.evaluate(
+            """() => {
+              const {inputs = [], widgets = [], outputs = []} = app.graph.nodes[0], names = {}
+              for (const {name, localized_name} of inputs) names[name] = localized_name
+              for (const {name, label} of widgets) if (name in names) names[name] = label
+              outputs.forEach(({localized_name}, i) => { names[i] = localized_name })
+              return names
+            }"""
+        )
+
     def search(self, text: str) -> Locator:
         """Type into the search that a double click opens; what it finds."""
         room = self.page.locator("#graph-canvas").bounding_box()

@@ -27,6 +27,7 @@ SHIPPED = [
     "workflows/text_to_video_tiny.json",
     "workflows/text_to_video_tiny.jpg",
     "locales/zh/nodeDefs.json",
+    "web/words.js",
     "web/docs/EasyAnimateSampler/ja.md",
     "web/docs/pictures/EasyAnimateSampler.png",
 ]
