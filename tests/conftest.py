@@ -20,6 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 NEIGHBOURS = Path(__file__).parent / "neighbours"
 PACK = "easyanimate_pack"
 TOLERANCE = 1e-4  # relative error against the original
+SLOWEST = ("training", "training_loop", "workflows", "train_node", "train_vae", "data_set", "benchmarks", "tiny")
 IN_BROWSER, LEFT_OUT = ["test_browser.py"], pytest.StashKey[bool]()
 sys.path.insert(0, str(HOST))
 
@@ -104,6 +105,13 @@ def pytest_configure(config):
 def pytest_addoption(parser):
     parser.addoption("--write-docs", action="store_true", help="write this host's column of docs/interop.md")
     parser.addoption("--browser", action="store_true", help="also the tests in a real browser")
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files first, so that several processes end together."""
+    last = len(SLOWEST)
+    order = {f"test_{name}": i for i, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, last))
 
 
 def pytest_ignore_collect(collection_path, config):
