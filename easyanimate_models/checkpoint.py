@@ -239,7 +239,8 @@ def require_fit(
 ) -> dict[str, Tensor]:
     """The tensors that `module` needs, or one error about keys and shapes that don't fit."""
     tensors = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in ignored)}
-    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    needed = module.state_dict()
+    wanted = {k: tuple(v.shape) for k, v in needed.items()}
     problems = [f"lacks {k}" for k in wanted if k not in tensors]
     problems += [f"has an unexpected {k}" for k in tensors if k not in wanted]
     problems += [
@@ -248,7 +249,8 @@ def require_fit(
         if k in tensors and tuple(tensors[k].shape) != shape
     ]
     if not any(key.endswith(QUANTISATION) for key in checkpoint.tensors):
-        problems += [f"has {k} in {v.dtype}" for k, v in tensors.items() if k in wanted and not v.is_floating_point()]
+        numbers = {k for k, v in needed.items() if v.is_floating_point()}
+        problems += [f"has {k} in {v.dtype}" for k, v in tensors.items() if k in numbers and not v.is_floating_point()]
     if problems:
         more = f" (and {len(problems) - SHOWN_KEYS} more)" if len(problems) > SHOWN_KEYS else ""
         raise CheckpointError(
