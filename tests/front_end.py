@@ -237,9 +237,8 @@ class FrontEnd:
         )
 
     def search(self, text: str) -> Locator:
-        """Type into the search that a double click opens; what it finds."""
-        room = self.page.locator("#graph-canvas").bounding_box()
-        self.page.mouse.dblclick(room["x"] + room["width"] - 80, room["y"] + room["height"] - 200)
+        """Type into the search for nodes; what it finds."""
+        self.command("Workspace.SearchBox.Toggle")
         found = self.page.get_by_role("option")
         found.nth(1).wait_for()  # the first suggestions
         self.page.keyboard.type(text)
