@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .host import out_of_memory
 from .pickles import PICKLE_SUFFIXES, UnsafePickleError, read_pickle
+from .sentences import SHOWN, briefly
 
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # the better one first
 SAFE_SUFFIXES = (".safetensors", ".sft")
@@ -26,7 +27,7 @@ WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
 PREFERRED = ("diffusion_pytorch_model", "model", "pytorch_model")
 HOST_PREFIXES = {"transformer": "model.diffusion_model.", "vae": "first_stage_model."}
 EMBEDDED_CONFIG = "easyanimate_config"  # config.json as a tensor of bytes, in files that the host saved
-SHOWN_KEYS, SHOWN_LETTERS = 3, 60
+SHOWN_KEYS = 3
 MOST = 2**31  # of any number in a config.json
 QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 SAMPLED = 256  # numbers of each tensor that tell one network from another
@@ -109,7 +110,7 @@ def _shards(index: Path) -> list[Path]:
         if Path(name).name != name or "\\" in name:
             raise CheckpointError(f"{index} points outside its folder, to {briefly(name)}; don't trust this file.")
         if not os.path.isfile(index.parent / name):  # pathlib's raises for names that are too long
-            shown = name[:SHOWN_LETTERS]
+            shown = name[:SHOWN]
             raise CheckpointError(f"{index.name} names {shown}, which is missing from {index.parent}; download it too.")
     return [index.parent / name for name in names]
 
@@ -167,12 +168,6 @@ def number_in(config: dict, name: str, default, file: str, kind: type = int):
             "right config.json beside it."
         )
     return value
-
-
-def briefly(value) -> str:
-    """The beginning of what a file says, for error messages."""
-    said = repr(value) if not isinstance(value, int) or abs(value) < MOST**2 else "a huge number"
-    return said if len(said) <= SHOWN_LETTERS else f"{said[:SHOWN_LETTERS]}..."
 
 
 def shape_of(checkpoint: Checkpoint, key: str, dimensions: int) -> tuple[int, ...]:

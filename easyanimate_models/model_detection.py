@@ -4,13 +4,14 @@ import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .checkpoint import MOST, Checkpoint, CheckpointError, briefly, describe, number_in, shape_of
+from .checkpoint import MOST, Checkpoint, CheckpointError, describe, number_in, shape_of
 from .dit.controlnet import ControlNetConfig
 from .dit.motion_dit import LongSkips, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .latent_formats import with_preview
 from .motion_files import is_motion_file
 from .release_config import motion_of
+from .sentences import briefly
 from .supported_models import RELEASED_SKIPS, EasyAnimateV1, EasyAnimateV2, EasyAnimateV3, Release
 from .vae.image_vae import ImageVAEConfig
 from .vae.slice_vae import SliceVAEConfig

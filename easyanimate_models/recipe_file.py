@@ -7,13 +7,13 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .extras import needed
+from .sentences import LARGEST, briefly
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
 CALLED = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}
-MOST, SHOWN = 10**18, 60  # of a number; letters of a value in an error
 
 
 class RecipeError(ValueError):
@@ -63,7 +63,9 @@ def _is(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
     if hint in (int, float):
         return (
-            not isinstance(value, bool) and isinstance(value, int if hint is int else int | float) and abs(value) < MOST
+            not isinstance(value, bool)
+            and isinstance(value, int if hint is int else int | float)
+            and abs(value) < LARGEST
         )
     return isinstance(value, hint)
 
@@ -90,12 +92,6 @@ def below(file: Path, path: Any) -> Path:
         return (file.parent / path).resolve()
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise RecipeError(f"{file}: {briefly(path)} is no path; give that of a folder.") from error
-
-
-def briefly(value: object) -> str:
-    """The beginning of what a recipe says."""
-    said = repr(value) if not isinstance(value, int) or abs(value) < MOST else "a huge number"
-    return said if len(said) <= SHOWN else f"{said[:SHOWN]}..."
 
 
 def listed(names) -> str:

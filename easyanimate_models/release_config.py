@@ -1,8 +1,9 @@
 """config.json of a V1 to V3 transformer: the original's words for our config, and back."""
 
-from .checkpoint import CheckpointError, briefly, number_in
+from .checkpoint import CheckpointError, number_in
 from .dit.motion_dit import MotionDiTConfig
 from .dit.motion_module import CELL, MotionConfig
+from .sentences import briefly
 
 KNOWN = ["Temporal_Self", "Global_Self"]  # attention of motion modules
 BLOCKS = {0: "basic", 1: "motionmodule", 2: "global_motionmodule"}  # by how many kinds of motion module there are

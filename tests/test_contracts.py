@@ -134,6 +134,7 @@ FLOW = (  # imports go down this list, never up (design.md, section 2)
         "pickles",
         "recipe_file",
         "extras",
+        "sentences",
         "host",
     ),
     "easyanimate_models",

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..recipe_file import RecipeError, below, briefly, read_toml, section, top
+from ..recipe_file import RecipeError, below, read_toml, section, top
+from ..sentences import briefly
 from .dit import PLAIN_NOISE, NoiseWeights
 from .lora import LoraSettings
 from .lora_run import DataSettings
