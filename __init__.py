@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from .easyanimate_models.model_files import register_folder
+from .easyanimate_models.files.model_files import register_folder
 from .nodes import NODES
 
 WEB_DIRECTORY = "./web"  # help pages

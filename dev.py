@@ -223,7 +223,7 @@ def saved_video(outputs: dict) -> Path:
 
 
 def draw_contact_sheet(video: Path, picture: Path) -> None:
-    maker = ROOT / "easyanimate_models" / "data" / "contact_sheet.py"
+    maker = ROOT / "easyanimate_models" / "media" / "contact_sheet.py"
     subprocess.run([str(PYTHON), str(maker), str(video), str(picture)], check=True)
 
 
@@ -343,7 +343,7 @@ def clips(arguments: list[str]) -> int:
     if not arguments:
         sys.exit("clips needs a folder to write to, such as a new one in ComfyUI's input folder.")
     told = [str(Path(arguments[0]).resolve()), *arguments[1:]]
-    return run_module("easyanimate_models.training.toy_clips", told, {})
+    return run_module("easyanimate_models.training.toy.toy_clips", told, {})
 
 
 def bench(arguments: list[str]) -> int:

@@ -6,14 +6,14 @@ import comfy.sample
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
-from easyanimate_models.model_files import TINY
-from easyanimate_models.schedules import release_sigmas
+from easyanimate_models.files.model_files import TINY
+from easyanimate_models.sampling.schedules import release_sigmas
 from easyanimate_models.sd import load_text_encoder, load_transformer, load_vae
-from easyanimate_models.step_cache import with_step_cache
-from easyanimate_models.training.evaluation import held_out_prompts
-from easyanimate_models.training.shapes import FRAMES, SIZE
-from easyanimate_models.training.vae import psnr
-from easyanimate_models.video_sizes import latent_size
+from easyanimate_models.sampling.step_cache import with_step_cache
+from easyanimate_models.training.toy.evaluation import held_out_prompts
+from easyanimate_models.training.toy.shapes import FRAMES, SIZE
+from easyanimate_models.training.vae.reconstruct import psnr
+from easyanimate_models.vae.video_sizes import latent_size
 
 from .measure import Row, report, seconds
 

@@ -5,14 +5,14 @@ import math
 import comfy.sample
 import torch
 
-from easyanimate_models.long_video import in_windows
-from easyanimate_models.model_files import TINY
-from easyanimate_models.schedules import release_sigmas
+from easyanimate_models.sampling.long_video import in_windows
+from easyanimate_models.files.model_files import TINY
+from easyanimate_models.sampling.schedules import release_sigmas
 from easyanimate_models.sd import load_text_encoder, load_transformer, load_vae
-from easyanimate_models.training.judging import look
-from easyanimate_models.training.shapes import FRAMES, SIZE
+from easyanimate_models.training.toy.judging import look
+from easyanimate_models.training.toy.shapes import FRAMES, SIZE
 from easyanimate_models.vae.slicing import SLICES
-from easyanimate_models.video_sizes import latent_size, window_size
+from easyanimate_models.vae.video_sizes import latent_size, window_size
 
 from .measure import Row, in_own_process, peak_above, report, seconds
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from easyanimate_models.model_files import TINY
+from easyanimate_models.files.model_files import TINY
 from easyanimate_models.sd import load_vae
-from easyanimate_models.training.vae import psnr
+from easyanimate_models.training.vae.reconstruct import psnr
 from easyanimate_models.vae import slicing
 from easyanimate_models.vae.tiling import Tiling
 

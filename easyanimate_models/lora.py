@@ -16,7 +16,7 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
-from .checkpoint import SHOWN_KEYS, Checkpoint, CheckpointError, describe, read_checkpoint
+from .files.checkpoint import SHOWN_KEYS, Checkpoint, CheckpointError, describe, read_checkpoint
 
 DENOISER = "diffusion_model."
 T5 = "t5xxl.transformer."

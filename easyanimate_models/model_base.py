@@ -6,8 +6,8 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
+from .conditioning.inpainting import from_stock_nodes, resized
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH, MotionDiT
-from .inpainting import from_stock_nodes, resized
 from .latent_formats import require_channels
 
 

@@ -21,14 +21,15 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from . import image_vae_names, pixart_names
-from .checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
-from .controlnet import PixArtControl
+from .conditioning.pixart_control import PixArtControl
 from .dit.controlnet import ControlNet
 from .dit.motion_dit import MotionDiT, MotionDiTConfig
+from .files.checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
 from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
 from .model_detection import detect_controlnet, detect_image_encoder, detect_t5, detect_transformer, detect_vae
-from .motion_files import with_motion_module
+from .names import image_vae as image_vae_names
+from .names import pixart as pixart_names
+from .names.motion_module import with_motion_module
 from .supported_models import Release
 from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
 from .vae.host_vae import HostVAE

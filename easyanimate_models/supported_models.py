@@ -4,12 +4,12 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from .checkpoint import embed_config
+from .configs.motion_dit import transformer_config
 from .dit.motion_dit import LongSkips, MotionDiTConfig
 from .dit.motion_module import MotionConfig
+from .files.checkpoint import embed_config
 from .latent_formats import ImageLatents, SliceLatents, WindowLatents
 from .model_base import MotionVideoModel
-from .release_config import transformer_config
 from .vae.image_vae import ImageVAE
 from .vae.slice_vae import SliceVAE, WindowVAE
 

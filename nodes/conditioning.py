@@ -5,10 +5,10 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
-from ..easyanimate_models.inpainting import given_frames, inpaint_latents, mask_for
+from ..easyanimate_models.conditioning.inpainting import given_frames, inpaint_latents, mask_for
 from ..easyanimate_models.latent_formats import mark
+from ..easyanimate_models.vae.video_sizes import latent_size
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
-from ..easyanimate_models.video_sizes import latent_size
 from .decoding import require_slice_vae
 from .latents import size_inputs
 

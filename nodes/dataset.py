@@ -15,8 +15,8 @@ import torch
 from comfy_api.latest import io
 from PIL import Image, ImageOps
 
+from ..easyanimate_models.files.model_files import plain_name
 from ..easyanimate_models.host import chosen, say_in_node
-from ..easyanimate_models.model_files import plain_name
 
 CATEGORY = "EasyAnimate/data"
 PLACE = "easyanimate_data"  # in the host's output folder
@@ -329,7 +329,7 @@ class EasyAnimateLoadDataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder) -> io.NodeOutput:
-        from ..easyanimate_models.training.dataset import read_dataset
+        from ..easyanimate_models.training.clips.dataset import read_dataset
 
         home = cls.place(folder)
         items = read_dataset(home)
@@ -363,8 +363,8 @@ def _kept(rows: list[dict]) -> list[dict]:
 
 def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:
     """A picture of each of the first clips as one IMAGE, `[1, H, W, 3]`."""
-    from ..easyanimate_models.data.contact_sheet import contact_sheet
-    from ..easyanimate_models.data.video_file import spread
+    from ..easyanimate_models.media.contact_sheet import contact_sheet
+    from ..easyanimate_models.media.video_file import spread
 
     clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:SHOWN]
     if not clips:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..easyanimate_models.latent_formats import SliceLatents, mark
 from ..easyanimate_models.vae.slicing import SLICES
-from ..easyanimate_models.video_sizes import LENGTH_STEP, SIDE_STEP, decoded_length, latent_size
+from ..easyanimate_models.vae.video_sizes import LENGTH_STEP, SIDE_STEP, decoded_length, latent_size
 from .decoding import require_slice_vae
 
 

@@ -3,8 +3,9 @@
 from comfy_api.latest import io
 
 from ..easyanimate_models import lora as loras
-from ..easyanimate_models import model_files, sd
-from ..easyanimate_models.checkpoint import WEIGHT_SUFFIXES
+from ..easyanimate_models import sd
+from ..easyanimate_models.files import model_files
+from ..easyanimate_models.files.checkpoint import WEIGHT_SUFFIXES
 from ..easyanimate_models.host import chosen
 
 CATEGORY = "EasyAnimate/loaders"

@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..easyanimate_models.host import chosen, fixed_empty_latent
 from ..easyanimate_models.latent_formats import mark, require_match, require_numbers
-from ..easyanimate_models.long_video import in_windows
-from ..easyanimate_models.schedules import release_sigmas
-from ..easyanimate_models.step_cache import with_step_cache
+from ..easyanimate_models.sampling.long_video import in_windows
+from ..easyanimate_models.sampling.schedules import release_sigmas
+from ..easyanimate_models.sampling.step_cache import with_step_cache
 from ..easyanimate_models.supported_models import Release
 
 CATEGORY = "EasyAnimate/sampling"

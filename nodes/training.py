@@ -172,7 +172,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
         sample_prompt=("",), text_encoder=(False,), clip_vision=None, dataset=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..easyanimate_models.training.lora import LoraSettings
+        from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
 
         asked = _asked(locals())
@@ -230,11 +230,11 @@ def _asked(inputs: dict) -> SimpleNamespace:
 
 def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
     """What is to be learnt, by the inputs that both nodes have."""
-    from ..easyanimate_models.training.dataset import in_memory, read_dataset
-    from ..easyanimate_models.training.lora_run import DataSettings
+    from ..easyanimate_models.training.clips.dataset import in_memory, read_dataset
+    from ..easyanimate_models.training.denoiser.lora_run import DataSettings
     from ..easyanimate_models.training.node_run import Task
-    from ..easyanimate_models.training.plan import Plan
     from ..easyanimate_models.training.samples import SampleSettings
+    from ..easyanimate_models.training.training_plan import Plan
 
     steps, rate = asked.steps, asked.learning_rate
     home = _home(asked)

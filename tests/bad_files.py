@@ -37,9 +37,9 @@ LISTS = {  # metadata.jsonl, and what is said of it
         "hash of a.mp4 is 'no hash', which it can't be; mend it",
     ),
 }
-TINY = part("easyanimate_models.model_files").TINY
-embed_config = part("easyanimate_models.checkpoint").embed_config
-transformer_config = part("easyanimate_models.release_config").transformer_config
+TINY = part("easyanimate_models.files.model_files").TINY
+embed_config = part("easyanimate_models.files.checkpoint").embed_config
+transformer_config = part("easyanimate_models.configs.motion_dit").transformer_config
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PLACES = {  # a loader's component -> where its files lie, and the one that stands for it in other places
     "transformer": "diffusion_models",

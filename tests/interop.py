@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from seeing import pixels, saved_files
 from torch import Tensor
 
-BUILT_IN = part("easyanimate_models.model_files").BUILT_IN
+BUILT_IN = part("easyanimate_models.files.model_files").BUILT_IN
 PROMPT = "a red ball moves to the left on a black background"
 OTHER = "a green square goes down on a black background"
 CFG = 2.0

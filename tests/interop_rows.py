@@ -19,7 +19,7 @@ SAME, OTHERWISE = 1e-4, 1e-2  # relative distances
 ROUNDED = 0.1  # the host's own noise levels are rounded to whole timesteps, ours are not
 ROWS: list[Row] = []
 
-TINY = part("easyanimate_models.model_files").TINY
+TINY = part("easyanimate_models.files.model_files").TINY
 
 
 def row(name: str, **limit):

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 OURS = (
-    part("easyanimate_models.checkpoint").CheckpointError,
-    part("easyanimate_models.recipe_file").RecipeError,
+    part("easyanimate_models.files.checkpoint").CheckpointError,
+    part("easyanimate_models.files.toml_settings").RecipeError,
     part("easyanimate_models.data.dataset_file").DataError,
-    part("easyanimate_models.training.dataset").DatasetError,
+    part("easyanimate_models.training.clips.dataset").DatasetError,
 )
 HANG, BLOCKED = 5, 60  # seconds of work, and of waiting for a file that never ends
 DEEP = "[" * 100_000

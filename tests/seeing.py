@@ -7,8 +7,8 @@ from conftest import dev, part
 from PIL import Image
 from torch import Tensor
 
-judging = part("easyanimate_models.training.judging")
-contact_sheet = part("easyanimate_models.data.contact_sheet")
+judging = part("easyanimate_models.training.toy.judging")
+contact_sheet = part("easyanimate_models.media.contact_sheet")
 
 
 def saved_files(outputs: dict, kind: str = "images") -> list[Path]:

@@ -88,7 +88,7 @@ def upscaler() -> dict[str, Tensor]:
 
 def lora() -> dict[str, Tensor]:
     """A LoRA of the built-in tiny model, named as the host names them: every attention query, of rank 2."""
-    tiny = part("easyanimate_models.model_files").TINY / "transformer"
+    tiny = part("easyanimate_models.files.model_files").TINY / "transformer"
     weights = load_file(next(tiny.glob("*.safetensors")))
     queries = {name.removesuffix(".weight"): w for name, w in weights.items() if name.endswith("to_q.weight")}
     made = {}

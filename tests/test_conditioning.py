@@ -10,7 +10,7 @@ from tiny_networks import DIT, random, tiny_transformer, tiny_vae
 import nodes as host_nodes
 
 conditioning = part("nodes.conditioning")
-inpainting = part("easyanimate_models.inpainting")
+inpainting = part("easyanimate_models.conditioning.inpainting")
 ImageToVideo, InpaintVideo = conditioning.EasyAnimateImageToVideo, conditioning.EasyAnimateInpaintVideo
 SIZE = (32, 16, 16, 1)  # width, height, length, batch
 

@@ -18,9 +18,9 @@ from tiny_networks import DIT, random, tiny_transformer, tiny_vae
 import nodes as host_nodes
 
 sd = part("easyanimate_models.sd")
-controlnet = part("easyanimate_models.controlnet")
-CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
-TINY = part("easyanimate_models.model_files").TINY
+controlnet = part("easyanimate_models.conditioning.pixart_control")
+CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
+TINY = part("easyanimate_models.files.model_files").TINY
 INPAINTING = replace(DIT, in_channels=12, clip_tokens=True)
 V1 = replace(DIT, motion=(tiny_networks.motion_module.MotionConfig(("grid", "grid"), 2),), skips=None)
 

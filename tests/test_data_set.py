@@ -21,11 +21,11 @@ ledger = part("easyanimate_models.data.ledger")
 files = part("easyanimate_models.data.dataset_file")
 report = part("easyanimate_models.data.report")
 engines = part("easyanimate_models.data.engines")
-video_file = part("easyanimate_models.data.video_file")
+video_file = part("easyanimate_models.media.video_file")
 split = part("easyanimate_models.data.split")
-Basics = part("easyanimate_models.data.basics").Basics
+Basics = part("easyanimate_models.data.pixel_scores").Basics
 Motion = part("easyanimate_models.data.motion").Motion
-read_dataset = part("easyanimate_models.training.dataset").read_dataset
+read_dataset = part("easyanimate_models.training.clips.dataset").read_dataset
 
 HERE, SHORT = stages.HERE, split.SplitSettings(0.5, 2.0)
 ANY = filters.Limits(motion=(None, None))

@@ -12,11 +12,11 @@ from conftest import part
 from PIL import Image
 from safetensors.torch import save_file
 
-dataset = part("easyanimate_models.training.dataset")
-buckets = part("easyanimate_models.training.buckets")
-windows = part("easyanimate_models.training.windows")
-kept = part("easyanimate_models.training.kept")
-DataSettings = part("easyanimate_models.training.lora_run").DataSettings
+dataset = part("easyanimate_models.training.clips.dataset")
+buckets = part("easyanimate_models.training.clips.buckets")
+windows = part("easyanimate_models.training.clips.windows")
+kept = part("easyanimate_models.training.clips.tensor_cache")
+DataSettings = part("easyanimate_models.training.denoiser.lora_run").DataSettings
 Item, Bucket = dataset.Item, buckets.Bucket
 
 

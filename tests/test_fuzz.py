@@ -20,13 +20,13 @@ from test_dataset import write_clip, write_image
 from test_fuzz_pickles import Runs, saved
 
 sd = part("easyanimate_models.sd")
-files = part("easyanimate_models.model_files")
+files = part("easyanimate_models.files.model_files")
 loras = part("easyanimate_models.lora")
-read_checkpoint = part("easyanimate_models.checkpoint").read_checkpoint
+read_checkpoint = part("easyanimate_models.files.checkpoint").read_checkpoint
 aesthetics = part("easyanimate_models.data.aesthetics")
 dataset_file = part("easyanimate_models.data.dataset_file")
 filters = part("easyanimate_models.data.filters")
-read_dataset = part("easyanimate_models.training.dataset").read_dataset
+read_dataset = part("easyanimate_models.training.clips.dataset").read_dataset
 recipes = part("easyanimate_models.training.recipe")
 data_recipes = part("easyanimate_models.data.recipe")
 TINY = files.TINY

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutations import answered, fuzzed
 
-files = part("easyanimate_models.model_files")
-read_checkpoint = part("easyanimate_models.checkpoint").read_checkpoint
+files = part("easyanimate_models.files.model_files")
+read_checkpoint = part("easyanimate_models.files.checkpoint").read_checkpoint
 
 
 class Runs:

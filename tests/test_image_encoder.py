@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from test_manifests import released
 
 sd = part("easyanimate_models.sd")
-files = part("easyanimate_models.model_files")
-checkpoint = part("easyanimate_models.checkpoint")
+files = part("easyanimate_models.files.model_files")
+checkpoint = part("easyanimate_models.files.checkpoint")
 RECORDED = "v3_e2e/clip_vision"
 
 

@@ -5,10 +5,10 @@ import pytest
 from conftest import part
 from test_server import BUILT_IN, PROMPT, assert_shows, graph, node, watch
 
-CFG = part("easyanimate_models.training.evaluation").FOR_GIVEN.cfg
-BUILT_IN_INP = part("easyanimate_models.model_files").BUILT_IN_INP
-judging = part("easyanimate_models.training.judging")
-psnr = part("easyanimate_models.training.vae").psnr
+CFG = part("easyanimate_models.training.toy.evaluation").FOR_GIVEN.cfg
+BUILT_IN_INP = part("easyanimate_models.files.model_files").BUILT_IN_INP
+judging = part("easyanimate_models.training.toy.judging")
+psnr = part("easyanimate_models.training.vae.reconstruct").psnr
 KEPT = 25.0  # dB
 HELD = 15.0  # dB; the InP model gives 30; a noise mask 17, what is drawn shines through the VAE into the rows beside it
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from seeing import read_pictures
 from troubled import cancelled, last_messages, report, small, troubled
 
-read_checkpoint = part("easyanimate_models.checkpoint").read_checkpoint
+read_checkpoint = part("easyanimate_models.files.checkpoint").read_checkpoint
 STAGES = {  # stage -> the node's output that is troubled, the layer, at which of its calls, the node that is stopped
     "text encoding": ("clip", "t5xxl.transformer", 1, "prompt"),
     "sampling": ("model", "", 2, "sampler"),

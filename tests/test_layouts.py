@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from tiny_networks import random, randomise
 
 sd = part("easyanimate_models.sd")
-pickles = part("easyanimate_models.pickles")
-CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
-TINY = part("easyanimate_models.model_files").TINY
+pickles = part("easyanimate_models.files.pickles")
+CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
+TINY = part("easyanimate_models.files.model_files").TINY
 FILES = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 LOADERS = {"transformer": sd.load_transformer, "vae": sd.load_vae, "text_encoder": sd.load_text_encoder}
 NETWORKS = {
@@ -182,7 +182,7 @@ def test_pixart_in_its_original_names_equals_the_hosts_own(pixart):
 
 
 def test_fused_layers_are_split_with_their_scales():
-    table = part("easyanimate_models.pixart_names").PIXART
+    table = part("easyanimate_models.names.pixart").PIXART
     theirs = {"weight": torch.arange(12.0).view(6, 2), "scale_weight": torch.tensor(3.0), "bias": torch.arange(6.0)}
     ours = table.ours({f"blocks.12.attn.qkv.{k}": v for k, v in theirs.items()})
     assert len(ours) == 9
@@ -332,7 +332,7 @@ def test_the_loader_node_offers_motion_modules_and_takes_them(pixart, motion_mod
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    loaders, files = part("nodes.loaders"), part("easyanimate_models.model_files")
+    loaders, files = part("nodes.loaders"), part("easyanimate_models.files.model_files")
     saved(motion_module(96, 2), tmp_path / "easyanimate_v1_mm.safetensors")
     shutil.copy(pixart[2], tmp_path / "PixArt-XL-2.pth")
     folder_paths.add_model_folder_path("diffusion_models", str(tmp_path))

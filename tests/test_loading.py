@@ -10,8 +10,8 @@ from conftest import part
 from safetensors.torch import load_file, save_file
 
 sd = part("easyanimate_models.sd")
-files = part("easyanimate_models.model_files")
-CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
+files = part("easyanimate_models.files.model_files")
+CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
 TINY = files.TINY
 NAMES = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 LOADERS = {"transformer": sd.load_transformer, "vae": sd.load_vae, "text_encoder": sd.load_text_encoder}
@@ -151,7 +151,7 @@ def test_the_host_pixart_text_encoder_says_the_same():
         tokenizer = pixart.PixArtTokenizer
 
     sizes = part("easyanimate_models.model_detection").detect_t5(
-        part("easyanimate_models.checkpoint").read_checkpoint(TINY, "text_encoder")
+        part("easyanimate_models.files.checkpoint").read_checkpoint(TINY, "text_encoder")
     )
     options = {"tokenizer_data": {}, "parameters": 1, "model_options": {"t5xxl_model_config": sizes}}
     host = part("easyanimate_models.host").clip_with_weights(Target, weights_of("text_encoder"), **options)

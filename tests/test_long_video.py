@@ -6,7 +6,7 @@ import torch
 from conftest import part
 from tiny_networks import random, tiny_transformer
 
-long_video = part("easyanimate_models.long_video")
+long_video = part("easyanimate_models.sampling.long_video")
 sampling = part("nodes.sampling")
 
 

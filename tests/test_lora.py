@@ -17,8 +17,8 @@ import nodes as host_nodes
 
 lora = part("easyanimate_models.lora")
 sd = part("easyanimate_models.sd")
-CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
-TINY = part("easyanimate_models.model_files").TINY
+CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
+TINY = part("easyanimate_models.files.model_files").TINY
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
 BASE, CASE, MULTIPLIER = "v3_transformer/inp_l28_uvit", "f3", 0.7

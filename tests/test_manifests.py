@@ -11,8 +11,8 @@ import torch
 from conftest import GOLDEN, part
 
 detection = part("easyanimate_models.model_detection")
-checkpoint = part("easyanimate_models.checkpoint")
-motion_files = part("easyanimate_models.motion_files")
+checkpoint = part("easyanimate_models.files.checkpoint")
+motion_files = part("easyanimate_models.names.motion_module")
 sd = part("easyanimate_models.sd")
 t5 = part("easyanimate_models.text_encoders.t5")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT

@@ -16,7 +16,7 @@ from troubled import last_messages, memory, report, small, troubled
 
 sd = part("easyanimate_models.sd")
 decoding = part("nodes.decoding")
-TINY = part("easyanimate_models.model_files").TINY
+TINY = part("easyanimate_models.files.model_files").TINY
 TIPS = "This error means you ran out of memory on your GPU"  # the host's own words
 
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from test_train_lora import eye
 
 recipes = part("easyanimate_models.training.recipe")
-run = part("easyanimate_models.training.run")
-toys = part("easyanimate_models.training.toy_clips")
+run = part("easyanimate_models.training.follow")
+toys = part("easyanimate_models.training.toy.toy_clips")
 loop = part("easyanimate_models.training.loop")
-dit_training = part("easyanimate_models.training.dit")
+dit_training = part("easyanimate_models.training.denoiser.objective")
 export = part("easyanimate_models.training.export")
 sd = part("easyanimate_models.sd")
-tiny = part("easyanimate_models.training.tiny")
+tiny = part("easyanimate_models.training.toy.tiny")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 SHIPPED = sorted((ROOT / "easyanimate_models" / "training" / "recipes").glob("*.toml"))
 TINY_RECIPE = next(file for file in SHIPPED if file.stem == "lora_tiny")
@@ -56,18 +56,18 @@ def test_a_shipped_recipe_can_be_read(file):
 
 
 def test_the_toy_clips_are_grey_where_they_say_black(clips):
-    dataset = part("easyanimate_models.training.dataset")
+    dataset = part("easyanimate_models.training.clips.dataset")
     items = dataset.read_dataset(clips)
     assert len(items) == 3 and not any("grey" in item.text for item in items)
     for item in items:
         edge = dataset.read_frames(item, 0, item.frames)[:, 0].median()
         assert abs(float(edge) - 120 / 255) < 0.02
-    assert not set(toys.look(20)[1]) & set(part("easyanimate_models.training.shapes").split_scenes()[1])
+    assert not set(toys.look(20)[1]) & set(part("easyanimate_models.training.toy.shapes").split_scenes()[1])
 
 
 def test_the_toy_clips_of_a_word_come_in_several_wordings_among_known_ones(tmp_path):
     toys.write_toys(tmp_path, "word", count=toys.NEW + 2)
-    items = part("easyanimate_models.training.dataset").read_dataset(tmp_path)
+    items = part("easyanimate_models.training.clips.dataset").read_dataset(tmp_path)
     new = [item for item in items if toys.NEW_COLOUR in item.text]
     assert len(new) == toys.NEW * toys.WORDINGS and len({item.file for item in new}) == toys.NEW
     assert len(items) - len(new) == 2 and len({item.text for item in new}) > len(new) / 2
@@ -82,7 +82,7 @@ def test_a_lora_recipe_makes_a_lora(clips, tmp_path):
 
 def test_encoders_are_not_needed_once_all_is_encoded(clips, tmp_path, monkeypatch):
     run.follow(short(clips, tmp_path / "first"))
-    encoded = part("easyanimate_models.training.encoded")
+    encoded = part("easyanimate_models.training.clips.latent_cache")
     found = encoded.read_encoded(clips, inpainting=False)
     assert sum(map(len, found.examples.values())) == 3
 
@@ -162,7 +162,7 @@ def test_an_image_transformer_learns_from_frames_and_its_motion_modules_stay(cli
 
 
 def test_a_fresh_transformer_has_forgotten_everything(clips, tmp_path):
-    runs = part("easyanimate_models.training.transformer_run")
+    runs = part("easyanimate_models.training.denoiser.transformer")
     model = sd.load_transformer(tiny.TINY)
     fresh = runs.trainable_network(model, runs.Teaching("image", fresh=True))
     assert fresh.config == model.model.diffusion_model.config
@@ -199,7 +199,7 @@ def test_a_recipe_may_ask_for_samples(clips, tmp_path):
 def test_silent_motion_modules_change_no_frame(tmp_path):
     base = image_transformer(tmp_path / "base")
     model = sd.load_transformer(base)
-    runs = part("easyanimate_models.training.transformer_run")
+    runs = part("easyanimate_models.training.denoiser.transformer")
     network = runs.trainable_network(model, runs.Teaching("motion"))
     x, context = torch.randn(1, 4, 3, 4, 4), torch.randn(1, 3, 32)
     with torch.no_grad():
@@ -279,7 +279,7 @@ def test_clips_without_loss_come_back_bit_by_bit(tmp_path):
     frames = torch.randint(0, 256, (3, 16, 16, 3)) / 255
     toys.write_clip(tmp_path / "a.mkv", frames)
     (tmp_path / "a.txt").write_text("noise")
-    dataset = part("easyanimate_models.training.dataset")
+    dataset = part("easyanimate_models.training.clips.dataset")
     (item,) = dataset.read_dataset(tmp_path)
     assert torch.allclose(dataset.read_frames(item, 0, 3), frames, atol=1e-6)
 

@@ -9,15 +9,15 @@ from conftest import part, relative_error
 from PIL import Image
 
 samples = part("easyanimate_models.training.samples")
-lora = part("easyanimate_models.training.lora")
-lora_run = part("easyanimate_models.training.lora_run")
-transformer_run = part("easyanimate_models.training.transformer_run")
-encoded = part("easyanimate_models.training.encoded")
-buckets = part("easyanimate_models.training.buckets")
-dataset = part("easyanimate_models.training.dataset")
+lora = part("easyanimate_models.training.denoiser.lora")
+lora_run = part("easyanimate_models.training.denoiser.lora_run")
+transformer_run = part("easyanimate_models.training.denoiser.transformer")
+encoded = part("easyanimate_models.training.clips.latent_cache")
+buckets = part("easyanimate_models.training.clips.buckets")
+dataset = part("easyanimate_models.training.clips.dataset")
 sd = part("easyanimate_models.sd")
-Plan = part("easyanimate_models.training.plan").Plan
-model_files = part("easyanimate_models.model_files")
+Plan = part("easyanimate_models.training.training_plan").Plan
+model_files = part("easyanimate_models.files.model_files")
 TINY, INP = model_files.TINY, model_files.TINY / "transformer_inp"
 PLAN = Plan(steps=4, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
 DATA = lora_run.DataSettings(side=32, frames=8, batch=1)

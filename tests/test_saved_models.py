@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny_networks import random
 
 sd = part("easyanimate_models.sd")
-CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
-EMBEDDED = part("easyanimate_models.checkpoint").EMBEDDED_CONFIG
-TINY = part("easyanimate_models.model_files").TINY / "transformer"
+CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
+EMBEDDED = part("easyanimate_models.files.checkpoint").EMBEDDED_CONFIG
+TINY = part("easyanimate_models.files.model_files").TINY / "transformer"
 FP8_LARGEST = 448.0
 RELEASES = {
     "EasyAnimateV1": "v1_transformer/grid_l2",

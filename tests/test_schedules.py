@@ -7,7 +7,7 @@ import torch
 from conftest import GOLDEN, part
 from tiny_networks import tiny_transformer
 
-schedules = part("easyanimate_models.schedules")
+schedules = part("easyanimate_models.sampling.schedules")
 SAMPLERS = {"Euler": "euler", "Euler A": "euler_ancestral", "DPM++": "dpmpp_2m", "DDIM": "ddim"}
 TABLES = json.loads((GOLDEN / "scheduler_tables.json").read_text())
 CASES = [(name, key) for key in TABLES for name in SAMPLERS if key.startswith(f"v1_v2_v3|{name}|")]

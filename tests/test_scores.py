@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 motion = part("easyanimate_models.data.motion")
 text_area = part("easyanimate_models.data.text_area")
-basics = part("easyanimate_models.data.basics")
+basics = part("easyanimate_models.data.pixel_scores")
 aesthetics = part("easyanimate_models.data.aesthetics")
 filters = part("easyanimate_models.data.filters")
-CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
+CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
 
 SPEEDS = (0, 8, 16, 32, 64, 100)  # pixels a second
 LINES = {

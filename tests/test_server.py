@@ -9,9 +9,9 @@ from conftest import ROOT, dev, part
 from seeing import assert_shows, watch
 
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
-BUILT_IN = part("easyanimate_models.model_files").BUILT_IN
+BUILT_IN = part("easyanimate_models.files.model_files").BUILT_IN
 PROMPT = "a red ball moves to the left on a black background"
-CFG = part("easyanimate_models.training.evaluation").Settings().cfg
+CFG = part("easyanimate_models.training.toy.evaluation").Settings().cfg
 
 
 def graph(**changed) -> dict:

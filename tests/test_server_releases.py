@@ -16,8 +16,8 @@ from tiny_networks import DIT, randomise
 motion_dit = part("easyanimate_models.dit.motion_dit")
 motion_module = part("easyanimate_models.dit.motion_module")
 supported_models = part("easyanimate_models.supported_models")
-embed_config = part("easyanimate_models.checkpoint").embed_config
-transformer_config = part("easyanimate_models.release_config").transformer_config
+embed_config = part("easyanimate_models.files.checkpoint").embed_config
+transformer_config = part("easyanimate_models.configs.motion_dit").transformer_config
 NAMES = {name: f"easyanimate-test-{name}" for name in ("v1-base.pth", "v1-mm.safetensors", "v2.safetensors")}
 WORDS = 32  # width of the tiny text encoder
 

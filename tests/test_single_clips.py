@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import part, relative_error
 
-single_clips = part("easyanimate_models.vae.single_clips")
+single_clips = part("easyanimate_models.vae.onednn_conv")
 layers = part("easyanimate_models.vae.layers")
 STOCK = comfy.ops.disable_weight_init
 OURS = single_clips.for_single_clips(STOCK)

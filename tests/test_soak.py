@@ -16,7 +16,7 @@ from own_server import own_server
 from seeing import read_pictures
 from troubled import memory, small, wait_until
 
-files = part("easyanimate_models.model_files")
+files = part("easyanimate_models.files.model_files")
 sd = part("easyanimate_models.sd")
 decoding, latents, prompts, sampling = (part(f"nodes.{n}") for n in ("decoding", "latents", "prompts", "sampling"))
 LORA, TINY = files.BUILT_IN_LORA, files.TINY

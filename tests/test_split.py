@@ -9,7 +9,7 @@ from footage import pan, pictures, real_clip, texture, write_video
 
 cuts = part("easyanimate_models.data.cuts")
 split = part("easyanimate_models.data.split")
-video_file = part("easyanimate_models.data.video_file")
+video_file = part("easyanimate_models.media.video_file")
 
 BIKES = [30, 76, 137, 187, 242]  # where the film cuts, seen with the eye
 NAMES = ("bikes", "bigbuckbunny", "carphone_pristine")

@@ -8,11 +8,11 @@ from conftest import part
 from tiny_networks import random, tiny_transformer
 
 sampling = part("nodes.sampling")
-TINY = part("easyanimate_models.model_files").TINY
+TINY = part("easyanimate_models.files.model_files").TINY
 sd = part("easyanimate_models.sd")
-release_sigmas = part("easyanimate_models.schedules").release_sigmas
-step_cache = part("easyanimate_models.step_cache")
-psnr = part("easyanimate_models.training.vae").psnr
+release_sigmas = part("easyanimate_models.sampling.schedules").release_sigmas
+step_cache = part("easyanimate_models.sampling.step_cache")
+psnr = part("easyanimate_models.training.vae.reconstruct").psnr
 STEPS = 25
 
 

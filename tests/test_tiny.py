@@ -6,9 +6,9 @@ import torch
 from conftest import ROOT, part
 from safetensors.torch import load_file
 
-evaluation = part("easyanimate_models.training.evaluation")
-judging = part("easyanimate_models.training.judging")
-TINY = part("easyanimate_models.model_files").TINY
+evaluation = part("easyanimate_models.training.toy.evaluation")
+judging = part("easyanimate_models.training.toy.judging")
+TINY = part("easyanimate_models.files.model_files").TINY
 PROMPTS = 24
 
 

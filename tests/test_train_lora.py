@@ -17,19 +17,19 @@ from safetensors.torch import load_file, save_file
 from tiny_networks import tiny_transformer
 
 sd = part("easyanimate_models.sd")
-lora = part("easyanimate_models.training.lora")
-lora_run = part("easyanimate_models.training.lora_run")
+lora = part("easyanimate_models.training.denoiser.lora")
+lora_run = part("easyanimate_models.training.denoiser.lora_run")
 node_run = part("easyanimate_models.training.node_run")
-encoded = part("easyanimate_models.training.encoded")
-dataset = part("easyanimate_models.training.dataset")
-buckets = part("easyanimate_models.training.buckets")
-windows = part("easyanimate_models.training.windows")
-kept = part("easyanimate_models.training.kept")
-dit_training = part("easyanimate_models.training.dit")
-shapes = part("easyanimate_models.training.shapes")
+encoded = part("easyanimate_models.training.clips.latent_cache")
+dataset = part("easyanimate_models.training.clips.dataset")
+buckets = part("easyanimate_models.training.clips.buckets")
+windows = part("easyanimate_models.training.clips.windows")
+kept = part("easyanimate_models.training.clips.tensor_cache")
+dit_training = part("easyanimate_models.training.denoiser.objective")
+shapes = part("easyanimate_models.training.toy.shapes")
 load_lora = part("easyanimate_models.lora").load_lora
-Plan = part("easyanimate_models.training.plan").Plan
-TINY = part("easyanimate_models.model_files").TINY
+Plan = part("easyanimate_models.training.training_plan").Plan
+TINY = part("easyanimate_models.files.model_files").TINY
 PLAN = Plan(steps=4, learning_rate=3e-3, warmup=2, ema=0.9, clip=1.0, seed=3, schedule="constant")
 SETTINGS = lora.LoraSettings(rank=4, alpha=4)
 
@@ -139,7 +139,7 @@ def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path
     _, clip, vae = models
     found = encoded.encode_dataset(tmp_path, sorted_clips(clips[:1]), vae, clip, inpainting=True)
     shown = load_file(next(iter(found.examples.values()))[0].latents)
-    inpaint_latents = part("easyanimate_models.inpainting").inpaint_latents
+    inpaint_latents = part("easyanimate_models.conditioning.inpainting").inpaint_latents
     kinds = set()
     for seed in range(40):
         given, starts = encoded._given(shown, random.Random(seed))

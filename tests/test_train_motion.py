@@ -12,12 +12,12 @@ from test_train_lora import eye
 
 sd = part("easyanimate_models.sd")
 node_run = part("easyanimate_models.training.node_run")
-lora_run = part("easyanimate_models.training.lora_run")
-dataset = part("easyanimate_models.training.dataset")
-Plan = part("easyanimate_models.training.plan").Plan
-CheckpointError = part("easyanimate_models.checkpoint").CheckpointError
-model_files = part("easyanimate_models.model_files")
-tiny = part("easyanimate_models.training.tiny")
+lora_run = part("easyanimate_models.training.denoiser.lora_run")
+dataset = part("easyanimate_models.training.clips.dataset")
+Plan = part("easyanimate_models.training.training_plan").Plan
+CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
+model_files = part("easyanimate_models.files.model_files")
+tiny = part("easyanimate_models.training.toy.tiny")
 TINY = model_files.TINY
 PLAN = Plan(steps=2, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
 DATA = lora_run.DataSettings(side=32, frames=8)

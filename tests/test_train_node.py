@@ -15,7 +15,7 @@ from test_dataset import write_clip, write_image
 from test_server import graph
 from test_server_releases import NAMES, chain, files  # noqa: F401  (a fixture)
 
-BUILT_IN_LORA = part("easyanimate_models.model_files").BUILT_IN_LORA
+BUILT_IN_LORA = part("easyanimate_models.files.model_files").BUILT_IN_LORA
 NAME, FOLDER = "easyanimate-test-lora", "easyanimate-test-set"
 RUN = dev.OUTPUT / "easyanimate_training" / NAME
 MOTION_RUN = RUN.with_name(f"{NAME}_mm")

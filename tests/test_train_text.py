@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from test_train_lora import PLAN, SETTINGS, noise_of
 
 sd = part("easyanimate_models.sd")
-lora = part("easyanimate_models.training.lora")
-lora_run = part("easyanimate_models.training.lora_run")
+lora = part("easyanimate_models.training.denoiser.lora")
+lora_run = part("easyanimate_models.training.denoiser.lora_run")
 node_run = part("easyanimate_models.training.node_run")
 samples = part("easyanimate_models.training.samples")
-text_lora = part("easyanimate_models.training.text_lora")
-dataset = part("easyanimate_models.training.dataset")
+text_lora = part("easyanimate_models.training.denoiser.text_lora")
+dataset = part("easyanimate_models.training.clips.dataset")
 load_lora = part("easyanimate_models.lora").load_lora
-TINY = part("easyanimate_models.model_files").TINY
+TINY = part("easyanimate_models.files.model_files").TINY
 TEXT = "A red ball, moving LEFT"
 
 

@@ -11,17 +11,17 @@ from safetensors.torch import load_file, save_file
 from test_dataset import write_image
 
 loop = part("easyanimate_models.training.loop")
-objectives = part("easyanimate_models.training.vae_objective")
-critics = part("easyanimate_models.training.critics")
-perceptual = part("easyanimate_models.training.perceptual")
-inflating = part("easyanimate_models.training.inflate")
+objectives = part("easyanimate_models.training.vae.objective")
+critics = part("easyanimate_models.training.vae.critics")
+perceptual = part("easyanimate_models.training.vae.perceptual")
+inflating = part("easyanimate_models.training.vae.inflate")
 recipes = part("easyanimate_models.training.recipe")
-run = part("easyanimate_models.training.run")
-vae_run = part("easyanimate_models.training.vae_run")
-toys = part("easyanimate_models.training.toy_clips")
-shapes = part("easyanimate_models.training.shapes")
+run = part("easyanimate_models.training.follow")
+vae_run = part("easyanimate_models.training.vae.run")
+toys = part("easyanimate_models.training.toy.toy_clips")
+shapes = part("easyanimate_models.training.toy.shapes")
 sd = part("easyanimate_models.sd")
-tiny = part("easyanimate_models.training.tiny")
+tiny = part("easyanimate_models.training.toy.tiny")
 image_vae = part("easyanimate_models.vae.image_vae")
 slice_vae = part("easyanimate_models.vae.slice_vae")
 OPS = {"dtype": torch.float32, "device": None, "operations": comfy.ops.disable_weight_init}
@@ -272,7 +272,7 @@ def test_nonsense_is_named(clips, tmp_path, vae, start, said):
 
 @pytest.mark.parametrize("crop", [0, 32])
 def test_pixels_come_in_the_same_order_however_often_they_are_read(clips, crop):
-    module = part("easyanimate_models.training.pixels")
+    module = part("easyanimate_models.training.clips.pixel_batches")
     dataset, buckets = (part(f"easyanimate_models.training.{name}") for name in ("dataset", "buckets"))
     found = buckets.sort_into_buckets(dataset.read_dataset(clips, with_captions=False), 64, 8)
     first, second = (module.PixelBatches(found, recipes.DataSettings(64, 8, batch=2), 4, 0.5, crop) for _ in range(2))

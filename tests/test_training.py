@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 loop = part("easyanimate_models.training.loop")
-shapes = part("easyanimate_models.training.shapes")
-judging = part("easyanimate_models.training.judging")
-dit_training = part("easyanimate_models.training.dit")
-vae_training = part("easyanimate_models.training.vae")
+shapes = part("easyanimate_models.training.toy.shapes")
+judging = part("easyanimate_models.training.toy.judging")
+dit_training = part("easyanimate_models.training.denoiser.objective")
+vae_training = part("easyanimate_models.training.vae.reconstruct")
 export = part("easyanimate_models.training.export")
-inpainting = part("easyanimate_models.training.inpainting")
-tiny = part("easyanimate_models.training.tiny")
+inpainting = part("easyanimate_models.training.toy.inpainting")
+tiny = part("easyanimate_models.training.toy.tiny")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 SliceVAE = part("easyanimate_models.vae.slice_vae").SliceVAE
 OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
@@ -201,7 +201,7 @@ def test_training_goes_on_from_the_shipped_weights(tmp_path):
 @pytest.mark.parametrize("given", [*inpainting.FRAMES_GIVEN[1:], "all but a box"])
 def test_what_is_given_is_encoded_as_the_node_encodes_it(given):
     """Training and inference must tell the model the same."""
-    vae = part("easyanimate_models.sd").load_vae(part("easyanimate_models.model_files").TINY)
+    vae = part("easyanimate_models.sd").load_vae(part("easyanimate_models.files.model_files").TINY)
     rng = random.Random(4)
     pixels, paths = shapes.render([shapes.split_scenes()[0][0]], rng)
     frames = shapes.FRAMES
@@ -209,7 +209,7 @@ def test_what_is_given_is_encoded_as_the_node_encodes_it(given):
     assert 0 < float(made.mean()) < 1
     with torch.no_grad():
         trained = inpainting.encode_given(vae.first_stage_model, pixels, made[None])
-        node = part("easyanimate_models.inpainting").inpaint_latents(vae, (pixels[0].movedim(0, -1) + 1) / 2, made)
+        node = part("easyanimate_models.conditioning.inpainting").inpaint_latents(vae, (pixels[0].movedim(0, -1) + 1) / 2, made)
     assert relative_error(trained, node) < 1e-4
 
 

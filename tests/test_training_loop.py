@@ -19,8 +19,8 @@ from torch import nn
 
 loop = part("easyanimate_models.training.loop")
 journal = part("easyanimate_models.training.journal")
-Plan = part("easyanimate_models.training.plan").Plan
-Batches = part("easyanimate_models.training.batches").Batches
+Plan = part("easyanimate_models.training.training_plan").Plan
+Batches = part("easyanimate_models.training.clips.batches").Batches
 PLAN = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
 RUNNER = Path(__file__).parent / "toy_run.py"
 
@@ -227,7 +227,7 @@ def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch)
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_path):
-    extras = part("easyanimate_models.extras")
+    extras = part("easyanimate_models.files.packages")
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(extras.ExtraMissing, match="pip install accelerate"):
         loop.fit(tmp_path, layer(), lambda step: (torch.zeros(1), {}), PLAN)

@@ -18,7 +18,7 @@ from PIL import Image
 from test_parity import folder  # noqa: F401  (a fixture)
 
 sd = part("easyanimate_models.sd")
-schedules = part("easyanimate_models.schedules")
+schedules = part("easyanimate_models.sampling.schedules")
 latent_formats = part("easyanimate_models.latent_formats")
 conditioning = part("nodes.conditioning")
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import part
 from footage import texture, write_video
 
-video_file = part("easyanimate_models.data.video_file")
+video_file = part("easyanimate_models.media.video_file")
 probe, frames, picture, VideoError = video_file.probe, video_file.frames, video_file.picture, video_file.VideoError
 
 SHOWN = [texture(64, 48, seed=i) for i in range(30)]

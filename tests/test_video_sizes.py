@@ -3,7 +3,7 @@
 import pytest
 from conftest import part
 
-sizes = part("easyanimate_models.video_sizes")
+sizes = part("easyanimate_models.vae.video_sizes")
 slicing = part("easyanimate_models.vae.slicing")
 
 

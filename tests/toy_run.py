@@ -12,8 +12,8 @@ from torch import nn
 
 loop = part("easyanimate_models.training.loop")
 checkpoints = part("easyanimate_models.training.checkpoints")
-Plan = part("easyanimate_models.training.plan").Plan
-Batches = part("easyanimate_models.training.batches").Batches
+Plan = part("easyanimate_models.training.training_plan").Plan
+Batches = part("easyanimate_models.training.clips.batches").Batches
 BATCH = 4
 
 

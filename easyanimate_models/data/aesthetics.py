@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, fingerprint, read_checkpoint
-from .video_file import spread
+from ..files.checkpoint import CheckpointError, fingerprint, read_checkpoint
+from ..media.video_file import spread
 
 FRAMES = 4
 SIDE = 512  # pixels, more than CLIP sees

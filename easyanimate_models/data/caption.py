@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..extras import needed
-from .video_file import spread
+from ..files.packages import needed
+from ..media.video_file import spread
 
 PROMPT = (
     "These are frames of one video, in order. Describe the video in one paragraph of plain sentences: who or what is "

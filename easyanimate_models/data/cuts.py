@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from ..extras import needed
+from ..files.packages import needed
 
 THRESHOLDS, SKIPS = (10.0, 20.0, 30.0), (0, 1, 2)  # the original's cascade
 DETECTED = 144  # pixels, the narrow side of what is compared

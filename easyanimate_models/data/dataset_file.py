@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .disk import write_text
+from ..files.atomic import write_text
+from ..media.video_file import VIDEOS
 from .ledger import Row
-from .video_file import VIDEOS
 
 NAME, ORIGINAL = "metadata.jsonl", "metadata.json"
 NUMBERS = {

@@ -10,9 +10,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..extras import needed
+from ..files.packages import needed
+from ..media.video_file import VideoError
 from .ledger import Row
-from .video_file import VideoError
 
 Work = Callable[[Path], Row]
 WAITING = 4  # files per worker that are handed out ahead

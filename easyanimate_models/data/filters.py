@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from .basics import distance
 from .ledger import Row
+from .pixel_scores import distance
 
 BITS, SAME = 64, 4  # of a hash; in which those of copies may differ
 

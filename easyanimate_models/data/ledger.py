@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .disk import room_for
+from ..files.atomic import room_for
 
 Row = dict[str, Any]
 

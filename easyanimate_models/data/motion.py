@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy
 
-from ..extras import needed
-from .video_file import frames, picture
+from ..files.packages import needed
+from ..media.video_file import frames, picture
 
 FPS = 2
 SIDE = 256  # pixels, the narrow side of what is compared
@@ -71,7 +71,7 @@ def _raft(weights: Path):
     """Flow by torchvision's large RAFT; the file holds tensors only, no code."""
     import torch
 
-    from ..checkpoint import read_checkpoint, require_fit
+    from ..files.checkpoint import read_checkpoint, require_fit
 
     network = needed("torchvision").models.optical_flow.raft_large(weights=None).eval()
     network.load_state_dict(require_fit(network, read_checkpoint(weights, "transformer"), "RAFT of torchvision"))

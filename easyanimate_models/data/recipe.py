@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..recipe_file import RecipeError, below, read_toml, section, top
-from .basics import Basics
+from ..files.toml_settings import RecipeError, below, read_toml, section, top
 from .caption import PROMPT, REWRITING, Captioner
 from .dataset_file import write_original
 from .filters import Limits
 from .ledger import Row
 from .motion import Motion
+from .pixel_scores import Basics
 from .report import write_report
 from .split import SplitSettings
 from .stages import HERE, Hands, Progress, choose_clips, describe_clips, score_clips, split_footage

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-from .contact_sheet import contact_sheet
-from .disk import write_text
+from ..files.atomic import write_text
+from ..media.contact_sheet import contact_sheet
+from ..media.video_file import VideoError, spread
 from .filters import Limits, score_of
 from .ledger import Row
-from .video_file import VideoError, spread
 
 NAME = "report.html"
 STRIP, SIDE = 4, 108  # frames of a clip, and the narrow side of each in pixels

@@ -10,9 +10,9 @@ from pathlib import Path
 import av
 import numpy
 
+from ..files.atomic import in_full
+from ..media.video_file import Video, VideoError, frames, opened, picture, probe
 from .cuts import DETECTED, find_cuts
-from .disk import in_full
-from .video_file import Video, VideoError, frames, opened, picture, probe
 
 X264 = {"crf": "17", "preset": "superfast", "tune": "fastdecode"}  # no eye sees the difference; it is read many times
 COPIED = {"h264", "hevc", "av1", "mpeg4"}  # codecs that an mp4 may hold as they are

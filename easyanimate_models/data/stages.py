@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.atomic import tidy
 from .dataset_file import DataError, beside, read_rows, videos_in, write_rows
-from .disk import tidy
 from .engines import ENGINES, Done, Work
 from .filters import Limits, judged
 from .ledger import Ledger, Row

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy
 
-from ..extras import needed
-from .video_file import frames, picture
+from ..files.packages import needed
+from ..media.video_file import frames, picture
 
 EVERY = 2  # seconds
 SIDE = 720  # pixels, the narrow side of what is looked at

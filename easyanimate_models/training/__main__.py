@@ -25,8 +25,8 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 def tiny_model(run: Path, names: list[str]) -> None:
     """The stages of the built-in model."""
-    from .tiny import STAGES, restore
-    from .tiny_variants import VARIANTS
+    from .toy.tiny import STAGES, restore
+    from .toy.tiny_variants import VARIANTS
 
     stages: dict[str, Any] = {**STAGES, **VARIANTS}
     for name in names or stages:
@@ -35,8 +35,8 @@ def tiny_model(run: Path, names: list[str]) -> None:
 
 def recipe(file: Path) -> None:
     """A recipe; what is wrong with it, or with the clips, in one sentence."""
+    from .follow import follow
     from .recipe import read_recipe
-    from .run import follow
 
     try:
         logging.info("%s", follow(read_recipe(file)))

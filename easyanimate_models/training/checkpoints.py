@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from .plan import Plan
+from .training_plan import Plan
 
 STATE, PLAN = "state.pt", "plan.json"
 NOISE = {"least": 1.0, "most": 1.0, "power": 0.0, "decisive": None}

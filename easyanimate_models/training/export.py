@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..configs.motion_dit import transformer_config as transformer_config
 from ..model_detection import RELEASED_SCALING
-from ..release_config import transformer_config as transformer_config
 from ..supported_models import EasyAnimateV3, Release
 from ..vae.image_vae import ImageVAEConfig
 from ..vae.slice_vae import SliceVAE, SliceVAEConfig

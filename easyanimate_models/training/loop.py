@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..extras import needed
+from ..files.packages import needed
 from . import checkpoints
 from .journal import Journal
-from .plan import Plan
+from .training_plan import Plan
 
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 20  # steps

@@ -6,25 +6,25 @@ from typing import Any
 
 import folder_paths
 
-from ..checkpoint import embed_config
-from ..extras import needed
+from ..configs.motion_dit import transformer_config
+from ..files.checkpoint import embed_config
+from ..files.model_files import plain_name
+from ..files.packages import needed
 from ..lora import load_lora
 from ..model_base import require_words
-from ..model_files import plain_name
-from ..release_config import transformer_config
 from ..sd import with_motion_weights
 from ..supported_models import Release
-from .buckets import sort_into_buckets
-from .dataset import DatasetError, Item
-from .encoded import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
+from .clips.buckets import sort_into_buckets
+from .clips.dataset import DatasetError, Item
+from .clips.latent_cache import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
+from .clips.windows import cut_into_windows
+from .denoiser.lora import NAMINGS, LoraSettings
+from .denoiser.lora_run import DataSettings, teach
+from .denoiser.transformer import Teaching, motion_weights, train_transformer
 from .export import write_whole
 from .loop import Watch
-from .lora import NAMINGS, LoraSettings
-from .lora_run import DataSettings, teach
-from .plan import Plan
 from .samples import Audience, SampleSettings, Show, subject_of
-from .transformer_run import Teaching, motion_weights, train_transformer
-from .windows import cut_into_windows
+from .training_plan import Plan
 
 RUNS = "easyanimate_training"  # in the host's output folder
 OLD_FOLDER = "unet"  # what the host called diffusion_models; it still comes first

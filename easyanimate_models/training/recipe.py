@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..recipe_file import RecipeError, below, read_toml, section, top
-from ..sentences import briefly
-from .dit import PLAIN_NOISE, NoiseWeights
-from .lora import LoraSettings
-from .lora_run import DataSettings
-from .plan import Plan
+from ..files.messages import briefly
+from ..files.toml_settings import RecipeError, below, read_toml, section, top
+from .denoiser.lora import LoraSettings
+from .denoiser.lora_run import DataSettings
+from .denoiser.objective import PLAIN_NOISE, NoiseWeights
 from .samples import SampleSettings
-from .vae_objective import VAESettings
+from .training_plan import Plan
+from .vae.objective import VAESettings
 
 KINDS = ("lora", "motion_module", "image_transformer", "transformer", "vae")
 SECTIONS = ("models", "data", "lora", "noise", "plan", "samples", "vae")

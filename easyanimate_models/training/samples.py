@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.contact_sheet import contact_sheet, spread
+from ..conditioning.inpainting import inpaint_latents
 from ..host import training
-from ..inpainting import inpaint_latents
-from ..schedules import release_sigmas
+from ..media.contact_sheet import contact_sheet, spread
+from ..sampling.schedules import release_sigmas
 from ..text_encoders.prompt_cleaning import clean_prompt
 from ..vae.host_vae import HostVAE
+from ..vae.video_sizes import latent_size
 from ..vae.video_vae import SPACE_RATIO
-from ..video_sizes import latent_size
 from .loop import Watch
 
 FOLDER = "samples"  # in that of the run

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import DownBlock, MidBlock, SliceTime, UpBlock, WindowTime, conv3d, leaf
-from .single_clips import for_single_clips
+from .onednn_conv import for_single_clips
 from .slicing import SLICES, WINDOWS
 from .video_vae import SPACE_RATIO as SPACE_RATIO
 from .video_vae import VideoVAE

@@ -1,0 +1,109 @@
+"""What an inpainting (InP) model is told beside the noise: which pixels it must make, and what the others show.
+
+Both are videos, encoded by the VAE like any other. That covers image to video (a frame is given), inpainting (a region
+is to be made) and, with nothing given, text to video.
+"""
+
+import comfy.model_management as mm
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..vae.host_vae import encoded_by
+
+BLACK, GREY, WHITE = 0.0, 0.5, 1.0  # images in 0..1; the VAE is shown -1, 0, 1
+MAKE = 0.5  # a mask above this is to be made
+SAME_SHAPE = 0.02  # relative difference of aspect ratios that a resize may hide
+
+
+def given_frames(frames: int, height: int, width: int, start: Tensor | None, end: Tensor | None):
+    """A video `[T, H, W, 3]` that begins with `start` and ends with `end` (images `[n, H, W, 3]`), and what to make.
+
+    The mask `[T, H, W]` is 1 where a pixel is to be made. Raises `ValueError` when the images don't fit in.
+    """
+    given = sum(len(images) for images in (start, end) if images is not None)
+    if end is not None and frames == 1:
+        raise ValueError("An end image needs a video to end: set length above 1, or connect it as the start image.")
+    if given > frames:
+        raise ValueError(f"{given} start and end images don't fit into {frames} frames; make the video longer.")
+    video = torch.full((frames, height, width, 3), BLACK)
+    mask = torch.ones(frames, height, width)
+    if start is not None:
+        video[: len(start)], mask[: len(start)] = fitted(start, height, width), 0.0
+    if end is not None:
+        video[-len(end) :], mask[-len(end) :] = fitted(end, height, width), 0.0
+    return video, mask
+
+
+def fitted(images: Tensor, height: int, width: int) -> Tensor:
+    """Images `[T, H, W, C]` scaled to this size, cut in the middle where the shape differs."""
+    if images.shape[1:3] == (height, width):
+        return images[..., :3].cpu()
+    scaled = comfy.utils.common_upscale(images[..., :3].movedim(-1, 1), width, height, "lanczos", "center")
+    return scaled.movedim(1, -1).cpu()
+
+
+def mask_for(mask: Tensor | None, frames: int, height: int, width: int) -> Tensor:
+    """A mask `[T or 1, H, W]` in the size of a video, `[T, H, W]`, 1 where a pixel is to be made; by default all."""
+    if mask is None:
+        return torch.ones(frames, height, width)
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    if len(mask) not in (1, frames):
+        raise ValueError(f"The mask has {len(mask)} frames, the video {frames}; give one mask, or one for each frame.")
+    mask = F.interpolate(mask, size=(height, width), mode="bilinear") if mask.shape[-2:] != (height, width) else mask
+    return (mask[:, 0] > MAKE).float().expand(frames, -1, -1)
+
+
+def inpaint_latents(vae, video: Tensor, mask: Tensor) -> Tensor:
+    """Mask latents, then masked-video latents, `[1, 2*C, F, h, w]`, unscaled.
+
+    `video` `[T, H, W, 3]` in 0..1, `mask` `[T, H, W]` with 1 where a pixel is to be made.
+    """
+    masked = torch.where(mask[..., None] > MAKE, BLACK, video)
+    return torch.cat([mask_latents(vae, mask), vae.encode(masked)], dim=1)
+
+
+def mask_latents(vae, mask: Tensor) -> Tensor:
+    """The mask as the VAE sees it: grey where pixels are given, white where they are to be made."""
+    made = torch.where(mask > MAKE, WHITE, GREY)
+    return vae.encode(made[..., None].expand(*made.shape, 3))
+
+
+def from_stock_nodes(latents: Tensor, mask: Tensor) -> Tensor:
+    """Inpaint latents out of what WanImageToVideo or InpaintModelConditioning give, `[1, 2*C, F, h, w]`, unscaled.
+
+    `latents` `[1, C, F, h, w]` show grey where pixels are to be made, the model knows black; `mask` `[T, 1, H, W]`
+    in pixels or `[1, 1, F, h, w]` in latents is 1 there. The VAE that made the latents is needed for the mask.
+    """
+    vae = encoded_by(latents)
+    if vae is None:
+        raise ValueError(
+            "An inpainting (InP) model needs its mask encoded, but nothing tells by which VAE; use EasyAnimate Image "
+            "to Video or EasyAnimate Inpaint Video instead of the stock node."
+        )
+    count, height, width = latents.shape[2:]
+    frames, rows, columns = vae.upscale_ratio[0](count), height * vae.upscale_ratio[1], width * vae.upscale_ratio[2]
+    mask = mask.float().movedim(1, 0)[None] if mask.ndim == 4 else mask.float()  # (1, 1, T or F, H, W)
+    pixels = F.interpolate(mask, size=(frames, rows, columns), mode="nearest")[0, 0]
+    small = F.interpolate(mask, size=(count, height, width), mode="nearest").to(latents)
+    loaded = mm.loaded_models(only_currently_used=True)
+    black = vae.encode(torch.full((frames, rows, columns, 3), BLACK)).to(latents)
+    masks = mask_latents(vae, pixels).to(latents)
+    mm.load_models_gpu(loaded)
+    return torch.cat([masks, torch.lerp(latents, black, small)], dim=1)
+
+
+def resized(latents: Tensor, noise: Tensor) -> Tensor:
+    """Inpaint latents in the size and batch of `noise` `[B, C, F, h, w]`, for a second pass after an upscale."""
+    frames, height, width = latents.shape[2:]
+    shapes = (height / width, noise.shape[3] / noise.shape[4])
+    if frames != noise.shape[2] or abs(shapes[0] / shapes[1] - 1) > SAME_SHAPE:
+        here, there = (f"{s[4] * 8}x{s[3] * 8} with {s[2]} latent frames" for s in (latents.shape, noise.shape))
+        raise ValueError(
+            f"The images given are for a video of {here}, but the latent is {there}; "
+            "use the latent that comes out of the same node."
+        )
+    if (height, width) != noise.shape[3:]:
+        latents = comfy.utils.common_upscale(latents, noise.shape[4], noise.shape[3], "bilinear", "disabled")
+    return comfy.utils.resize_to_batch_size(latents, noise.shape[0])

@@ -1,0 +1,46 @@
+"""Videos longer than the model was trained for: windows over latent frames that start from the same noise.
+
+Windows that share frames agree where they meet; what they show farther apart depends on their noise. So the noise of
+the first window is dealt out again, slice by slice in another order, to all frames that follow (Qiu et al., FreeNoise,
+arXiv 2310.15169).
+"""
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..host import context_handler, prepares_for_windows
+from ..vae.slicing import Plan
+from ..vae.video_sizes import window_size
+
+KEY = "easyanimate_long_video"
+
+
+def in_windows(model, length: int, overlap: int, plan: Plan):
+    """A copy of the host's MODEL that samples windows of `length` frames, of which neighbours share `overlap`."""
+    window, shared = window_size(length, overlap, plan)
+    unit = plan.latents_for(plan.frames_per_slice)
+    copy = model.clone()
+    copy.model_options["context_handler"] = context_handler(window, shared)
+    prepares_for_windows(copy)
+
+    def sample(executor, noise: Tensor, *args, **kwargs):
+        return executor(repeated(noise, window, window - shared, unit), *args, **kwargs)
+
+    copy.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
+    return copy
+
+
+def repeated(noise: Tensor, window: int, step: int, unit: int) -> Tensor:
+    """Noise `[B, C, F, h, w]` of which frames after the first `window` are earlier ones in another order.
+
+    Each `step` frames are those of a window before, in units that stay together.
+    """
+    noise, frames = noise.clone(), noise.shape[2]
+    chance = torch.Generator().manual_seed(frames)
+    for start in range(window, frames, step):
+        source = noise[:, :, start - window : start - window + step].split(unit, dim=2)
+        order = torch.randperm(len(source), generator=chance).tolist()
+        dealt = torch.cat([source[i] for i in order], dim=2)
+        noise[:, :, start : start + step] = dealt[:, :, : frames - start]
+    return noise

@@ -1,0 +1,69 @@
+"""Sizes that clips are trained in: nearly the same number of pixels in every shape, whole slices in time.
+
+An image and a clip, or two shapes, never share a batch (the original's buckets).
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
+from .dataset import DatasetError, Item
+
+WIDEST = 4.0  # the longer side by the shorter
+LARGEST_ZOOM = 2.0  # a smaller clip would only teach blur
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """One size of a batch, in frames and pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+
+def shapes(side: int) -> list[tuple[int, int]]:
+    """All (height, width) in steps of 16 with about `side` x `side` pixels, from 1:4 to 4:1."""
+    found = set()
+    for height in range(SIDE_STEP, int(side * WIDEST**0.5) + SIDE_STEP, SIDE_STEP):
+        width = max(SIDE_STEP, round(side * side / height / SIDE_STEP) * SIDE_STEP)
+        if max(height / width, width / height) <= WIDEST:
+            found |= {(height, width), (width, height)}
+    return sorted(found)
+
+
+def bucket_for(item: Item, side: int, most_frames: int, every: int = 1) -> Bucket | None:
+    """The nearest bucket for an item of which every so many frames are taken; None when it fits none."""
+    if max(item.height / item.width, item.width / item.height) > WIDEST:
+        return None
+    shape = item.height / item.width
+    height, width = min(shapes(side), key=lambda size: abs(size[0] / size[1] / shape - 1))
+    if max(height / item.height, width / item.width) > LARGEST_ZOOM:
+        return None
+    if 1 in (item.frames, most_frames):
+        return Bucket(1, height, width)
+    frames = min(-(-item.frames // every), most_frames) // LENGTH_STEP * LENGTH_STEP
+    return Bucket(frames, height, width) if frames else None
+
+
+def sort_into_buckets(items: Iterable[Item], side: int, most_frames: int, every: int = 1) -> dict[Bucket, list[Item]]:
+    """Items by their buckets; those that fit none are named in the log. Raises `DatasetError` when none fits."""
+    sorted_items: dict[Bucket, list[Item]] = {}
+    left: list[Item] = []
+    for item in items:
+        bucket = bucket_for(item, side, most_frames, every)
+        if bucket is None:
+            left.append(item)
+        else:
+            sorted_items.setdefault(bucket, []).append(item)
+    for item in left:
+        size = f"{item.width} x {item.height}, {item.frames} frames"
+        logging.warning("%s (%s) fits no size to train in and is left out.", item.file, size)
+    if not sorted_items:
+        raise DatasetError(
+            f"None of {len(left)} clips fits: a clip needs at least {LENGTH_STEP * every} frames, sides of at least "
+            f"half of what {side} x {side} asks for, and a shape between 1:4 and 4:1; lower the resolution or choose "
+            "other clips."
+        )
+    return dict(sorted(sorted_items.items()))

@@ -1,0 +1,163 @@
+"""A folder of clips and images with captions, as a list of what can be learned from.
+
+Captions stand in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the original's scripts write it
+(`file_path`, `text`), or in a `.txt` file beside each clip. A `.txt` file wins. A list may name a clip several times,
+in other words each time; it is then learnt from as often.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor
+
+from ...data.dataset_file import beside, lies_in
+
+CLIPS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
+IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+LISTS = ("metadata.jsonl", "metadata.json")
+NAMED, SHOWN = 3, 80  # files, and letters of an entry, in an error
+
+
+class DatasetError(ValueError):
+    """A folder that nothing can be learned from; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A clip, or an image (one frame), sizes in pixels, with what it shows; out of a file, or `pixels` in memory.
+
+    It is learnt from as of the frame `start`.
+    """
+
+    file: Path
+    text: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+    pixels: Tensor | None = None  # [T, H, W, 3] in 0..1
+    start: int = 0
+
+    def version(self) -> str:
+        """Another one when the clip has changed."""
+        if self.pixels is not None:
+            few = self.pixels.flatten()[:: max(1, self.pixels.numel() // 4096)]
+            return hashlib.sha256(few.float().cpu().numpy().tobytes()).hexdigest()[:8]
+        found = self.file.stat()
+        return hashlib.sha256(f"{self.file.name} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:8]
+
+
+def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
+    """Clips `[T, H, W, 3]` in 0..1 as items; one text is that of all. Raises `DatasetError` when counts differ."""
+    if not clips:
+        raise DatasetError("There is nothing to learn from; choose a folder, or connect clips and captions.")
+    texts = texts * len(clips) if len(texts) == 1 else texts
+    if len(texts) != len(clips) or not all(text.strip() for text in texts):
+        counts = f"{len(clips)} clips and {len([t for t in texts if t.strip()])} captions"
+        raise DatasetError(f"There are {counts}; give each clip a caption of its own, or one for all.")
+    named = enumerate(zip(clips, texts, strict=True))
+    return [
+        Item(Path(f"clip {i}"), " ".join(t.split()), c.shape[0], c.shape[1], c.shape[2], 24.0, c[..., :3])
+        for i, (c, t) in named
+    ]
+
+
+def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
+    """All clips and images below `folder` that can be read, in the order of their names.
+
+    A file that can't be read is named in the log and left out. Raises `DatasetError` when the folder is missing, when
+    nothing in it can be read, or when a caption is missing, unless none is needed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}; give the one that holds the clips.")
+    rows = list(_listed(folder)) or [(f, "") for f in sorted(folder.rglob("*")) if f.suffix.lower() in CLIPS | IMAGES]
+    rows = [row for row in rows if not any(part.startswith(".") for part in row[0].relative_to(folder).parts)]
+    if not rows:
+        raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
+    rows = sorted((file, beside(file) or text) for file, text in rows)
+    files = sorted({file for file, _ in rows})
+    silent = sorted({file.name for file, text in rows if not text})
+    if silent and with_captions:
+        raise DatasetError(
+            f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); write "
+            "what each shows into a .txt file of the same name beside it."
+        )
+    found = {file: item for file in files if (item := _probe(file)) is not None}
+    items = [replace(found[file], text=text) for file, text in rows if file in found]
+    if not items:
+        raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
+    if lost := len(files) - len(found):
+        logging.warning("%d of %d files in %s can't be read and are left out.", lost, len(files), folder)
+    return items
+
+
+def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
+    """`count` frames from `start`, every so many, `[T, H, W, 3]` in 0..1. Raises `OSError` when they aren't there."""
+    if item.pixels is not None:
+        return item.pixels[start : start + count * every : every]
+    wanted = {start + i * every for i in range(count)}
+    found = []
+    try:
+        for i, frame in enumerate(_decoded(item.file)):
+            if i in wanted:
+                found.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+            if len(found) == count:
+                return torch.stack(found).float() / 255
+    except (av.FFmpegError, OSError) as error:
+        raise OSError(f"{item.file} can't be read beyond frame {len(found)} ({error}); replace it.") from error
+    raise OSError(f"{item.file} has {len(found)} of the {count} frames wanted; it has changed since it was counted.")
+
+
+def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
+    """File and text of every line of the folder's list, if it has one."""
+    file = next((folder / name for name in LISTS if (folder / name).is_file()), None)
+    if file is None:
+        return
+    try:
+        whole = file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise DatasetError(f"{file} is not text in UTF-8 ({error}); save it anew as such.") from error
+    try:
+        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
+    except (ValueError, RecursionError):
+        try:
+            rows = json.loads(whole)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{file} is not JSON ({error}); mend it, or remove it to use .txt files.") from error
+    for row in rows:
+        name = row.get("file") or row.get("file_path") if isinstance(row, dict) else None
+        if not isinstance(name, str):
+            raise DatasetError(f"An entry of {file} has neither file nor file_path: {str(row)[:SHOWN]}; mend it.")
+        if not lies_in(folder, name):
+            raise DatasetError(f"{file} names {name[:SHOWN]}, which lies outside of {folder}; move it in.")
+        path, text = (folder / name).resolve(), str(row.get("text") or "").encode(errors="replace").decode()
+        if not row.get("rejected"):
+            yield folder / path.relative_to(folder.resolve()), " ".join(text.split())
+
+
+def _probe(file: Path) -> Item | None:
+    """The item without its caption, None when it can't be read: each frame is decoded once, to be sure and to count."""
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or 24)
+            frames, size = 0, (0, 0)
+            for frame in container.decode(stream):
+                frames, size = frames + 1, (frame.height, frame.width)
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+        logging.warning("%s can't be read (%s) and is left out.", file, error)
+        return None
+    return Item(file, "", frames, *size, fps) if frames else None
+
+
+def _decoded(file: Path) -> Iterator[av.VideoFrame]:
+    with av.open(str(file)) as container:
+        yield from container.decode(video=0)

@@ -1,0 +1,57 @@
+"""Low-rank adapters on T5, so that a LoRA teaches new words too: texts are read anew in every step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from comfy.text_encoders.t5 import T5LayerNorm
+from torch import Tensor, nn
+
+from ...lora import T5
+from ...text_encoders.prompt_cleaning import clean_prompt
+from ...text_encoders.t5 import T5Encoder
+from ..samples import Subject, conditioning
+from .lora import LoraSettings, LowRank
+
+BLOCKS = f"{T5}encoder.block."
+
+
+class Reader:
+    """A CLIP of the host with adapters in T5's attention and feed-forward. What it reads carries gradients to them."""
+
+    def __init__(self, clip, settings: LoraSettings):
+        if not isinstance(getattr(clip.cond_stage_model, "t5xxl", None), T5Encoder):
+            raise ValueError("This text encoder can't learn; load T5 with Load EasyAnimate Text Encoder.")
+        self.clip, self.adapters = clip.clone(), nn.ModuleDict()
+        for name, module in clip.cond_stage_model.named_modules():
+            if isinstance(module, nn.Linear) and name.startswith(BLOCKS):
+                adapter = LowRank(module.weight.shape, settings, getattr(module, "scale_weight", None))
+                self.adapters[name.replace(".", "/")] = adapter
+                self.clip.patcher.add_weight_wrapper(f"{name}.weight", adapter)
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Context `[B, L, D]` and mask `[B, L]`; the host must have loaded the CLIP."""
+        t5 = self.clip.cond_stage_model.t5xxl
+        t5.reset_clip_options()
+        t5.set_clip_options({"execution_device": self.clip.patcher.load_device})
+        rows = (self.clip.tokenize(clean_prompt(text))["t5xxl"][0] for text in texts)
+        with _norms_see_copies(t5):
+            context, _, more = t5.encode([[token for token, *_ in row] for row in rows])
+        return context, more["attention_mask"].float()
+
+    def prompts(self, subject: Subject) -> tuple[list, list]:
+        """What samples are of, as it is read by now."""
+        settings = subject.settings
+        positive = conditioning(self.clip, [settings.prompt], subject.positive[0][1])
+        return positive, conditioning(self.clip, [settings.negative], subject.negative[0][1])
+
+
+@contextmanager
+def _norms_see_copies(network: nn.Module) -> Iterator[None]:
+    """The host adds in place to what norms have seen, which they need unchanged for the gradient."""
+    norms = [module for module in network.modules() if isinstance(module, T5LayerNorm)]
+    hooks = [norm.register_forward_pre_hook(lambda _, args: (args[0].clone(),)) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

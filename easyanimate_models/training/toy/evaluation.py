@@ -1,0 +1,90 @@
+"""How well a toy model does what prompts say: generate held-out scenes as an artist would, and measure pixels."""
+
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...conditioning.inpainting import inpaint_latents
+from ...latent_formats import SliceLatents
+from ...sd import load_text_encoder, load_transformer, load_vae
+from ...vae.video_sizes import latent_size
+from ..samples import conditioning, sample_latents
+from ..vae.reconstruct import psnr
+from .inpainting import all_but
+from .judging import score
+from .shapes import FRAMES, SIZE, Scene, caption, from_anywhere, render, split_scenes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the sampler, as the built-in model's workflow has them."""
+
+    steps: int = 25
+    cfg: float = 2.5
+    sampler: str = "euler"
+
+
+FOR_GIVEN = Settings(cfg=2.0)  # what the InP variant is best at
+
+
+def held_out_prompts(count: int, seed: int = 0) -> tuple[list[Scene], list[str]]:
+    """Scenes that training never saw, each with a wording."""
+    rng = random.Random(seed)
+    _, scenes = split_scenes()
+    chosen = [scenes[i % len(scenes)] for i in range(count)]
+    return chosen, [caption(scene, rng) for scene in chosen]
+
+
+@torch.no_grad()
+def generate(
+    folder: Path, prompts: list[str], settings: Settings, seed: int, batch: int = 20, given: Tensor | None = None
+) -> Tensor:
+    """Videos `[B, T, H, W, 3]` in 0..1 of the prompts, through the host's objects and sampler.
+
+    `given` `[B, 2*C, F, h, w]` are what the inpainting transformer is told; without it the plain one is used.
+    """
+    model = load_transformer(folder if given is None else folder / "transformer_inp")
+    clip, vae = load_text_encoder(folder), load_vae(folder)
+    size = latent_size(SIZE, SIZE, FRAMES)
+    videos = []
+    for start in range(0, len(prompts), batch):
+        texts = prompts[start : start + batch]
+        told = {} if given is None else {"concat_latent_image": given[start : start + batch]}
+        empty = torch.zeros([len(texts), SliceLatents.latent_channels, *size])
+        both = conditioning(clip, texts, told), conditioning(clip, [""] * len(texts), told)
+        videos.append(vae.decode(sample_latents(model, both, empty, settings, seed + start)))
+    return torch.cat(videos)
+
+
+def evaluate(folder: Path, count: int = 100, settings: Settings | None = None, seed: int = 0) -> dict[str, float]:
+    """Shares of right colour, motion, shape and background over held-out prompts."""
+    scenes, prompts = held_out_prompts(count, seed)
+    return asdict(score(generate(folder, prompts, settings or Settings(), seed), scenes))
+
+
+@torch.no_grad()
+def evaluate_given(folder: Path, kept: tuple[int, ...], count: int = 50, seed: int = 0) -> dict[str, float]:
+    """Image to video on held-out scenes that start anywhere: as `evaluate`, and the PSNR in dB of each frame given."""
+    scenes, prompts = held_out_prompts(count, seed)
+    pixels, _ = render(scenes, random.Random(seed + 1), path=from_anywhere)
+    clips, vae = (pixels.movedim(1, -1) + 1) / 2, load_vae(folder)
+    made = all_but(FRAMES, *kept)
+    given = torch.cat([inpaint_latents(vae, clip, made) for clip in clips])
+    videos = generate(folder, prompts, FOR_GIVEN, seed, given=given)
+    error = {f"frame {i}": 4 * (videos[:, i] - clips[:, i]).square().mean((1, 2, 3)) for i in kept}
+    return asdict(score(videos, scenes)) | {name: float(psnr(e).mean()) for name, e in error.items()}
+
+
+@torch.no_grad()
+def reconstruction_psnr(folder: Path, count: int = 44, seed: int = 9) -> float:
+    """Mean PSNR in dB of held-out clips, encoded and decoded."""
+    vae = load_vae(folder)
+    _, scenes = split_scenes()
+    pixels, _ = render([scenes[i % len(scenes)] for i in range(count)], random.Random(seed))
+    images = (pixels.movedim(1, -1) + 1) / 2
+    decoded = torch.cat([vae.decode(vae.encode(few)) for few in images.split(4)])  # more would wait for memory
+    return float(torch.stack([psnr(4 * F.mse_loss(a, b)) for a, b in zip(decoded, images, strict=True)]).mean())
