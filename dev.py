@@ -28,11 +28,11 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-sys.path[:0] = [str(ROOT / "workflows"), str(ROOT / "locales")]
+sys.path[:0] = [str(ROOT / "tools" / "workflows"), str(ROOT / "tools")]
 import author  # noqa: E402  (beside the workflows that these run and write, and the words)
 import client  # noqa: E402
 import graphs  # noqa: E402
-import node_defs  # noqa: E402
+import node_words as node_defs  # noqa: E402
 import tiny  # noqa: E402
 
 VENV = ROOT / ".venv"
@@ -264,7 +264,7 @@ def test(arguments: list[str]) -> int:
         run = ["coverage", "run", "-m", "pytest", *AT_ONCE]
         tests = [(TESTS, ["coverage", "erase"]), (TESTS, run), (TESTS, ["coverage", "combine", "-q"])]
         if arguments:  # alone: without a GPU a browser needs a core to draw
-            tests.append((TESTS, ["pytest", "--browser", "test_browser.py"]))
+            tests.append((TESTS, ["pytest", "--browser", "browser"]))
     for folder, step in checks + tests:
         code = subprocess.run([str(PYTHON), "-m", *step], cwd=folder, env=environment).returncode
         if code:
@@ -327,7 +327,9 @@ def words(arguments: list[str]) -> int:
 def pictures(arguments: list[str]) -> int:
     bring_browser()
     tools = {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([str(PYTHON), "pictures.py"], cwd=ROOT / "tests", env={**os.environ, **tools}).returncode
+    return subprocess.run(
+        [str(PYTHON), "pictures.py"], cwd=ROOT / "tools" / "browser", env={**os.environ, **tools}
+    ).returncode
 
 
 def train(arguments: list[str]) -> int:

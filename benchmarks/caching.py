@@ -8,8 +8,8 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 
 from easyanimate_models.files.model_files import TINY
 from easyanimate_models.sampling.schedules import release_sigmas
-from easyanimate_models.sd import load_text_encoder, load_transformer, load_vae
 from easyanimate_models.sampling.step_cache import with_step_cache
+from easyanimate_models.sd import load_text_encoder, load_transformer, load_vae
 from easyanimate_models.training.toy.evaluation import held_out_prompts
 from easyanimate_models.training.toy.shapes import FRAMES, SIZE
 from easyanimate_models.training.vae.reconstruct import psnr

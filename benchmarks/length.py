@@ -5,8 +5,8 @@ import math
 import comfy.sample
 import torch
 
-from easyanimate_models.sampling.long_video import in_windows
 from easyanimate_models.files.model_files import TINY
+from easyanimate_models.sampling.long_video import in_windows
 from easyanimate_models.sampling.schedules import release_sigmas
 from easyanimate_models.sd import load_text_encoder, load_transformer, load_vae
 from easyanimate_models.training.toy.judging import look

@@ -9,8 +9,8 @@ import torch
 
 from easyanimate_models.training import loop
 from easyanimate_models.training.denoiser.objective import PLAIN_NOISE, Batch, noise_objective
-from easyanimate_models.training.training_plan import Plan
 from easyanimate_models.training.toy.tiny import DIT
+from easyanimate_models.training.training_plan import Plan
 
 from .measure import Row, in_own_process, peak_above, report, seconds
 from .networks import TEXT_TOKENS, V3, transformer

@@ -9,6 +9,7 @@ from torch import Tensor
 from .conditioning.inpainting import from_stock_nodes, resized
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH, MotionDiT
 from .latent_formats import require_channels
+from .sampling.long_video import cut_to_window
 
 
 class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
@@ -99,11 +100,3 @@ def clip_tokens(seen, prompt_type: str | None) -> tuple[Tensor, Tensor]:
             "load CLIP ViT-L/14 (clip_vision_l, or image_encoder of the release)."
         )
     return embeds, torch.ones(len(embeds), CLIP_TOKENS)
-
-
-def cut_to_window(latents: Tensor, x: Tensor, options: dict) -> Tensor:
-    """Latents for the whole video as those for the context window `x`; 0.3.75 does not cut them itself."""
-    window = options.get("context_window")
-    if window is None or latents.shape[2] == x.shape[2]:
-        return latents
-    return window.get_tensor(latents, x.device, dim=2)

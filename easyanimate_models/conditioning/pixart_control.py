@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..dit.motion_dit import MotionDiT
 from ..host import total_frames
-from ..model_base import cut_to_window
+from ..sampling.long_video import cut_to_window
 
 NOT_FOR_THE_NETWORK = ("c_crossattn", "c_concat", "control", "transformer_options")
 

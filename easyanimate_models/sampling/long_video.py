@@ -44,3 +44,11 @@ def repeated(noise: Tensor, window: int, step: int, unit: int) -> Tensor:
         dealt = torch.cat([source[i] for i in order], dim=2)
         noise[:, :, start : start + step] = dealt[:, :, : frames - start]
     return noise
+
+
+def cut_to_window(latents: Tensor, x: Tensor, options: dict) -> Tensor:
+    """Latents for the whole video as those for the context window `x`; 0.3.75 does not cut them itself."""
+    window = options.get("context_window")
+    if window is None or latents.shape[2] == x.shape[2]:
+        return latents
+    return window.get_tensor(latents, x.device, dim=2)

@@ -22,7 +22,7 @@ HANG = 600  # seconds
 def loaded():
     """What `beside_others` says of ours between two others, on the real host, in a fresh process."""
     first, second = OTHERS
-    command = [sys.executable, "beside_others.py", str(HOST), first, str(ROOT), second]
+    command = [sys.executable, "support/beside_others.py", str(HOST), first, str(ROOT), second]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

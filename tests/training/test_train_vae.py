@@ -273,7 +273,7 @@ def test_nonsense_is_named(clips, tmp_path, vae, start, said):
 @pytest.mark.parametrize("crop", [0, 32])
 def test_pixels_come_in_the_same_order_however_often_they_are_read(clips, crop):
     module = part("easyanimate_models.training.clips.pixel_batches")
-    dataset, buckets = (part(f"easyanimate_models.training.{name}") for name in ("dataset", "buckets"))
+    dataset, buckets = (part(f"easyanimate_models.training.clips.{name}") for name in ("dataset", "buckets"))
     found = buckets.sort_into_buckets(dataset.read_dataset(clips, with_captions=False), 64, 8)
     first, second = (module.PixelBatches(found, recipes.DataSettings(64, 8, batch=2), 4, 0.5, crop) for _ in range(2))
     shown = [first(step) for step in range(6)]

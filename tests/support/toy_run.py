@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import conftest  # noqa: F401  (makes the pack importable)
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin

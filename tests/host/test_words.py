@@ -7,7 +7,7 @@ import urllib.request
 from functools import cache
 
 import client
-import node_defs
+import node_words as node_defs
 import pytest
 from conftest import ROOT, dev, part
 

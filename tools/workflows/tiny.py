@@ -19,7 +19,9 @@ GUIDANCE = {7: 2.0}  # the cfg of releases, and of the InP model in their place
 
 def bring_inputs(base: Path) -> None:
     """The pictures and the clip that the tiny model is given, into the input folder of ComfyUI's base."""
-    shutil.copytree(Path(__file__).parent / "inputs", base / "input" / "easyanimate", dirs_exist_ok=True)
+    shutil.copytree(
+        Path(__file__).parents[2] / "workflows" / "inputs", base / "input" / "easyanimate", dirs_exist_ok=True
+    )
 
 
 def as_tiny(prompt: dict, workflow: Workflow) -> dict:

@@ -209,7 +209,9 @@ def test_what_is_given_is_encoded_as_the_node_encodes_it(given):
     assert 0 < float(made.mean()) < 1
     with torch.no_grad():
         trained = inpainting.encode_given(vae.first_stage_model, pixels, made[None])
-        node = part("easyanimate_models.conditioning.inpainting").inpaint_latents(vae, (pixels[0].movedim(0, -1) + 1) / 2, made)
+        node = part("easyanimate_models.conditioning.inpainting").inpaint_latents(
+            vae, (pixels[0].movedim(0, -1) + 1) / 2, made
+        )
     assert relative_error(trained, node) < 1e-4
 
 

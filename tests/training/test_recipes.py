@@ -268,7 +268,8 @@ def test_the_same_toys_come_again(tmp_path):
 @pytest.mark.parametrize(("name", "said"), [("colour", "cyan"), ("shape", "cross|plus")])
 def test_new_things_are_shown_and_said(tmp_path, name, said):
     toys.write_toys(tmp_path, name, 3)
-    dataset, judging = (part(f"easyanimate_models.training.{module}") for module in ("dataset", "judging"))
+    dataset = part("easyanimate_models.training.clips.dataset")
+    judging = part("easyanimate_models.training.toy.judging")
     for item in dataset.read_dataset(tmp_path):
         assert re.search(said, item.text)
         seen = judging.look(dataset.read_frames(item, 0, item.frames), (toys.NEW_COLOUR, toys.NEW_SHAPE))

@@ -22,7 +22,7 @@ journal = part("easyanimate_models.training.journal")
 Plan = part("easyanimate_models.training.training_plan").Plan
 Batches = part("easyanimate_models.training.clips.batches").Batches
 PLAN = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
-RUNNER = Path(__file__).parent / "toy_run.py"
+RUNNER = Path(__file__).parent.parent / "support" / "toy_run.py"
 
 
 @pytest.fixture(autouse=True)

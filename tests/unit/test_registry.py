@@ -36,8 +36,7 @@ KEPT_HERE = (
     "benchmarks/",
     ".",
     "dev.py",
-    "workflows/graphs.py",
-    "locales/node_defs.py",
+    "tools/",
     "docs/curves/",
     "CONTRIBUTING.md",
 )
