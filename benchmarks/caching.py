@@ -47,7 +47,7 @@ class Sampling:
         self.model, self.vae, clip = load_transformer(TINY), load_vae(TINY), load_text_encoder(TINY)
         _, prompts = held_out_prompts(CLIPS)
         self.prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in [*prompts, ""]]
-        self.sigmas = release_sigmas(self.model.get_model_object("model_sampling"), "euler", STEPS)
+        self.sigmas = release_sigmas(self.model, "euler", STEPS)
 
     def latents(self, model) -> torch.Tensor:
         empty = torch.zeros(1, 4, *latent_size(SIZE, SIZE, FRAMES))

@@ -25,7 +25,7 @@ def made(frames: int) -> tuple[list[tuple[str, str]], int, float]:
     """Colour and shape of every 24 frames, bytes above the weights, and seconds."""
     model, clip, vae = load_transformer(TINY), load_text_encoder(TINY), load_vae(TINY)
     model = in_windows(model, FRAMES, OVERLAP, SLICES)
-    sigmas = release_sigmas(model.get_model_object("model_sampling"), "euler", STEPS)
+    sigmas = release_sigmas(model, "euler", STEPS)
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, ""))
     empty = torch.zeros(1, 4, *latent_size(SIZE, SIZE, frames))
     noise = comfy.sample.prepare_noise(empty, 0)

@@ -35,7 +35,7 @@ def windows(frames: int, side: int) -> Callable[[], object]:
     """From noise to images; two steps, context windows of 16 frames."""
     vae, model = load_vae(TINY), load_transformer(TINY)
     model = in_windows(model, 16, 0, SLICES)
-    sigmas = release_sigmas(model.get_model_object("model_sampling"), "euler", 2)
+    sigmas = release_sigmas(model, "euler", 2)
     text = [[torch.randn(1, 8, 32), {}]]
     empty = torch.zeros(1, 4, vae.plan.latents_for(frames), side // 8, side // 8)
 

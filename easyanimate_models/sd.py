@@ -6,7 +6,6 @@ A path is a weights file, an index file, a component folder (config.json beside 
 
 import json
 import logging
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,23 +14,20 @@ import comfy.clip_vision
 import comfy.model_management as mm
 import comfy.ops
 import comfy.sd
-import comfy.text_encoders.sd3_clip
 import comfy.utils
 import folder_paths
 import torch
 from torch import Tensor
 
+from . import model_detection
 from .conditioning.pixart_control import PixArtControl
 from .dit.controlnet import ControlNet
-from .dit.motion_dit import MotionDiT, MotionDiTConfig
 from .files.checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
 from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
-from .model_detection import detect_controlnet, detect_image_encoder, detect_t5, detect_transformer, detect_vae
-from .names import image_vae as image_vae_names
-from .names import pixart as pixart_names
+from .model_detection.encoders import detect_controlnet, detect_image_encoder
 from .names.motion_module import with_motion_module
+from .names.pixart import control_with_our_names
 from .supported_models import Release
-from .text_encoders.t5 import EasyAnimateTokenizer, t5_model, t5_skeleton
 from .vae.host_vae import HostVAE
 
 WEIGHT_DTYPES = {
@@ -42,11 +38,6 @@ WEIGHT_DTYPES = {
     "fp16": torch.float16,
     "fp32": torch.float32,
 }
-CONSTANT_TABLES = (
-    ".pos_encoder.pe",  # sinusoids, a seventh of the file; computed when needed
-    "pos_embed.pos_embed",
-    "caption_projection.y_embedding",  # the empty text of PixArt's training; ours comes from the text encoder
-)
 TRAINING_LEFTOVERS = ("loss.",)
 POSITION_NUMBERS = (".position_ids",)
 CLIP_VIT_L = "clip_vision_config_vitl.json"  # of the host
@@ -65,8 +56,8 @@ def load_transformer(
     `motion_module` is V1's second file; `path` is then the PixArt transformer that it goes into.
     """
     checkpoint = read_transformer(path, motion_module)
-    release = detect_transformer(checkpoint)
-    weights = _fitting(release.unet_config["config"], checkpoint)
+    release = model_detection.detect_transformer(checkpoint)
+    weights = _fitting(release, checkpoint)
     tensors = prepare_quantised(release, weights, checkpoint.metadata)
     if tensors is None:
         raise CheckpointError(UNREADABLE.format(checkpoint.path.name, "bf16"))
@@ -78,20 +69,17 @@ def load_transformer(
     return patcher
 
 
-def with_motion_weights(model, config: MotionDiTConfig, motion: dict[str, Tensor], *, disable_dynamic: bool = False):
-    """A MODEL like `model` as it was loaded, with these motion modules; all its other weights are the same.
-
-    `config` is that of the network with them.
-    """
+def with_weights(model, config, weights: dict[str, Tensor], *, disable_dynamic: bool = False):
+    """A MODEL like `model` as it was loaded, its network of this `config`, with these weights in place of its own."""
     like = model.model.model_config
     release = type(like)(config)
     release.set_inference_dtype(like.unet_config["dtype"], like.manual_cast_dtype)
     release.optimizations, release.latent_format = like.optimizations, like.latent_format
-    weights = {name: tensor.to(like.unet_config["dtype"]) for name, tensor in motion.items()}
-    tensors = {**model.model.diffusion_model.state_dict(), **weights}
+    changed = {name: tensor.to(like.unet_config["dtype"]) for name, tensor in weights.items()}
+    tensors = {**model.model.diffusion_model.state_dict(), **changed}
     patcher = _as_patcher(release, tensors, "The transformer", disable_dynamic)
     if hasattr(patcher, "cached_patcher_init"):
-        patcher.cached_patcher_init = (with_motion_weights, (model, config, motion))
+        patcher.cached_patcher_init = (with_weights, (model, config, weights))
     return patcher
 
 
@@ -110,20 +98,23 @@ def _as_patcher(release: Release, tensors: dict[str, Tensor], name: str, disable
 
 def read_transformer(path: str | Path, motion_module: str | Path | None = None) -> Checkpoint:
     """The tensors of a transformer under our names, a motion module file among them."""
-    checkpoint = pixart_names.with_our_names(read_checkpoint(path, "transformer"))
+    checkpoint = read_checkpoint(path, "transformer")
+    checkpoint = model_detection.with_our_names(checkpoint, model_detection.TRANSFORMERS)
     if motion_module is None:
         return checkpoint
     return with_motion_module(checkpoint, read_checkpoint(motion_module, "motion_module"))
 
 
-def _fitting(config: MotionDiTConfig, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _fitting(release: Release, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors that the network needs, with the scales of quantised ones; all others are an error."""
-    network = MotionDiT(config, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)
-    require_fit(network, checkpoint, "EasyAnimate transformer", (*CONSTANT_TABLES, *QUANTISATION))
-    return {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in CONSTANT_TABLES)}
+    network = release.network(
+        config=release.config, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init
+    )
+    require_fit(network, checkpoint, "EasyAnimate transformer", (*release.ignored, *QUANTISATION))
+    return {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in release.ignored)}
 
 
-def _load(network: MotionDiT, tensors: dict[str, Tensor], assign: bool, name: str) -> None:
+def _load(network: torch.nn.Module, tensors: dict[str, Tensor], assign: bool, name: str) -> None:
     """Only scales may be left over on either side: of layers that are not quantised, or that the host ignores."""
     missing, unexpected = network.load_state_dict(tensors, strict=False, assign=assign)
     wrong = [key for key in (*missing, *unexpected) if not key.endswith(QUANTISATION)]
@@ -149,19 +140,21 @@ def _choose_dtype(release: Release, tensors: dict[str, Tensor], weight_dtype: st
 
 
 def load_vae(path: str | Path) -> HostVAE:
-    """The VAE of V1, V2 or V3 as the host's VAE."""
-    checkpoint = image_vae_names.with_our_names(read_checkpoint(path, "vae"))
-    release, config = detect_vae(checkpoint)
+    """A release's VAE as the host's VAE."""
+    checkpoint = model_detection.with_our_names(read_checkpoint(path, "vae"), model_detection.VAES)
+    detected = model_detection.detect_vae(checkpoint)
+    release, config = detected.release, detected.config
     weights = require_fit(release.vae(config, device="meta"), checkpoint, "EasyAnimate video VAE", TRAINING_LEFTOVERS)
-    model = release.vae(config)
     logging.info("EasyAnimate VAE %s: %s", checkpoint.path.name, release.__name__)
-    about = {**release.vae_flags, "norm_num_groups": config.norm_groups}
-    return HostVAE(model, weights, release.latent_format(), embed_config(about))
+    embedded = {**release.vae_flags, "norm_num_groups": config.norm_groups}
+    if config.scaling_factor != release.latent_format.scale_factor:
+        embedded["scaling_factor"] = config.scaling_factor
+    return HostVAE(release.vae(config), weights, release, embed_config(embedded))
 
 
 def load_controlnet(path: str | Path) -> PixArtControl:
     """A PixArt ControlNet as the host's CONTROL_NET, for V1 to V3."""
-    checkpoint = pixart_names.control_with_our_names(read_checkpoint(path, "controlnet"))
+    checkpoint = control_with_our_names(read_checkpoint(path, "controlnet"))
     config, tensors = detect_controlnet(checkpoint), checkpoint.tensors
     dtype = mm.unet_dtype(
         model_params=comfy.utils.calculate_parameters(tensors),
@@ -177,18 +170,21 @@ def load_controlnet(path: str | Path) -> PixArtControl:
 
 
 def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
-    """The T5 encoder as the host's CLIP, with 120 tokens and their mask."""
-    checkpoint = with_one_vocabulary(read_checkpoint(path, "text_encoder"))
-    sizes = detect_t5(checkpoint)
-    weights = require_fit(t5_skeleton(sizes), checkpoint, "T5 text encoder", QUANTISATION)
+    """A release's text encoder as the host's CLIP, which hands on the mask of its tokens."""
+    checkpoint = read_checkpoint(path, "text_encoder")
+    checkpoint = model_detection.with_our_names(checkpoint, model_detection.TEXT_ENCODERS)
+    encoder = model_detection.detect_text_encoder(checkpoint)
+    weights = require_fit(encoder.skeleton(), checkpoint, encoder.name, QUANTISATION)
     tensors = readable_quantisation(checkpoint.tensors, checkpoint.metadata)
     if tensors is None:
-        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, "fp16 or fp8"))
+        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, encoder.precisions))
+
+    model_class = encoder.model_class(tensors)
 
     class Target:
         params: dict = {}
-        clip = t5_model(comfy.text_encoders.sd3_clip.t5_xxl_detect(tensors))
-        tokenizer = EasyAnimateTokenizer
+        clip = model_class
+        tokenizer = encoder.tokenizer
 
     return clip_with_weights(
         Target,
@@ -196,7 +192,7 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(weights),
         tokenizer_data={},
-        model_options={"t5xxl_model_config": sizes},
+        model_options=encoder.model_options(),
     )
 
 
@@ -210,12 +206,3 @@ def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
     encoder = clip_vision(config)
     encoder.load_sd(weights)
     return encoder
-
-
-def with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
-    """Some T5 files hold the word embeddings under a second name, or only there."""
-    tensors = dict(checkpoint.tensors)
-    words = tensors.pop("encoder.embed_tokens.weight", None)
-    if words is not None:
-        tensors.setdefault("shared.weight", words)
-    return replace(checkpoint, tensors=tensors)

@@ -1,15 +1,23 @@
-"""One declarative class per release: what the host must know to run it, and which VAE belongs to it."""
+"""One declarative class per release: all that the host, the loaders and the trainer must know of it."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_base
 import comfy.supported_models_base
 import torch
 from torch import Tensor
 
+from .conditioning.inpainting import EncodedMask
 from .configs.motion_dit import transformer_config
-from .dit.motion_dit import LongSkips, MotionDiTConfig
+from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .files.checkpoint import embed_config
 from .latent_formats import ImageLatents, SliceLatents, WindowLatents
-from .model_base import MotionVideoModel
+from .model_base import MotionVideoModel, VideoModel
+from .sampling.schedules import DiscreteSchedule, LinearNoiseLevels, Schedule
+from .text_encoders.t5 import T5TextEncoder
 from .vae.image_vae import ImageVAE
 from .vae.slice_vae import SliceVAE, WindowVAE
 
@@ -17,15 +25,81 @@ RELEASED_SKIPS = LongSkips(stored=13, start=15)
 
 
 class Release(comfy.supported_models_base.BASE):
-    """What V1 to V3 have in common; `motion` and `skips` are the released ones, for files without a config.json."""
+    """A release: an instance holds the config of one network, `release.config`.
+
+    The loaders build `network(config, dtype, device, operations)` and wrap it in `model_class`; config.json is read by
+    the release's detector and written by `write_config`.
+    """
+
+    network: type[Any]
+    write_config: Callable[[Any], dict]  # config.json of a transformer, in the original's words
+    model_class: type[VideoModel]
+    prediction: comfy.model_base.ModelType  # what the network predicts
+    noise_levels: type  # between timesteps and sigmas, a model sampling of the host
+    schedule: Schedule
+    inpainting: Any  # what an inpainting model is given beside the noise
+    text_encoder: type  # the kind that it was trained with
+    vae: type[Any]
+    vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
+    ignored: tuple[str, ...] = ()  # parts of names of tensors in its files that the network does not need
+    blocks: str  # what the names of the layers that a LoRA adapts begin with
+    trained: tuple[str, ...]  # what the names of the weights that fine-tuning changes begin with
+    unet_extra_config: dict = {}
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+
+    def __init__(self, config):
+        super().__init__({"config": config})
+
+    @property
+    def config(self) -> Any:
+        """The config of the network."""
+        return self.unet_config["config"]
+
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the network takes more than the noise."""
+        return self.config.in_channels > self.config.latent_channels
+
+    def get_model(self, state_dict, prefix="", device=None) -> VideoModel:
+        return self.model_class(self, device=device)
+
+    def config_json(self) -> dict:
+        """config.json of the transformer, with the preview colours that the file brought."""
+        config = type(self).write_config(self.config)
+        if getattr(self.latent_format, "latent_rgb_factors_bias", None):
+            config["latent_rgb_factors"] = self.latent_format.latent_rgb_factors
+            config["latent_rgb_bias"] = self.latent_format.latent_rgb_factors_bias
+        return config
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What tensors can't tell, such as heads, files that the host saves carry inside."""
+        return super().process_unet_state_dict_for_saving({**state_dict, **embed_config(self.config_json())})
+
+
+class MotionRelease(Release):
+    """V1 to V3: a PixArt-style transformer with motion modules, which predicts noise.
+
+    `motion` and `skips` are the released ones, for files without a config.json.
+    """
 
     motion: tuple[MotionConfig, ...]
     skips: LongSkips | None = RELEASED_SKIPS
-    heads = 16
-    vae: type
-    vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
 
-    unet_extra_config: dict = {}
+    network = MotionDiT
+    write_config = staticmethod(transformer_config)
+    model_class = MotionVideoModel
+    prediction = comfy.model_base.ModelType.EPS
+    noise_levels = LinearNoiseLevels
+    schedule = DiscreteSchedule()
+    inpainting = EncodedMask()
+    text_encoder = T5TextEncoder
+    ignored = (
+        ".pos_encoder.pe",  # sinusoids, a seventh of the file; computed when needed
+        "pos_embed.pos_embed",
+        "caption_projection.y_embedding",  # the empty text of PixArt's training; ours comes from the text encoder
+    )
+    blocks = "transformer_blocks."
+    trained = ("transformer_blocks.", "proj_out.", "pos_embed.", "long_connect_fc.")
     sampling_settings = {
         "beta_schedule": "sqrt_linear",  # the host's name for betas that are linear in the step
         "linear_start": 0.0001,
@@ -33,24 +107,14 @@ class Release(comfy.supported_models_base.BASE):
         "timesteps": 1000,
     }
     memory_usage_factor = 0.8  # 16.8 kB per latent pixel of a batch; in bfloat16 short videos take 19.3, long ones 15.0
-    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
-    def __init__(self, config: MotionDiTConfig):
-        super().__init__({"config": config})
-
-    def get_model(self, state_dict, prefix="", device=None):
-        return MotionVideoModel(self, device=device)
-
-    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Heads and block kinds can't be told from tensors, so files saved by the host carry them in one."""
-        config = transformer_config(self.unet_config["config"])
-        if getattr(self.latent_format, "latent_rgb_factors_bias", None):
-            config["latent_rgb_factors"] = self.latent_format.latent_rgb_factors
-            config["latent_rgb_bias"] = self.latent_format.latent_rgb_factors_bias
-        return super().process_unet_state_dict_for_saving({**state_dict, **embed_config(config)})
+    @classmethod
+    def with_motion_modules(cls, config: MotionDiTConfig) -> MotionDiTConfig:
+        """An image transformer's config with the motion modules that V1 adds to one; a video transformer's as it is."""
+        return config if config.motion else replace(config, motion=EasyAnimateV1.motion)
 
 
-class EasyAnimateV1(Release):
+class EasyAnimateV1(MotionRelease):
     """Grid motion modules over PixArt, image VAE latents. Without motion modules, PixArt itself."""
 
     motion = (MotionConfig(("grid", "grid"), 8),)
@@ -60,7 +124,7 @@ class EasyAnimateV1(Release):
     vae = ImageVAE
 
 
-class EasyAnimateV2(Release):
+class EasyAnimateV2(MotionRelease):
     """Temporal motion modules, U-ViT skips, MagViT window VAE latents."""
 
     motion = (MotionConfig(("temporal", "temporal"), 8),)
@@ -69,7 +133,7 @@ class EasyAnimateV2(Release):
     vae_flags = {"slice_mag_vae": True, "mini_batch_encoder": 9, "mini_batch_decoder": 3}
 
 
-class EasyAnimateV3(Release):
+class EasyAnimateV3(MotionRelease):
     """Hybrid motion modules (temporal and global attention), U-ViT skips, Slice VAE latents."""
 
     motion = (MotionConfig(("temporal", "temporal"), 16), MotionConfig(("temporal", "global"), 16))
@@ -78,4 +142,4 @@ class EasyAnimateV3(Release):
     vae_flags = {"slice_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
 
 
-RELEASES = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)
+RELEASES: tuple[type[MotionRelease], ...] = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)

@@ -1,9 +1,8 @@
 """Text -> CONDITIONING."""
 
-import comfy.model_management as mm
 from comfy_api.latest import io
 
-from ..easyanimate_models.text_encoders.prompt_cleaning import clean_prompt
+from ..easyanimate_models.text_encoders.prompt import encode_prompt
 
 
 class EasyAnimateEncodePrompt(io.ComfyNode):
@@ -39,13 +38,7 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip, positive, negative, clean_text) -> io.NodeOutput:
         require_text_encoder(clip)
-        texts = [clean_prompt(text) if clean_text else text for text in (positive, negative)]
-        return io.NodeOutput(*(_encode(clip, text) for text in texts))
-
-
-def _encode(clip, text: str) -> list:
-    mm.throw_exception_if_processing_interrupted()
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        return io.NodeOutput(*(encode_prompt(clip, [text], clean_text) for text in (positive, negative)))
 
 
 def require_text_encoder(clip):

@@ -80,7 +80,7 @@ class EasyAnimateSampler(io.ComfyNode):
         sigmas = None
         if scheduler == RELEASE_SCHEDULE:
             scheduler = comfy.samplers.KSampler.SCHEDULERS[0]
-            sigmas = release_sigmas(model.get_model_object("model_sampling"), sampler, steps, denoise)
+            sigmas = release_sigmas(model, sampler, steps, denoise)
         samples = comfy.sample.sample(
             model,
             noise,
@@ -136,7 +136,7 @@ class EasyAnimateScheduler(io.ComfyNode):
     def execute(cls, model, sampler, steps, denoise) -> io.NodeOutput:
         _require_release(model, "BasicScheduler")
         chosen("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
-        return io.NodeOutput(release_sigmas(model.get_model_object("model_sampling"), sampler, steps, denoise))
+        return io.NodeOutput(release_sigmas(model, sampler, steps, denoise))
 
 
 class EasyAnimateContextWindows(io.ComfyNode):

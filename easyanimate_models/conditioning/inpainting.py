@@ -1,7 +1,7 @@
-"""What an inpainting (InP) model is told beside the noise: which pixels it must make, and what the others show.
+"""What an inpainting (InP) model is given beside the noise: which pixels to generate, and what the others show.
 
-Both are videos, encoded by the VAE like any other. That covers image to video (a frame is given), inpainting (a region
-is to be made) and, with nothing given, text to video.
+That covers image to video (a frame is given), inpainting (a region is to be generated) and, with nothing given, text to
+video. How mask and video become latents is a strategy of the release; nodes find it at its VAE.
 """
 
 import comfy.model_management as mm
@@ -13,14 +13,14 @@ from torch import Tensor
 from ..vae.host_vae import encoded_by
 
 BLACK, GREY, WHITE = 0.0, 0.5, 1.0  # images in 0..1; the VAE is shown -1, 0, 1
-MAKE = 0.5  # a mask above this is to be made
+THRESHOLD = 0.5  # of a mask; above it, a pixel is to be generated
 SAME_SHAPE = 0.02  # relative difference of aspect ratios that a resize may hide
 
 
 def given_frames(frames: int, height: int, width: int, start: Tensor | None, end: Tensor | None):
-    """A video `[T, H, W, 3]` that begins with `start` and ends with `end` (images `[n, H, W, 3]`), and what to make.
+    """A video `[T, H, W, 3]` that begins with `start` and ends with `end` (images `[n, H, W, 3]`), and its mask.
 
-    The mask `[T, H, W]` is 1 where a pixel is to be made. Raises `ValueError` when the images don't fit in.
+    The mask `[T, H, W]` is 1 where a pixel is to be generated. Raises `ValueError` when the images don't fit in.
     """
     given = sum(len(images) for images in (start, end) if images is not None)
     if end is not None and frames == 1:
@@ -45,53 +45,68 @@ def fitted(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def mask_for(mask: Tensor | None, frames: int, height: int, width: int) -> Tensor:
-    """A mask `[T or 1, H, W]` in the size of a video, `[T, H, W]`, 1 where a pixel is to be made; by default all."""
+    """A mask `[T or 1, H, W]` in the size of a video, `[T, H, W]`; without one, all is to be generated."""
     if mask is None:
         return torch.ones(frames, height, width)
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
     if len(mask) not in (1, frames):
         raise ValueError(f"The mask has {len(mask)} frames, the video {frames}; give one mask, or one for each frame.")
     mask = F.interpolate(mask, size=(height, width), mode="bilinear") if mask.shape[-2:] != (height, width) else mask
-    return (mask[:, 0] > MAKE).float().expand(frames, -1, -1)
+    return (mask[:, 0] > THRESHOLD).float().expand(frames, -1, -1)
 
 
 def inpaint_latents(vae, video: Tensor, mask: Tensor) -> Tensor:
-    """Mask latents, then masked-video latents, `[1, 2*C, F, h, w]`, unscaled.
+    """What inpainting models of this VAE's release are given beside the noise, `[1, C, F, h, w]`, unscaled.
 
-    `video` `[T, H, W, 3]` in 0..1, `mask` `[T, H, W]` with 1 where a pixel is to be made.
+    `video` `[T, H, W, 3]` in 0..1, `mask` `[T, H, W]` with 1 where a pixel is to be generated.
     """
-    masked = torch.where(mask[..., None] > MAKE, BLACK, video)
-    return torch.cat([mask_latents(vae, mask), vae.encode(masked)], dim=1)
+    return vae.inpainting.latents(vae, video, mask)
 
 
-def mask_latents(vae, mask: Tensor) -> Tensor:
-    """The mask as the VAE sees it: grey where pixels are given, white where they are to be made."""
-    made = torch.where(mask > MAKE, WHITE, GREY)
-    return vae.encode(made[..., None].expand(*made.shape, 3))
+class EncodedMask:
+    """V1 to V3: the mask as a video, then the masked video, both encoded, `[1, 2*C, F, h, w]`."""
 
+    def latents(self, vae, video: Tensor, mask: Tensor) -> Tensor:
+        """See `inpaint_latents`."""
+        masked = torch.where(mask[..., None] > THRESHOLD, BLACK, video)
+        return torch.cat([self._mask_latents(vae, mask), vae.encode(masked)], dim=1)
 
-def from_stock_nodes(latents: Tensor, mask: Tensor) -> Tensor:
-    """Inpaint latents out of what WanImageToVideo or InpaintModelConditioning give, `[1, 2*C, F, h, w]`, unscaled.
-
-    `latents` `[1, C, F, h, w]` show grey where pixels are to be made, the model knows black; `mask` `[T, 1, H, W]`
-    in pixels or `[1, 1, F, h, w]` in latents is 1 there. The VAE that made the latents is needed for the mask.
-    """
-    vae = encoded_by(latents)
-    if vae is None:
+    def without_images(self, noise: Tensor) -> Tensor:
+        """Latents for a run that was given none; these releases encode the empty video, which takes the VAE."""
         raise ValueError(
-            "An inpainting (InP) model needs its mask encoded, but nothing tells by which VAE; use EasyAnimate Image "
-            "to Video or EasyAnimate Inpaint Video instead of the stock node."
+            "This is an inpainting (InP) transformer; connect EasyAnimate Image to Video between the prompt and the "
+            "sampler (without images it makes video from text)."
         )
-    count, height, width = latents.shape[2:]
-    frames, rows, columns = vae.upscale_ratio[0](count), height * vae.upscale_ratio[1], width * vae.upscale_ratio[2]
-    mask = mask.float().movedim(1, 0)[None] if mask.ndim == 4 else mask.float()  # (1, 1, T or F, H, W)
-    pixels = F.interpolate(mask, size=(frames, rows, columns), mode="nearest")[0, 0]
-    small = F.interpolate(mask, size=(count, height, width), mode="nearest").to(latents)
-    loaded = mm.loaded_models(only_currently_used=True)
-    black = vae.encode(torch.full((frames, rows, columns, 3), BLACK)).to(latents)
-    masks = mask_latents(vae, pixels).to(latents)
-    mm.load_models_gpu(loaded)
-    return torch.cat([masks, torch.lerp(latents, black, small)], dim=1)
+
+    def from_stock_nodes(self, latents: Tensor, mask: Tensor) -> Tensor:
+        """Inpaint latents out of what WanImageToVideo or InpaintModelConditioning give, unscaled.
+
+        `latents` `[1, C, F, h, w]` show grey where pixels are to be generated, the model knows black; `mask`
+        `[T, 1, H, W]` in pixels or `[1, 1, F, h, w]` in latents is 1 there. The VAE that made the latents is needed.
+        """
+        vae = encoded_by(latents)
+        if vae is None:
+            raise ValueError(
+                "An inpainting (InP) model needs its mask encoded, but nothing tells by which VAE; use EasyAnimate "
+                "Image to Video or EasyAnimate Inpaint Video instead of the stock node."
+            )
+        count, height, width = latents.shape[2:]
+        to_frames, *to_pixels = vae.upscale_ratio
+        frames, rows, columns = to_frames(count), height * to_pixels[0], width * to_pixels[1]
+        mask = mask.float().movedim(1, 0)[None] if mask.ndim == 4 else mask.float()  # (1, 1, T or F, H, W)
+        pixels = F.interpolate(mask, size=(frames, rows, columns), mode="nearest")[0, 0]
+        small = F.interpolate(mask, size=(count, height, width), mode="nearest").to(latents)
+        loaded = mm.loaded_models(only_currently_used=True)
+        black = vae.encode(torch.full((frames, rows, columns, 3), BLACK)).to(latents)
+        masks = self._mask_latents(vae, pixels).to(latents)
+        mm.load_models_gpu(loaded)
+        return torch.cat([masks, torch.lerp(latents, black, small)], dim=1)
+
+    @staticmethod
+    def _mask_latents(vae, mask: Tensor) -> Tensor:
+        """The mask as the VAE sees it: grey where pixels are given, white where they are to be generated."""
+        generated = torch.where(mask > THRESHOLD, WHITE, GREY)
+        return vae.encode(generated[..., None].expand(*generated.shape, 3))
 
 
 def resized(latents: Tensor, noise: Tensor) -> Tensor:

@@ -68,10 +68,10 @@ class PixArtControl(comfy.controlnet.ControlBase):
             return previous
         network: MotionDiT = self.base.diffusion_model
         x, timesteps, given = self._as_the_base_sees_it(x_noisy, t, cond, transformer_options)
-        hidden, told, _ = network.embed(x, timesteps, **given)
-        hidden = network.transformer_blocks[0](hidden, *told, transformer_options)
+        embedding = network.embed(x, timesteps, **given)
+        hidden = network.transformer_blocks[0](embedding.tokens, embedding.inputs, transformer_options)
         hint = network.tokens(self._hint(x, transformer_options))
-        residuals = self.patcher.model(hidden, hint.expand_as(hidden), told, transformer_options)
+        residuals = self.patcher.model(hidden, hint.expand_as(hidden), embedding.inputs, transformer_options)
         return self.control_merge({"output": residuals}, previous, output_dtype=None)
 
     def _require_fit(self, model) -> None:

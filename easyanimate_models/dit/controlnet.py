@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .motion_dit import MotionDiTBlock
+from .motion_dit import BlockInputs, MotionDiTBlock
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ControlNetConfig:
 
 
 class ControlBlock(nn.Module):
-    """A copied image block and the projection, zero when training starts, of what it has to say to the base."""
+    """A copied image block and the projection of its output, zero when training starts, for the base."""
 
     def __init__(self, width: int, heads: int, first: bool, dtype, device, operations):
         super().__init__()
@@ -39,14 +39,14 @@ class ControlNet(nn.Module):
         blocks = (ControlBlock(config.width, config.heads, i == 0, *leaf) for i in range(config.depth))
         self.controlnet: Any = nn.ModuleList(blocks)
 
-    def forward(self, hidden: Tensor, hint: Tensor, told: tuple, options) -> list[Tensor]:
+    def forward(self, hidden: Tensor, hint: Tensor, inputs: BlockInputs, options) -> list[Tensor]:
         """`hidden` [B, F*N, D] after the base's first block, `hint` [B, F*N, D] as the base embeds it.
 
-        `told` is what `MotionDiT.embed` returns for the blocks. Entry i belongs to what the base's block i puts out.
+        Entry i is added to the output of the base's block i.
         """
         state = hidden + self.controlnet[0].before_proj(hint)
         residuals = []
         for block in self.controlnet:
-            state = block.copied_block(state, *told, options)
+            state = block.copied_block(state, inputs, options)
             residuals.append(block.after_proj(state))
         return residuals

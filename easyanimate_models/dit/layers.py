@@ -158,6 +158,11 @@ def sincos_positions(width: int, rows: int, columns: int, base: int, scale: floa
     return torch.cat([column, row], dim=-1).reshape(rows * columns, width).float()
 
 
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """What adaLN does to a normed `x`."""
+    return (x * (1 + scale)).add_(shift)
+
+
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask `[B, L]` (1 keep, 0 drop) as an additive bias `[B, 1, 1, L]`."""
     return ((1 - mask.to(dtype)) * DROPPED)[:, None, None, :]

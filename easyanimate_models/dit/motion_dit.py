@@ -1,7 +1,7 @@
 """The denoiser of V1 to V3: a PixArt-alpha image transformer with a motion module in every block (paper 3.1)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.ldm.common_dit
 import torch
@@ -9,12 +9,12 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias
+from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias, modulate
 from .motion_module import Grid, MotionConfig, MotionModule
 
 CLIP_WIDTH = 768
 CLIP_TOKENS = 8
-SIZE_CONDITIONED = 128  # only models of this sample size are told resolution and aspect ratio
+SIZE_CONDITIONED = 128  # only models of this sample size are conditioned on resolution and aspect ratio
 SPACE_RATIO = 8
 
 
@@ -43,6 +43,26 @@ class MotionDiTConfig:
     patch: int
 
 
+class BlockInputs(NamedTuple):
+    """What every block takes beside the tokens.
+
+    `context` [B, L, D] is the text, `bias` [B, 1, 1, L] that of its mask, `modulation` [B, 6*D] comes of the timestep.
+    """
+
+    context: Tensor
+    bias: Tensor | None
+    modulation: Tensor
+    grid: Grid
+
+
+class Embedding(NamedTuple):
+    """What goes into the blocks: `tokens` [B, F*N, D], their inputs, and the `timestep` [B, D]."""
+
+    tokens: Tensor
+    inputs: BlockInputs
+    timestep: Tensor
+
+
 class MotionDiTBlock(nn.Module):
     """Spatial self-attention per frame, motion module, cross-attention to the text, feed-forward."""
 
@@ -53,25 +73,32 @@ class MotionDiTBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(6, width, device=device))
         self.norm1 = operations.LayerNorm(width, **norm)
         self.attn1 = Attention(width, heads, True, *leaf)
-        self.attn_temporal = MotionModule(width, motion, *leaf) if motion else None
+        self.attn_temporal: Any = MotionModule(width, motion, *leaf) if motion else None
         self.attn2 = Attention(width, heads, True, *leaf)
         self.norm2 = operations.LayerNorm(width, **norm)
         self.ff = FeedForward(width, False, *leaf)
 
-    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None, modulation: Tensor, grid: Grid, options):
-        """`x` [B, F*N, D]; `modulation` [B, 6*D]."""
-        frames = grid[0]
-        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + modulation.unflatten(1, (6, -1))
-        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = table.chunk(6, dim=1)  # (B, 1, D) each
-        h = (self.norm1(x) * (1 + scale_attn)).add_(shift_attn)
-        h = self.attn1(rearrange(h, "b (f n) d -> (b f) n d", f=frames), options=options)
-        x = torch.addcmul(x, gate_attn, rearrange(h, "(b f) n d -> b (f n) d", f=frames))
-        if self.attn_temporal is not None:
-            h = self.attn_temporal(rearrange(x, "b (f n) d -> (b f) n d", f=frames), grid, options)
-            x = rearrange(h, "(b f) n d -> b (f n) d", f=frames)
-        x = x + self.attn2(x, context, bias, options)
-        h = self.ff((self.norm2(x) * (1 + scale_ff)).add_(shift_ff))
-        return torch.addcmul(x, gate_ff, h)
+    def forward(self, x: Tensor, inputs: BlockInputs, options) -> Tensor:
+        """`x` [B, F*N, D]."""
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self._modulation(x, inputs.modulation)
+        h = self._spatial_attention(modulate(self.norm1(x), shift_attn, scale_attn), inputs.grid, options)
+        x = torch.addcmul(x, gate_attn, h)
+        x = x if self.attn_temporal is None else self._motion(x, inputs.grid, options)
+        x = x + self.attn2(x, inputs.context, inputs.bias, options)
+        return torch.addcmul(x, gate_ff, self.ff(modulate(self.norm2(x), shift_ff, scale_ff)))
+
+    def _modulation(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of attention and of feed-forward, (B, 1, D) each."""
+        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)
+        return (table + modulation.unflatten(1, (6, -1))).chunk(6, dim=1)
+
+    def _spatial_attention(self, x: Tensor, grid: Grid, options) -> Tensor:
+        h = self.attn1(rearrange(x, "b (f n) d -> (b f) n d", f=grid[0]), options=options)
+        return rearrange(h, "(b f) n d -> b (f n) d", f=grid[0])
+
+    def _motion(self, x: Tensor, grid: Grid, options) -> Tensor:
+        h = self.attn_temporal(rearrange(x, "b (f n) d -> (b f) n d", f=grid[0]), grid, options)
+        return rearrange(h, "(b f) n d -> b (f n) d", f=grid[0])
 
 
 class MotionDiT(nn.Module):
@@ -92,7 +119,7 @@ class MotionDiT(nn.Module):
         self.clip_projection = None
         if config.clip_tokens:
             self.clip_projection = TwoLayer(CLIP_WIDTH, CLIP_TOKENS * width, gelu, *leaf)
-        self.transformer_blocks = nn.ModuleList(MotionDiTBlock(width, config.heads, k, *leaf) for k in kinds)
+        self.transformer_blocks: Any = nn.ModuleList(MotionDiTBlock(width, config.heads, k, *leaf) for k in kinds)
         skips = range(config.skips.stored if config.skips else 0)
         self.long_connect_fc = nn.ModuleList(operations.Linear(width, width, dtype=dtype, device=device) for _ in skips)
         self.norm_out = operations.LayerNorm(width, elementwise_affine=False, eps=1e-6, dtype=dtype, device=device)
@@ -110,10 +137,9 @@ class MotionDiT(nn.Module):
     def _forward(self, x: Tensor, timesteps: Tensor, *args, control=None, transformer_options=None, **kwargs) -> Tensor:
         """`control["output"][i]` [B, F*N, D], where there is one, is added to what block i puts out; see `embed`."""
         height, width = x.shape[-2:]
-        x, told, embedded = self.embed(x, timesteps, *args, **kwargs)
-        x = self._blocks(x, *told, transformer_options or {}, (control or {}).get("output", ()))
-        *_, grid = told
-        x = self._unpatchify(self._final(x, embedded), *grid)
+        tokens, inputs, timestep = self.embed(x, timesteps, *args, **kwargs)
+        tokens = self._blocks(tokens, inputs, transformer_options or {}, (control or {}).get("output", ()))
+        x = self._unpatchify(self._final(tokens, timestep), *inputs.grid)
         return x[:, :, :, :height, :width]
 
     def embed(
@@ -127,18 +153,18 @@ class MotionDiT(nn.Module):
         resolution: Tensor | None = None,
         aspect_ratio: Tensor | None = None,
         **_,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor, Grid], Tensor]:
-        """Tokens [B, F*N, D], what every block is told beside them (up to its options), and the timestep [B, D].
+    ) -> Embedding:
+        """Latents, timestep and conditions as the blocks take them.
 
         `timesteps` [B]; `context` [B, L, C]; masks [B, L] and [B, 8] with 1 keep, 0 drop; `clip_embeds` [B, 768].
         `resolution` [B, 2] (height, width in pixels) and `aspect_ratio` [B] default to those of `x`.
         """
         frames, height, width = x.shape[2:]
         size = self._size(x.shape[0], height, width, resolution, aspect_ratio, x.device)
-        modulation, embedded = self.adaln_single(timesteps, size, x.dtype)
+        modulation, timestep = self.adaln_single(timesteps, size, x.dtype)
         context, bias = self._context(context, attention_mask, clip_embeds, clip_mask)
         rows, columns = (-(-side // self.config.patch) for side in (height, width))
-        return self.tokens(x), (context, bias, modulation, (frames, rows, columns)), embedded
+        return Embedding(self.tokens(x), BlockInputs(context, bias, modulation, (frames, rows, columns)), timestep)
 
     def tokens(self, x: Tensor) -> Tensor:
         """Latents `[B, in channels, F, H, W]` as tokens `[B, F*N, D]` that know their place in the frame."""
@@ -147,34 +173,22 @@ class MotionDiT(nn.Module):
         x = self.pos_embed(rearrange(x, "b c f h w -> (b f) c h w"))
         return rearrange(x, "(b f) n d -> b (f n) d", b=batch)
 
-    def _blocks(self, x: Tensor, context: Tensor, bias, modulation: Tensor, grid: Grid, options, residuals) -> Tensor:
+    def _blocks(self, x: Tensor, inputs: BlockInputs, options, residuals) -> Tensor:
         skips: list[Tensor] = []
         used = 0
         stored, start = (self.config.skips.stored, self.config.skips.start) if self.config.skips else (0, 0)
-        replace = options.get("patches_replace", {}).get("dit", {})
+        patches = options.get("patches_replace", {}).get("dit", {})
         for i, block in enumerate(self.transformer_blocks):
             if skips and i >= start:
                 x = x + self.long_connect_fc[used](skips.pop())
                 used += 1
-            if ("double_block", i) in replace:
-                x = self._replaced(replace["double_block", i], block, x, context, bias, modulation, grid, options)
-            else:
-                x = block(x, context, bias, modulation, grid, options)
+            patch = patches.get(("double_block", i))
+            x = block(x, inputs, options) if patch is None else _patched(patch, block, x, inputs, options)
             if i < stored:
                 skips.append(x)
             if i < len(residuals) and residuals[i] is not None:
                 x = x + residuals[i].to(x.dtype)
         return x
-
-    @staticmethod
-    def _replaced(patch, block, x: Tensor, context: Tensor, bias, modulation: Tensor, grid: Grid, options) -> Tensor:
-        """A block under a host patch such as skip-layer guidance."""
-
-        def original(args):
-            return {"img": block(args["img"], args["txt"], bias, args["vec"], grid, args["transformer_options"])}
-
-        args = {"img": x, "txt": context, "vec": modulation, "transformer_options": options}
-        return patch(args, {"original_block": original})["img"]
 
     def _context(self, context: Tensor, mask, clip_embeds, clip_mask) -> tuple[Tensor, Tensor | None]:
         """Text tokens, then the CLIP tokens of the start image."""
@@ -195,10 +209,10 @@ class MotionDiT(nn.Module):
             aspect_ratio = torch.tensor([height / width], device=device)
         return resolution.expand(batch, 2), aspect_ratio.reshape(-1).expand(batch)
 
-    def _final(self, x: Tensor, embedded: Tensor) -> Tensor:
-        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + embedded[:, None]
+    def _final(self, x: Tensor, timestep: Tensor) -> Tensor:
+        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + timestep[:, None]
         shift, scale = table.chunk(2, dim=1)
-        return self.proj_out(self.norm_out(x) * (1 + scale) + shift)
+        return self.proj_out(modulate(self.norm_out(x), shift, scale))
 
     def _unpatchify(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
         """Tokens to latents; the learned sigma, the second half of the channels, is dropped."""
@@ -206,3 +220,14 @@ class MotionDiT(nn.Module):
         sizes = {"f": frames, "h": rows, "w": columns, "p": p, "q": p}
         x = rearrange(x, "b (f h w) (p q c) -> b c f (h p) (w q)", **sizes)
         return x[:, :channels]
+
+
+def _patched(patch, block: MotionDiTBlock, x: Tensor, inputs: BlockInputs, options) -> Tensor:
+    """A block under a host patch such as skip-layer guidance."""
+
+    def original(args: dict) -> dict:
+        changed = inputs._replace(context=args["txt"], modulation=args["vec"])
+        return {"img": block(args["img"], changed, args["transformer_options"])}
+
+    args = {"img": x, "txt": inputs.context, "vec": inputs.modulation, "transformer_options": options}
+    return patch(args, {"original_block": original})["img"]

@@ -10,22 +10,21 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..host import context_handler, prepares_for_windows
-from ..vae.slicing import Plan
+from ..vae.slicing import TimePlan
 from ..vae.video_sizes import window_size
 
 KEY = "easyanimate_long_video"
 
 
-def in_windows(model, length: int, overlap: int, plan: Plan):
+def in_windows(model, length: int, overlap: int, plan: TimePlan):
     """A copy of the host's MODEL that samples windows of `length` frames, of which neighbours share `overlap`."""
     window, shared = window_size(length, overlap, plan)
-    unit = plan.latents_for(plan.frames_per_slice)
     copy = model.clone()
     copy.model_options["context_handler"] = context_handler(window, shared)
     prepares_for_windows(copy)
 
     def sample(executor, noise: Tensor, *args, **kwargs):
-        return executor(repeated(noise, window, window - shared, unit), *args, **kwargs)
+        return executor(repeated(noise, window, window - shared, plan.unit), *args, **kwargs)
 
     copy.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
     return copy

@@ -1,5 +1,8 @@
-"""The noise levels that the released pipelines step through."""
+"""The noise levels of the releases: how timesteps and sigmas belong together, and which of them a run steps through."""
 
+from typing import Protocol
+
+import comfy.model_sampling
 import torch
 from torch import Tensor
 
@@ -9,20 +12,58 @@ LEADING = ("ddim",)  # samplers that the releases space from the start of each i
 ROUNDED = "dpmpp"  # these stop one step short of timestep 0, at whole timesteps
 
 
-def release_sigmas(model_sampling, sampler: str, steps: int, denoise: float = 1.0) -> Tensor:
-    """`steps + 1` sigmas, from strong noise to 0: evenly spaced timesteps from 999 to 0, or DDIM's own spacing.
+class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """Between two trained noise levels, timestep and sigma go linearly, as in the original; the host would round."""
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        table = self.sigmas.to(sigma)
+        high = torch.searchsorted(table, sigma.contiguous()).clamp(1, len(table) - 1)
+        low = table[high - 1]
+        return (high - 1 + (sigma - low) / (table[high] - low)).clamp(0, len(table) - 1)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        t = timestep.float().to(self.sigmas.device).clamp(0, len(self.sigmas) - 1)
+        low, high = self.sigmas[t.floor().long()], self.sigmas[t.ceil().long()]
+        return torch.lerp(low, high, t.frac()).to(timestep.device)
+
+
+class Schedule(Protocol):
+    """How a release spaces its steps."""
+
+    def sigmas(self, model_sampling, sampler: str, steps: int) -> Tensor:
+        """That many sigmas or, where the release knows fewer, as many as it has, from strong noise on, without 0."""
+
+
+class DiscreteSchedule:
+    """V1 to V3: evenly spaced timesteps from 999 to 0, or DDIM's own spacing."""
+
+    def sigmas(self, model_sampling, sampler: str, steps: int) -> Tensor:
+        """See `Schedule`."""
+        return torch.stack([model_sampling.sigma(t) for t in self._timesteps(sampler, steps)])
+
+    def _timesteps(self, sampler: str, steps: int) -> Tensor:
+        if sampler in LEADING:
+            steps = min(steps, TIMESTEPS)
+            return (torch.arange(steps) * (TIMESTEPS // steps)).flip(0).float() + STEPS_OFFSET
+        if sampler.startswith(ROUNDED):
+            return torch.linspace(TIMESTEPS - 1, 0, steps + 1, dtype=torch.float64).round()[:-1].float()
+        return torch.linspace(TIMESTEPS - 1, 0, steps)
+
+
+def release_sigmas(model, sampler: str, steps: int, denoise: float = 1.0) -> Tensor:
+    """`steps + 1` sigmas for a MODEL of ours, from strong noise to 0, as its release spaces them for a sampler.
 
     With `denoise` below 1, only the last `steps` of a longer schedule, as the host's samplers do.
     """
     if denoise <= 0.0:
         return torch.zeros(0)
     total = steps if denoise >= 1.0 else int(steps / denoise)
-    if sampler in LEADING:
-        total = min(total, TIMESTEPS)
-        timesteps = (torch.arange(total) * (TIMESTEPS // total)).flip(0).float() + STEPS_OFFSET
-    elif sampler.startswith(ROUNDED):
-        timesteps = torch.linspace(TIMESTEPS - 1, 0, total + 1, dtype=torch.float64).round()[:-1].float()
-    else:
-        timesteps = torch.linspace(TIMESTEPS - 1, 0, total)
-    sigmas = torch.stack([model_sampling.sigma(t) for t in timesteps])
+    schedule: Schedule = model.model.model_config.schedule
+    sigmas = schedule.sigmas(model.get_model_object("model_sampling"), sampler, total)
     return torch.cat([sigmas, sigmas.new_zeros(1)])[-(steps + 1) :]
+
+
+def alphas_cumprod(sampling_settings: dict) -> Tensor:
+    """The signal's share of the power at each timestep, `[timesteps]`, for betas that are linear in the step."""
+    start, end, steps = (sampling_settings[name] for name in ("linear_start", "linear_end", "timesteps"))
+    return torch.cumprod(1 - torch.linspace(start, end, steps, dtype=torch.float64), dim=0).float()

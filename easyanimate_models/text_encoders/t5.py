@@ -1,6 +1,7 @@
 """The T5 text encoder of V1 to V3: the host's T5 with 120 tokens, padded and masked."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -11,6 +12,7 @@ import torch
 from comfy import sd1_clip
 
 from ..host import t5_options
+from .prompt_cleaning import clean_prompt
 
 TOKENS = 120
 END = 1
@@ -32,7 +34,9 @@ class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
 
 
 class EasyAnimateTokenizer(sd1_clip.SD1Tokenizer):
-    """What the host expects the tokenizer of a CLIP to be."""
+    """What the host expects the tokenizer of a CLIP to be; it says how prompts are cleaned for it."""
+
+    clean = staticmethod(clean_prompt)
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         super().__init__(embedding_directory, tokenizer_data or {}, clip_name="t5xxl", tokenizer=T5Tokenizer)
@@ -45,19 +49,32 @@ class T5Encoder(comfy.text_encoders.sd3_clip.T5XXLModel):
         super().__init__(attention_mask=True, **kwargs)
 
 
-def t5_model(detected: dict) -> type:
-    """The class that the host's CLIP builds, for what `t5_xxl_detect` found in the file."""
+@dataclass(frozen=True)
+class T5TextEncoder:
+    """A T5 v1.1 encoder of these sizes (by the names in its config.json), to be loaded as the host's CLIP."""
 
-    class EasyAnimateT5(sd1_clip.SD1ClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None):
-            options = {**(model_options or {}), **t5_options(detected)}
-            dtype = mm.pick_weight_dtype(detected.get("dtype_t5"), dtype, device)  # an fp32 file needn't fill memory
-            super().__init__(device=device, dtype=dtype, name="t5xxl", clip_model=T5Encoder, model_options=options)
+    sizes: dict[str, int]
+    name = "T5 text encoder"
+    precisions = "fp16 or fp8"  # of its files that every host reads
+    tokenizer = EasyAnimateTokenizer
 
-    return EasyAnimateT5
+    def skeleton(self) -> comfy.text_encoders.t5.T5:
+        """The host's T5 without memory behind its weights, to compare a file with."""
+        fixed = json.loads(XXL_CONFIG.read_text(encoding="utf-8"))
+        return comfy.text_encoders.t5.T5({**fixed, **self.sizes}, torch.float32, "meta", comfy.ops.disable_weight_init)
 
+    def model_class(self, tensors: dict[str, torch.Tensor]) -> type:
+        """What the host's CLIP builds for these weights."""
+        detected = comfy.text_encoders.sd3_clip.t5_xxl_detect(tensors)
 
-def t5_skeleton(sizes: dict[str, int]) -> comfy.text_encoders.t5.T5:
-    """The host's T5 without memory behind its weights, to compare a file with."""
-    fixed = json.loads(XXL_CONFIG.read_text(encoding="utf-8"))
-    return comfy.text_encoders.t5.T5({**fixed, **sizes}, torch.float32, "meta", comfy.ops.disable_weight_init)
+        class EasyAnimateT5(sd1_clip.SD1ClipModel):
+            def __init__(self, device="cpu", dtype=None, model_options=None):
+                options = {**(model_options or {}), **t5_options(detected)}
+                dtype = mm.pick_weight_dtype(detected.get("dtype_t5"), dtype, device)  # fp32 needn't fill memory
+                super().__init__(device=device, dtype=dtype, name="t5xxl", clip_model=T5Encoder, model_options=options)
+
+        return EasyAnimateT5
+
+    def model_options(self) -> dict:
+        """What the class is given besides."""
+        return {"t5xxl_model_config": self.sizes}

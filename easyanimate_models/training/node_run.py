@@ -11,8 +11,8 @@ from ..files.checkpoint import embed_config
 from ..files.model_files import plain_name
 from ..files.packages import needed
 from ..lora import load_lora
-from ..model_base import require_words
-from ..sd import with_motion_weights
+from ..model_base import require_text_width
+from ..sd import with_weights
 from ..supported_models import Release
 from .clips.buckets import sort_into_buckets
 from .clips.dataset import DatasetError, Item
@@ -98,7 +98,7 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
     network = train_transformer(task.model, found, *settings, audience)
     weights, config = motion_weights(network.state_dict()), network.config
     write_whole(file, weights | embed_config(transformer_config(config)), {"format": "pt"})
-    return Trained(with_motion_weights(task.model, config, weights), file, folder)
+    return Trained(with_weights(task.model, config, weights), file, folder)
 
 
 def _prepared(
@@ -112,7 +112,7 @@ def _prepared(
     if not isinstance(task.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
     empty = task.clip.encode_from_tokens_scheduled(task.clip.tokenize(""))[0][0]
-    require_words(empty, task.model.model.diffusion_model.config.caption_channels)
+    require_text_width(empty, task.model.model.diffusion_model.config.caption_channels)
     data, inpainting = task.data, is_inpainting(task.model)
     buckets = sort_into_buckets(task.items, data.side, data.frames, data.every)
     buckets = cut_into_windows(buckets, data, task.plan.seed)

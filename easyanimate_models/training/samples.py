@@ -146,7 +146,7 @@ def sample_latents(model, texts: tuple[list, list], empty: Tensor, how, seed: in
 
     `how` has steps, cfg and sampler, and the seed unless one is given.
     """
-    sigmas = release_sigmas(model.get_model_object("model_sampling"), how.sampler, how.steps)
+    sigmas = release_sigmas(model, how.sampler, how.steps)
     noise = comfy.sample.prepare_noise(empty, how.seed if seed is None else seed)
     return comfy.sample.sample(
         model,

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-import comfy.latent_formats
 import comfy.model_management as mm
 import comfy.sd
 import comfy.utils
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..host import is_dynamic, out_of_memory, patcher_class
 from .slicing import DecodeSlice
 from .tiling import RELEASE_TILING, Tiling
-from .video_vae import SPACE_RATIO, VideoVAE
+from .video_vae import SPACE_RATIO, VideoVAE, tiles_of
 
 SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
 ENCODER = "easyanimate_vae"  # what latents carry, see `encoded_by`
@@ -26,19 +26,23 @@ LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a s
 class HostVAE(comfy.sd.VAE):
     """`comfy.sd.VAE` around a `VideoVAE`. The host's constructor guesses architectures, so it is not called.
 
-    `latent_format` says which release's latents these are, `plan` how time is cut.
-    `saved_with` are tensors that a file of this VAE must hold besides its weights.
+    `latent_format` says which release's latents these are, `inpainting` what that release's inpainting models are
+    given, `plan` how time is cut. `saved_with` are tensors that a file of this VAE must hold besides its weights.
+
+    Latents come out so that the release's own scale brings them to this VAE's `scaling_factor`: `scale` is 1 for a
+    VAE as it was released.
     """
 
     def __init__(
         self,
         model: VideoVAE,
         weights: dict[str, Tensor],
-        latent_format: comfy.latent_formats.LatentFormat,
+        release: Any,  # of supported_models
         saved_with: dict[str, Tensor] | None = None,
     ):
         self.saved_with = saved_with or {}
-        self.latent_format, self.plan = latent_format, model.plan
+        self.latent_format, self.inpainting, self.plan = release.latent_format(), release.inpainting, model.plan
+        self.scale = model.config.scaling_factor / self.latent_format.scale_factor
         self._declare(model)
         self.first_stage_model = model.eval()
         self.device = mm.vae_device()
@@ -143,7 +147,8 @@ class HostVAE(comfy.sd.VAE):
         images = torch.empty((b, t, h, w, c), device=self.output_device)
         between = self._between(t) if seams == "smooth" else slice(0)
         again = 2 * len(self.plan.decode(self.plan.latents_for(len(range(t)[between]))))
-        on_slice = _progress(b * (len(slices) + again))
+        on_slice = _progress(b * len(tiles_of(tiling, z.shape, SPACE_RATIO)) * (len(slices) + again))
+        z = z if self.scale == 1 else z / self.scale
         for clip, image in zip(z.to(self.vae_dtype).split(1), images.split(1), strict=True):
             pixels = image.movedim(-1, 1)
             model.decode(clip, pixels, tiling, self.device, on_slice, slices)
@@ -178,10 +183,11 @@ class HostVAE(comfy.sd.VAE):
         model = self.first_stage_model
         self._load(self.memory_used_encode(_one_tile(clips.shape, tiling, SPACE_RATIO), self.vae_dtype))
         latents = torch.empty(model.latent_shape(clips.shape), device=self.output_device)
-        on_slice = _progress(clips.shape[0] * len(self.plan.encode(clips.shape[2])))
+        slices = self.plan.encode(self.plan.crop(clips.shape[2]))
+        on_slice = _progress(len(clips) * len(tiles_of(tiling, latents.shape, 1)) * len(slices))
         for clip, latent in zip(clips.split(1), latents.split(1), strict=True):
             model.encode(clip, latent, tiling, self.device, on_slice, prepare=self._prepare)
-        return latents
+        return latents if self.scale == 1 else latents.mul_(self.scale)
 
     def _prepare(self, pixels: Tensor) -> Tensor:
         return self.process_input(pixels).to(self.vae_dtype)

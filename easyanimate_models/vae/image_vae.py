@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
-from .layers import EPS, leaf
+from .layers import EPS
 from .slicing import FRAMES
 from .video_vae import VideoVAE
 
@@ -25,20 +25,42 @@ class ImageVAEConfig:
     layers: int
     latent_channels: int
     norm_groups: int
+    scaling_factor = 0.18215  # latents of another scale are those of another model
+
+
+@dataclass(frozen=True)
+class ImageLayerFactory:
+    """Layers of one network: their group norms, dtype, device, ops."""
+
+    norm_groups: int
+    dtype: torch.dtype | None
+    device: Any
+    operations: Any
+
+    def norm(self, channels: int) -> nn.Module:
+        """A group norm."""
+        return self.operations.GroupNorm(self.norm_groups, channels, eps=EPS, dtype=self.dtype, device=self.device)
+
+    def conv(self, in_channels: int, out_channels: int, size: int = 3, **kwargs) -> nn.Module:
+        """A convolution that keeps height and width, unless it has a stride."""
+        return self.operations.Conv2d(in_channels, out_channels, size, dtype=self.dtype, device=self.device, **kwargs)
+
+    def linear(self, channels: int) -> nn.Module:
+        """As many channels out as in."""
+        return self.operations.Linear(channels, channels, dtype=self.dtype, device=self.device)
 
 
 class ImageResidualBlock(nn.Module):
     """norm, silu, conv, twice, beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int, **ops):
+    def __init__(self, in_channels: int, out_channels: int, make: ImageLayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.norm1 = operations.GroupNorm(groups, in_channels, eps=EPS, **kw)
-        self.conv1 = operations.Conv2d(in_channels, out_channels, 3, padding=1, **kw)
-        self.norm2 = operations.GroupNorm(groups, out_channels, eps=EPS, **kw)
-        self.conv2 = operations.Conv2d(out_channels, out_channels, 3, padding=1, **kw)
+        self.norm1 = make.norm(in_channels)
+        self.conv1 = make.conv(in_channels, out_channels, padding=1)
+        self.norm2 = make.norm(out_channels)
+        self.conv2 = make.conv(out_channels, out_channels, padding=1)
         same = in_channels == out_channels
-        self.conv_shortcut = nn.Identity() if same else operations.Conv2d(in_channels, out_channels, 1, **kw)
+        self.conv_shortcut = nn.Identity() if same else make.conv(in_channels, out_channels, size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -49,14 +71,13 @@ class ImageResidualBlock(nn.Module):
 class ImageAttention(nn.Module):
     """One attention head over all positions of a frame."""
 
-    def __init__(self, channels: int, groups: int, **ops):
+    def __init__(self, channels: int, make: ImageLayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.group_norm = operations.GroupNorm(groups, channels, eps=EPS, **kw)
-        self.to_q = operations.Linear(channels, channels, **kw)
-        self.to_k = operations.Linear(channels, channels, **kw)
-        self.to_v = operations.Linear(channels, channels, **kw)
-        self.to_out = nn.ModuleList([operations.Linear(channels, channels, **kw)])
+        self.group_norm = make.norm(channels)
+        self.to_q = make.linear(channels)
+        self.to_k = make.linear(channels)
+        self.to_v = make.linear(channels)
+        self.to_out = nn.ModuleList([make.linear(channels)])
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
@@ -67,34 +88,32 @@ class ImageAttention(nn.Module):
 class ImageMidBlock(nn.Module):
     """Attention between two residual blocks, at the smallest size."""
 
-    def __init__(self, channels: int, groups: int, **ops):
+    def __init__(self, channels: int, make: ImageLayerFactory):
         super().__init__()
-        self.resnets = nn.ModuleList(ImageResidualBlock(channels, channels, groups, **ops) for _ in range(2))
-        self.attentions = nn.ModuleList([ImageAttention(channels, groups, **ops)])
+        self.resnets = nn.ModuleList(ImageResidualBlock(channels, channels, make) for _ in range(2))
+        self.attentions = nn.ModuleList([ImageAttention(channels, make)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
-class Halve(nn.Module):
+class Downsample(nn.Module):
     """Half the height and width."""
 
-    def __init__(self, channels: int, **ops):
+    def __init__(self, channels: int, make: ImageLayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.conv = operations.Conv2d(channels, channels, 3, stride=2, **kw)
+        self.conv = make.conv(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class Double(nn.Module):
+class Upsample(nn.Module):
     """Twice the height and width."""
 
-    def __init__(self, channels: int, **ops):
+    def __init__(self, channels: int, make: ImageLayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.conv = operations.Conv2d(channels, channels, 3, padding=1, **kw)
+        self.conv = make.conv(channels, channels, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -103,11 +122,11 @@ class Double(nn.Module):
 class ImageBlock(nn.Module):
     """Residual blocks, then the `samplers` under the checkpoint's name for them."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, **ops):
+    def __init__(self, in_channels: int, out_channels: int, layers: int, make: ImageLayerFactory):
         super().__init__()
         widths = [in_channels] + [out_channels] * layers
         pairs = zip(widths, widths[1:], strict=False)
-        self.resnets = nn.ModuleList(ImageResidualBlock(a, b, groups, **ops) for a, b in pairs)
+        self.resnets = nn.ModuleList(ImageResidualBlock(a, b, make) for a, b in pairs)
 
     def forward(self, x: Tensor) -> Tensor:
         parts: Iterable[Any] = self.children()
@@ -120,19 +139,18 @@ class ImageBlock(nn.Module):
 class ImageEncoder(nn.Module):
     """A frame to the moments of its latent."""
 
-    def __init__(self, config: ImageVAEConfig, **ops):
+    def __init__(self, config: ImageVAEConfig, make: ImageLayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        widths, groups = config.channels, config.norm_groups
-        self.conv_in = operations.Conv2d(3, widths[0], 3, padding=1, **kw)
+        widths = config.channels
+        self.conv_in = make.conv(3, widths[0], padding=1)
         self.down_blocks = nn.ModuleList()
         for before, width in zip((widths[0], *widths), widths, strict=False):
-            self.down_blocks.append(ImageBlock(before, width, config.layers, groups, **ops))
+            self.down_blocks.append(ImageBlock(before, width, config.layers, make))
         for block, width in zip(self.down_blocks[:-1], widths, strict=False):
-            block.downsamplers = nn.ModuleList([Halve(width, **ops)])
-        self.mid_block = ImageMidBlock(widths[-1], groups, **ops)
-        self.conv_norm_out = operations.GroupNorm(groups, widths[-1], eps=EPS, **kw)
-        self.conv_out = operations.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1, **kw)
+            block.downsamplers = nn.ModuleList([Downsample(width, make)])
+        self.mid_block = ImageMidBlock(widths[-1], make)
+        self.conv_norm_out = make.norm(widths[-1])
+        self.conv_out = make.conv(widths[-1], 2 * config.latent_channels, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -144,19 +162,18 @@ class ImageEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """A latent to its frame."""
 
-    def __init__(self, config: ImageVAEConfig, **ops):
+    def __init__(self, config: ImageVAEConfig, make: ImageLayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        widths, groups = config.channels[::-1], config.norm_groups
-        self.conv_in = operations.Conv2d(config.latent_channels, widths[0], 3, padding=1, **kw)
-        self.mid_block = ImageMidBlock(widths[0], groups, **ops)
+        widths = config.channels[::-1]
+        self.conv_in = make.conv(config.latent_channels, widths[0], padding=1)
+        self.mid_block = ImageMidBlock(widths[0], make)
         self.up_blocks = nn.ModuleList()
         for before, width in zip((widths[0], *widths), widths, strict=False):
-            self.up_blocks.append(ImageBlock(before, width, config.layers + 1, groups, **ops))
+            self.up_blocks.append(ImageBlock(before, width, config.layers + 1, make))
         for block, width in zip(self.up_blocks[:-1], widths, strict=False):
-            block.upsamplers = nn.ModuleList([Double(width, **ops)])
-        self.conv_norm_out = operations.GroupNorm(groups, widths[-1], eps=EPS, **kw)
-        self.conv_out = operations.Conv2d(widths[-1], 3, 3, padding=1, **kw)
+            block.upsamplers = nn.ModuleList([Upsample(width, make)])
+        self.conv_norm_out = make.norm(widths[-1])
+        self.conv_out = make.conv(widths[-1], 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(z))
@@ -166,22 +183,22 @@ class ImageDecoder(nn.Module):
 
 
 class ImageVAE(VideoVAE):
-    """Encoder and decoder of V1; a slice is one frame, so batch and time are one."""
+    """Encoder and decoder of V1; a slice is one frame, so batch and time are one, and nothing is kept."""
 
     plan, channels_last = FRAMES, torch.channels_last
 
     def __init__(self, config: ImageVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__(config)
-        ops = {"dtype": dtype, "device": device, "operations": operations}
+        make = ImageLayerFactory(config.norm_groups, dtype, device, operations)
         latent, moments = config.latent_channels, 2 * config.latent_channels
-        self.encoder = ImageEncoder(config, **ops)
-        self.decoder = ImageDecoder(config, **ops)
-        self.quant_conv = operations.Conv2d(moments, moments, 1, dtype=dtype, device=device)
-        self.post_quant_conv = operations.Conv2d(latent, latent, 1, dtype=dtype, device=device)
+        self.encoder = ImageEncoder(config, make)
+        self.decoder = ImageDecoder(config, make)
+        self.quant_conv = make.conv(moments, moments, size=1)
+        self.post_quant_conv = make.conv(latent, latent, size=1)
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, cache: dict | None = None) -> tuple[Tensor, Tensor]:
         mean, logvar = self.quant_conv(self.encoder(x.squeeze(2))).unsqueeze(2).chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
-    def decode_slice(self, z: Tensor, first: int = 0, count: int | None = None) -> Tensor:
+    def decode_slice(self, z: Tensor, first: int = 0, count: int | None = None, cache: dict | None = None) -> Tensor:
         return self.decoder(self.post_quant_conv(z.squeeze(2))).unsqueeze(2)

@@ -1,17 +1,22 @@
-"""Building blocks of the video VAEs: 3-D residual blocks, attention over a slice, down- and upsampling.
+"""Building blocks of the video VAEs: 3-D residual blocks, attention, down- and upsampling.
 
-What happens at the ends of a slice in time is the business of a `time` object, `SliceTime` or `WindowTime`.
+`LayerFactory` says what they are made of. What happens at the ends of a slice in time is the business of its `time`
+object, which may keep features for the next slice in the `cache` that is handed through every `forward`: a dict that
+belongs to one tile of one video, so that nothing stays on the modules.
 """
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cache as memoised
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
+from einops import rearrange
 from torch import Tensor, nn
 
 EPS = 1e-6
+Cache = dict[nn.Module, Tensor]  # by the convolution that left it
 
 
 class SliceTime:
@@ -19,9 +24,9 @@ class SliceTime:
 
     zeros = 1
 
-    def extend(self, x: Tensor) -> Tensor:
-        """What a convolution sees beyond the zeros."""
-        return x
+    def convolve(self, conv: nn.Module, x: Tensor, cache: Cache) -> Tensor:
+        """`conv` over a slice; nothing is kept for the next."""
+        return conv(x)
 
     def double(self, x: Tensor) -> Tensor:
         """Twice the frames; a single frame stays single."""
@@ -33,9 +38,9 @@ class WindowTime:
 
     zeros = 0
 
-    def extend(self, x: Tensor) -> Tensor:
-        """Two copies of the first frame in front."""
-        return torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2)
+    def convolve(self, conv: nn.Module, x: Tensor, cache: Cache) -> Tensor:
+        """`conv` over a window, two copies of its first frame in front; nothing is kept for the next."""
+        return conv(torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2))
 
     def double(self, x: Tensor) -> Tensor:
         """Twice the frames, all but the first."""
@@ -45,37 +50,81 @@ class WindowTime:
         return torch.cat([x[:, :, :1], rest], dim=2)
 
 
+@dataclass(frozen=True)
+class LayerFactory:
+    """Layers of one network: their time rule, group norms over whole slices or single frames, dtype, device, ops."""
+
+    time: Any
+    norm_groups: int
+    norm_kind: str  # of NORMS
+    attention_kind: str | None  # of ATTENTIONS; None for no attention
+    dtype: torch.dtype | None
+    device: Any
+    operations: Any
+
+    def norm(self, channels: int) -> Any:
+        """A group norm."""
+        kind = NORMS[self.norm_kind](self.operations.GroupNorm)
+        return kind(self.norm_groups, channels, eps=EPS, dtype=self.dtype, device=self.device)
+
+    def conv(self, in_channels: int, out_channels: int) -> Any:
+        """3x3x3; to be called by `time.convolve`."""
+        return self._conv3d(in_channels, out_channels, 3, padding=(self.time.zeros, 1, 1))
+
+    def pointwise(self, in_channels: int, out_channels: int) -> Any:
+        """1x1x1."""
+        return self._conv3d(in_channels, out_channels, 1)
+
+    def halving(self, channels: int, time_stride: int) -> Any:
+        """3x3x3 with a stride, over what is padded at the right and the bottom; to be called by `time.convolve`."""
+        return self._conv3d(channels, channels, 3, stride=(time_stride, 2, 2), padding=(self.time.zeros, 0, 0))
+
+    def doubling(self, channels: int) -> Any:
+        """3x3x3 over twice the height and width; to be called by `time.convolve`."""
+        conv3d = doubling_conv3d(self.operations.Conv3d)
+        return conv3d(channels, channels, 3, padding=(self.time.zeros, 0, 0), dtype=self.dtype, device=self.device)
+
+    def linear(self, channels: int) -> Any:
+        """As many channels out as in."""
+        return self.operations.Linear(channels, channels, dtype=self.dtype, device=self.device)
+
+    def attention(self, channels: int) -> Any:
+        """What mixes positions at the smallest size, if anything does."""
+        return None if self.attention_kind is None else ATTENTIONS[self.attention_kind](channels, self)
+
+    def _conv3d(self, *args, **kwargs) -> Any:
+        return self.operations.Conv3d(*args, dtype=self.dtype, device=self.device, **kwargs)
+
+
 class ResidualBlock(nn.Module):
     """norm, silu, conv, twice, beside a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int, **ops):
+    def __init__(self, in_channels: int, out_channels: int, make: LayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.time = ops["time"]
-        self.norm1 = operations.GroupNorm(groups, in_channels, eps=EPS, **kw)
-        self.conv1 = conv3d(in_channels, out_channels, **ops)
-        self.norm2 = operations.GroupNorm(groups, out_channels, eps=EPS, **kw)
-        self.conv2 = conv3d(out_channels, out_channels, **ops)
+        self.time = make.time
+        self.norm1 = make.norm(in_channels)
+        self.conv1 = make.conv(in_channels, out_channels)
+        self.norm2 = make.norm(out_channels)
+        self.conv2 = make.conv(out_channels, out_channels)
         same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else operations.Conv3d(in_channels, out_channels, 1, **kw)
+        self.shortcut = nn.Identity() if same else make.pointwise(in_channels, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.time.extend(F.silu(self.norm1(x))))
-        h = self.conv2(self.time.extend(F.silu(self.norm2(h))))
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        h = self.time.convolve(self.conv1, F.silu(self.norm1(x)), cache)
+        h = self.time.convolve(self.conv2, F.silu(self.norm2(h)), cache)
         return h + self.shortcut(x)
 
 
 class SliceAttention(nn.Module):
     """One attention head over all frames and positions of what it is given."""
 
-    def __init__(self, channels: int, groups: int, **ops):
+    def __init__(self, channels: int, make: LayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.group_norm = operations.GroupNorm(groups, channels, eps=EPS, **kw)
-        self.to_q = operations.Linear(channels, channels, **kw)
-        self.to_k = operations.Linear(channels, channels, **kw)
-        self.to_v = operations.Linear(channels, channels, **kw)
-        self.to_out = operations.Linear(channels, channels, **kw)
+        self.group_norm = make.norm(channels)
+        self.to_q = make.linear(channels)
+        self.to_k = make.linear(channels)
+        self.to_v = make.linear(channels)
+        self.to_out = make.linear(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, F*H*W, C)
@@ -83,51 +132,76 @@ class SliceAttention(nn.Module):
         return x + self.to_out(h).transpose(1, 2).reshape(x.shape)
 
 
+class FrameAttention(SliceAttention):
+    """One attention head over the positions of each frame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = super().forward(rearrange(x, "b c f h w -> (b f) c 1 h w"))
+        return rearrange(frames, "(b f) c 1 h w -> b c f h w", b=len(x))
+
+
+ATTENTIONS = {"slice": SliceAttention, "frame": FrameAttention}
+
+
+@memoised
+def frame_norm(group_norm: Any) -> type[nn.GroupNorm]:
+    """The host's `group_norm` over the positions of each frame, instead of those of the whole slice."""
+
+    class FrameGroupNorm(group_norm):
+        def forward(self, x: Tensor) -> Tensor:
+            frames = super().forward(rearrange(x, "b c f h w -> (b f) c h w"))
+            return rearrange(frames, "(b f) c h w -> b c f h w", b=len(x))
+
+    return FrameGroupNorm
+
+
+NORMS: dict[str, Any] = {"slice": lambda group_norm: group_norm, "frame": frame_norm}
+
+
 class MidBlock(nn.Module):
     """Residual blocks with attention between them, at the smallest size."""
 
-    def __init__(self, channels: int, layers: int, groups: int, **ops):
+    def __init__(self, channels: int, layers: int, make: LayerFactory):
         super().__init__()
-        self.convs = nn.ModuleList(ResidualBlock(channels, channels, groups, **ops) for _ in range(layers))
-        self.attentions = nn.ModuleList(SliceAttention(channels, groups, **ops) for _ in range(layers - 1))
+        self.convs = nn.ModuleList(ResidualBlock(channels, channels, make) for _ in range(layers))
+        attentions = (make.attention(channels) for _ in range(layers - 1))
+        self.attentions = nn.ModuleList(attention for attention in attentions if attention is not None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.convs[0](x)
-        for attention, conv in zip(self.attentions, self.convs[1:], strict=True):
-            x = conv(attention(x))
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        for i, conv in enumerate(self.convs):
+            if i and self.attentions:
+                x = self.attentions[i - 1](x)
+            x = conv(x, cache)
         return x
 
 
 class Downsampler(nn.Module):
     """Half the height and width, and half the frames when `time_stride` is 2."""
 
-    def __init__(self, channels: int, time_stride: int, **ops):
+    def __init__(self, channels: int, time_stride: int, make: LayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.time = ops["time"]
-        stride, padding = (time_stride, 2, 2), (self.time.zeros, 0, 0)
-        self.conv = operations.Conv3d(channels, channels, 3, stride=stride, padding=padding, **kw)
+        self.time = make.time
+        self.conv = make.halving(channels, time_stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.time.extend(F.pad(x, (0, 1, 0, 1))))
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        return self.time.convolve(self.conv, F.pad(x, (0, 1, 0, 1)), cache)
 
 
 class Upsampler(nn.Module):
     """Twice the height and width, and twice the frames when `time_factor` is 2."""
 
-    def __init__(self, channels: int, time_factor: int, **ops):
+    def __init__(self, channels: int, time_factor: int, make: LayerFactory):
         super().__init__()
-        kw, operations = leaf(ops)
-        self.time = ops["time"]
+        self.time = make.time
         self.time_factor = time_factor
-        self.conv = doubling_conv3d(operations.Conv3d)(channels, channels, 3, padding=(self.time.zeros, 0, 0), **kw)
+        self.conv = make.doubling(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.time.extend(x))
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        x = self.time.convolve(self.conv, x, cache)
         return x if self.time_factor == 1 else self.time.double(x)
 
 
-@cache
+@memoised
 def doubling_conv3d(conv3d: Any) -> type[nn.Conv3d]:
     """The host's `conv3d` over an image whose pixels are doubled (nearest), without making that image.
 
@@ -165,45 +239,34 @@ def _doubled_like(y: Tensor) -> Tensor:
     return torch.empty((b, c, t, 2 * h, 2 * w), dtype=y.dtype, device=y.device, memory_format=layout)
 
 
-def _residual_blocks(in_channels: int, out_channels: int, layers: int, groups: int, **ops) -> nn.ModuleList:
+def _residual_blocks(in_channels: int, out_channels: int, layers: int, make: LayerFactory) -> nn.ModuleList:
     widths = [in_channels] + [out_channels] * layers
-    return nn.ModuleList(ResidualBlock(a, b, groups, **ops) for a, b in zip(widths, widths[1:], strict=False))
+    return nn.ModuleList(ResidualBlock(a, b, make) for a, b in zip(widths, widths[1:], strict=False))
 
 
 class DownBlock(nn.Module):
     """Residual blocks, then a downsampler (none in the last block)."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, time_stride: int | None, groups: int, **ops):
+    def __init__(self, in_channels: int, out_channels: int, layers: int, time_stride: int | None, make: LayerFactory):
         super().__init__()
-        self.convs = _residual_blocks(in_channels, out_channels, layers, groups, **ops)
-        self.downsampler = Downsampler(out_channels, time_stride, **ops) if time_stride else None
+        self.convs = _residual_blocks(in_channels, out_channels, layers, make)
+        self.downsampler = Downsampler(out_channels, time_stride, make) if time_stride else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
         for conv in self.convs:
-            x = conv(x)
-        return x if self.downsampler is None else self.downsampler(x)
+            x = conv(x, cache)
+        return x if self.downsampler is None else self.downsampler(x, cache)
 
 
 class UpBlock(nn.Module):
     """Residual blocks, then an upsampler (none in the last block)."""
 
-    def __init__(self, in_channels: int, out_channels: int, layers: int, time_factor: int | None, groups: int, **ops):
+    def __init__(self, in_channels: int, out_channels: int, layers: int, time_factor: int | None, make: LayerFactory):
         super().__init__()
-        self.convs = _residual_blocks(in_channels, out_channels, layers, groups, **ops)
-        self.upsampler = Upsampler(out_channels, time_factor, **ops) if time_factor else None
+        self.convs = _residual_blocks(in_channels, out_channels, layers, make)
+        self.upsampler = Upsampler(out_channels, time_factor, make) if time_factor else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
         for conv in self.convs:
-            x = conv(x)
-        return x if self.upsampler is None else self.upsampler(x)
-
-
-def conv3d(in_channels: int, out_channels: int, **ops) -> nn.Module:
-    """3x3x3; to be called on what `time.extend` gives."""
-    kw, operations = leaf(ops)
-    return operations.Conv3d(in_channels, out_channels, 3, padding=(ops["time"].zeros, 1, 1), **kw)
-
-
-def leaf(ops: dict) -> tuple[dict[str, Any], Any]:
-    """`dtype, device, operations` as (keyword arguments of a leaf, the host's operations)."""
-    return {"dtype": ops["dtype"], "device": ops["device"]}, ops["operations"]
+            x = conv(x, cache)
+        return x if self.upsampler is None else self.upsampler(x, cache)

@@ -27,7 +27,7 @@ class EncodeSlice:
 class DecodeSlice:
     """Latent frames `[start, stop)`, seen from `[before, after)`, become pixel frames `[frame_start, frame_stop)`.
 
-    Its first `fade` frames rise out of what is there already; after them it is seen with `share`, 1 for alone.
+    Its first `fade` frames are cross-faded with what is there already; the others replace it by `share`, 1 for all.
     """
 
     start: int
@@ -39,10 +39,35 @@ class DecodeSlice:
     fade: int = 0
     share: float = 1.0
 
+    @property
+    def frames(self) -> int:
+        """Pixel frames that it becomes."""
+        return self.frame_stop - self.frame_start
+
     def shares(self) -> list[float]:
-        """How much each of its frames counts beside what is there already."""
+        """How much of what is there already each of its frames replaces."""
         rise = [(i + 0.5) / self.fade for i in range(self.fade)]
-        return rise + [self.share] * (self.frame_stop - self.frame_start - self.fade)
+        return rise + [self.share] * (self.frames - self.fade)
+
+
+@dataclass(frozen=True)
+class FrameWeights:
+    """What each pixel frame is the sum of: a weight for each frame of each slice, and one for what was there before."""
+
+    slices: list[list[float]]
+    before: list[float]
+
+
+def frame_weights(slices: list[DecodeSlice]) -> FrameWeights:
+    """The weights that slices end up with when each replaces its share of those before it."""
+    left = [1.0] * max((s.frame_stop for s in slices), default=0)
+    weights = []
+    for s in reversed(slices):
+        shares, frames = s.shares(), range(s.frame_start, s.frame_stop)
+        weights.append([share * left[i] for share, i in zip(shares, frames, strict=True)])
+        for share, i in zip(shares, frames, strict=True):
+            left[i] *= 1 - share
+    return FrameWeights(weights[::-1], left)
 
 
 def _spans(total: int, step: int) -> list[tuple[int, int]]:
@@ -121,32 +146,45 @@ def plan_frame_decode(latents: int) -> list[DecodeSlice]:
     return [DecodeSlice(i, i + 1, i, i + 1, i, i + 1) for i in range(latents)]
 
 
+def all_frames(frames: int) -> int:
+    """Every length can be encoded."""
+    return frames
+
+
 @dataclass(frozen=True)
-class Plan:
+class TimePlan:
     """How one kind of VAE cuts time: the slices for a count of frames or latents, and the most frames in one.
 
-    `overlapping` are slices for decoding that share frames, where the network allows it.
+    `overlapping` are slices for decoding that share frames, where the network allows it. `crop` is how many of so
+    many frames can be encoded; `trained_length` is the longest video that the release's transformer was trained on.
     """
 
     encode: Callable[[int], list[EncodeSlice]]
     decode: Callable[[int], list[DecodeSlice]]
     frames_per_slice: int
     time_ratio: int
+    trained_length: int
     overlapping: Callable[[int], list[DecodeSlice]] | None = None
+    crop: Callable[[int], int] = all_frames
+
+    @property
+    def unit(self) -> int:
+        """Latent frames of a slice, which stay together wherever latents are cut."""
+        return self.latents_for(self.frames_per_slice)
 
     def latents_for(self, frames: int) -> int:
         """Latent frames that encoding `frames` pixel frames gives."""
-        plan = self.encode(frames)
-        return plan[-1].latent_stop if plan else 0
+        slices = self.encode(self.crop(frames))
+        return slices[-1].latent_stop if slices else 0
 
     def frames_for(self, latents: int) -> int:
         """Pixel frames that decoding `latents` latent frames gives."""
-        plan = self.decode(latents)
-        return plan[-1].frame_stop if plan else 0
+        slices = self.decode(latents)
+        return slices[-1].frame_stop if slices else 0
 
 
-FRAMES = Plan(plan_frame_encode, plan_frame_decode, frames_per_slice=1, time_ratio=1)  # V1
-WINDOWS = Plan(plan_window_encode, plan_window_decode, FRAMES_PER_WINDOW, TIME_RATIO)  # V2
-SLICES = Plan(plan_encode, plan_decode, FRAMES_PER_SLICE, TIME_RATIO, plan_overlapping_decode)  # V3
+FRAMES = TimePlan(plan_frame_encode, plan_frame_decode, frames_per_slice=1, time_ratio=1, trained_length=80)  # V1
+WINDOWS = TimePlan(plan_window_encode, plan_window_decode, FRAMES_PER_WINDOW, TIME_RATIO, trained_length=144)  # V2
+SLICES = TimePlan(plan_encode, plan_decode, FRAMES_PER_SLICE, TIME_RATIO, 144, plan_overlapping_decode)  # V3
 
 latents_for, frames_for = SLICES.latents_for, SLICES.frames_for

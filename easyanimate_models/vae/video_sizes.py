@@ -1,12 +1,12 @@
 """Frame and size arithmetic, in plain ints."""
 
-from .slicing import SLICES, Plan
+from .slicing import SLICES, TimePlan
 
 SIDE_STEP = 16  # 8 of the VAE times 2 of the patch
 LENGTH_STEP = 8  # frames of a slice (V3)
 
 
-def latent_size(width: int, height: int, length: int, plan: Plan = SLICES) -> tuple[int, int, int]:
+def latent_size(width: int, height: int, length: int, plan: TimePlan = SLICES) -> tuple[int, int, int]:
     """(latent frames, rows, columns) for a video of `length` frames, sizes in pixels, cut by a VAE's `plan`.
 
     Raises `ValueError` for sizes that no video has.
@@ -18,7 +18,7 @@ def latent_size(width: int, height: int, length: int, plan: Plan = SLICES) -> tu
     return plan.latents_for(length), height // SIDE_STEP * 2, width // SIDE_STEP * 2
 
 
-def decoded_length(length: int, plan: Plan = SLICES) -> int:
+def decoded_length(length: int, plan: TimePlan = SLICES) -> int:
     """How many frames come out when `length` are asked for. The same, for these lengths:
 
     V1 any; V2 1, 9n and what leaves 1 or 5 over; V3 1, 8n and 8n + 1.
@@ -26,13 +26,13 @@ def decoded_length(length: int, plan: Plan = SLICES) -> int:
     return plan.frames_for(plan.latents_for(length))
 
 
-def window_size(length: int, overlap: int, plan: Plan = SLICES) -> tuple[int, int]:
+def window_size(length: int, overlap: int, plan: TimePlan = SLICES) -> tuple[int, int]:
     """(length, overlap) of sampling windows in latent frames, whole slices each, for these numbers of frames.
 
     Raises `ValueError` when the overlap leaves no way forward.
     """
     if not 0 <= overlap < length:
         raise ValueError(f"Windows of {length} frames can't overlap by {overlap}; make the overlap smaller.")
-    frames, latents = plan.frames_per_slice, plan.latents_for(plan.frames_per_slice)
-    slices = max(1, length // frames)
-    return slices * latents, min(-(-overlap // frames), slices - 1) * latents
+    slices = max(1, length // plan.frames_per_slice)
+    shared = min(-(-overlap // plan.frames_per_slice), slices - 1)
+    return slices * plan.unit, shared * plan.unit

@@ -1,14 +1,13 @@
-"""What every VAE does alike: pixels <-> latents, cut in time by its plan and in space by tiles."""
+"""What every VAE does alike: pixels <-> latents, tile by tile in space and, inside a tile, slice by slice in time."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .slicing import DecodeSlice, Plan
-from .tiling import Tiling
+from .slicing import DecodeSlice, TimePlan, frame_weights
+from .tiling import Tile, Tiling, whole_frame
 
 SPACE_RATIO = 8
 
@@ -16,14 +15,15 @@ OnSlice = Callable[[], None] | None
 
 
 class VideoVAE(nn.Module):
-    """The plan around an encoder and a decoder that know single slices: `moments` and `decode_slice`.
+    """The loops around an encoder and a decoder that know single slices: `moments` and `decode_slice`.
 
-    Pixels are `[B, 3, T, H, W]` in [-1, 1]; latents `[B, C, F, H/8, W/8]`, unscaled. Each slice is moved to
-    `device` when its turn comes and its result goes straight to its place in `out`, wherever that lies, so that
-    peak memory is that of one slice. `on_slice` is called after each.
+    Pixels are `[B, 3, T, H, W]` in [-1, 1]; latents `[B, C, F, H/8, W/8]`, unscaled. Each slice of each tile is moved
+    to `device` when its turn comes, and what comes of it is added to its place in `out`, wherever that lies: peak
+    memory is that of one slice. What a network keeps from slice to slice lies in a `cache` of the tile, made here and
+    gone with the tile. `on_slice` is called after each slice of each tile.
     """
 
-    plan: Plan
+    plan: TimePlan
     decoder: Any  # of the release
     channels_last = torch.channels_last_3d  # this layout, for its convolutions
 
@@ -31,11 +31,11 @@ class VideoVAE(nn.Module):
         super().__init__()
         self.config = config
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, cache: dict | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior of one slice of pixels."""
         raise NotImplementedError
 
-    def decode_slice(self, z: Tensor, first: int = 0, count: int | None = None) -> Tensor:
+    def decode_slice(self, z: Tensor, first: int = 0, count: int | None = None, cache: dict | None = None) -> Tensor:
         """The pixels of one slice; latents `[first, first + count)` of `z` are the slice, the others only seen."""
         raise NotImplementedError
 
@@ -59,18 +59,18 @@ class VideoVAE(nn.Module):
         """The posterior mean. `prepare` turns a slice of other pixels, such as 0..1, into what the network takes."""
         shape = self.latent_shape(x.shape)
         out = torch.empty(shape, dtype=x.dtype, device=x.device) if out is None else out
-
-        def network(pixels: Tensor) -> Tensor:
-            return self.moments(pixels)[0]
-
-        for s in self.plan.encode(x.shape[2]):
-            pixels = x[:, :, s.start : s.stop].to(device=device or x.device)
-            pixels = pixels if prepare is None else prepare(pixels)
-            cut = None if tiling is None or tiling.fits(*shape[3:]) else tiling
-            latents = network(pixels) if cut is None else cut.apply(network, pixels, SPACE_RATIO, 1)
-            out[:, :, s.latent_start : s.latent_stop] = latents
-            if on_slice is not None:
-                on_slice()
+        tiles = tiles_of(tiling, shape, ratio=1)
+        if len(tiles) > 1:
+            out.zero_()
+        for tile in tiles:
+            cache: dict = {}
+            for s in self.plan.encode(self.plan.crop(x.shape[2])):
+                pixels = tile.window(x[:, :, s.start : s.stop], SPACE_RATIO).to(device=device or x.device)
+                pixels = pixels if prepare is None else prepare(pixels)
+                latents = self.moments(pixels, cache)[0]
+                _put(latents, out[:, :, s.latent_start : s.latent_stop], tile, 1, None)
+                if on_slice is not None:
+                    on_slice()
         return out
 
     def decode(
@@ -82,25 +82,45 @@ class VideoVAE(nn.Module):
         on_slice: OnSlice = None,
         slices: list[DecodeSlice] | None = None,
     ) -> Tensor:
-        """The pixels, cut into the plan's slices or those given."""
+        """The pixels, cut into the plan's slices or those given, whose `share` of what `out` holds is replaced."""
         shape = self.pixel_shape(z.shape)
         out = torch.empty(shape, dtype=z.dtype, device=z.device) if out is None else out
-        for s in slices or self.plan.decode(z.shape[2]):
-            seen = z[:, :, s.before : s.after].to(device=device or z.device)
-            network = partial(self.decode_slice, first=s.start - s.before, count=s.stop - s.start)
-            cut = None if tiling is None or tiling.fits(*z.shape[3:]) else tiling
-            pixels = network(seen) if cut is None else cut.apply(network, seen, 1, SPACE_RATIO)
-            _put(pixels, out[:, :, s.frame_start : s.frame_stop], s.shares())
-            if on_slice is not None:
-                on_slice()
+        tiles, slices = tiles_of(tiling, z.shape, SPACE_RATIO), slices or self.plan.decode(z.shape[2])
+        weights = frame_weights(slices)
+        alone = len(tiles) == 1 and all(weight == 1 for row in weights.slices for weight in row)
+        if not alone:
+            _keep(out, weights.before)
+        for tile in tiles:
+            cache: dict = {}
+            for s, frames in zip(slices, weights.slices, strict=True):
+                seen = tile.window(z[:, :, s.before : s.after], 1).to(device=device or z.device)
+                pixels = self.decode_slice(seen, s.start - s.before, s.stop - s.start, cache)
+                place = out[:, :, s.frame_start : s.frame_stop]
+                _put(pixels, place, tile, SPACE_RATIO, None if alone else frames)
+                if on_slice is not None:
+                    on_slice()
         return out
 
 
-def _put(pixels: Tensor, place: Tensor, shares: list[float]) -> None:
-    """Frames into their place; those that share it are mixed with what is there."""
-    shared = [i for i, share in enumerate(shares) if share < 1]
-    mixed = shared[-1] + 1 if shared else 0
-    place[:, :, mixed:] = pixels[:, :, mixed:]
-    if mixed:
-        weights = torch.tensor(shares[:mixed], dtype=place.dtype, device=place.device).view(-1, 1, 1)
-        place[:, :, :mixed].lerp_(pixels[:, :, :mixed].to(place), weights)
+def tiles_of(tiling: Tiling | None, latents: tuple[int, ...], ratio: int) -> list[Tile]:
+    """The tiles of latents of this shape `[..., h, w]`; without tiling, one."""
+    height, width = latents[-2:]
+    return whole_frame(height, width) if tiling is None else list(tiling.tiles(height, width, ratio))
+
+
+def _put(x: Tensor, out: Tensor, tile: Tile, ratio: int, frames: list[float] | None) -> None:
+    """What came of a slice of a tile, into its place in `out` `[B, C, T, H, W]`: alone, or added with its weights."""
+    place = tile.window(out, ratio)
+    if frames is None and tile.row_weights is None:
+        place.copy_(x)
+        return
+    x = tile.weighted(x.to(torch.float32))
+    if frames is not None and any(weight != 1 for weight in frames):
+        x = x * torch.tensor(frames, device=x.device).view(-1, 1, 1)
+    place.add_(x.to(place))
+
+
+def _keep(out: Tensor, shares: list[float]) -> None:
+    """Of each frame of `out`, so much stays; what was never written need not be a number."""
+    for frame, share in zip(out.unbind(2), shares, strict=True):
+        frame.zero_() if share == 0 else frame.mul_(share)

@@ -16,6 +16,7 @@ motion_files = part("easyanimate_models.names.motion_module")
 sd = part("easyanimate_models.sd")
 t5 = part("easyanimate_models.text_encoders.t5")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
+IGNORED = part("easyanimate_models.supported_models").MotionRelease.ignored
 META = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
 
 
@@ -30,7 +31,7 @@ def released(name: str, with_config: bool = True) -> checkpoint.Checkpoint:
 def assert_holds_exactly(config, file: checkpoint.Checkpoint) -> None:
     """Nothing missing, nothing left over, every shape equal."""
     network = MotionDiT(config, **META)
-    assert set(checkpoint.require_fit(network, file, "transformer", sd.CONSTANT_TABLES)) == set(network.state_dict())
+    assert set(checkpoint.require_fit(network, file, "transformer", IGNORED)) == set(network.state_dict())
 
 
 def attentions(config) -> list[tuple[str, ...]]:
@@ -137,6 +138,6 @@ def test_other_vaes_are_named(name, with_config, said):
 
 
 def test_t5_xxl():
-    file = sd.with_one_vocabulary(released("text_encoder_t5_v1_1_xxl"))
-    network = t5.t5_skeleton(detection.detect_t5(file))
+    file = detection.with_our_names(released("text_encoder_t5_v1_1_xxl"), detection.TEXT_ENCODERS)
+    network = detection.detect_text_encoder(file).skeleton()
     assert set(checkpoint.require_fit(network, file, "T5")) == set(network.state_dict())

@@ -7,11 +7,11 @@ import conftest
 import pytest
 import torch
 from conftest import GOLDEN, part
+from original_tiling import OriginalTiling
 from safetensors.torch import save_file
 
 sd = part("easyanimate_models.sd")
 slicing = part("easyanimate_models.vae.slicing")
-tiling = part("easyanimate_models.vae.tiling")
 
 golden = functools.cache(conftest.golden)  # a minute of reading otherwise
 TRANSFORMERS = ("inp_l28_uvit", "t2v_l2_d64", "t2v_l1_d96_sample128")
@@ -92,7 +92,7 @@ def test_vae_decodes_to_the_recorded_pixels(vae, agree, name, case):
 def test_tiles_meet_as_recorded(vae, agree, name, case):
     given, theirs, how = golden(name).inputs(case), golden(name).outputs(case), golden(name).config["cases"][case]
     side = how["tile_latent_min_size"]
-    tiles = tiling.OriginalTiling(side, int(side * how["tile_overlap_factor"]))
+    tiles = OriginalTiling(side, int(side * how["tile_overlap_factor"]))
     agree(f"{name} {case} mean", vae.first_stage_model.encode(given["pixels"], tiling=tiles), theirs["mean"])
     ours = vae.first_stage_model.decode(given["latents"], tiling=tiles)
     agree(f"{name} {case}", ours, theirs["decoded_without_corner_pass"])

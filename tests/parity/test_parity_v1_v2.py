@@ -7,10 +7,10 @@ import conftest
 import pytest
 import torch
 from conftest import GOLDEN, part
+from original_tiling import OriginalTiling
 from safetensors.torch import save_file
 
 sd = part("easyanimate_models.sd")
-tiling = part("easyanimate_models.vae.tiling")
 
 golden = functools.cache(conftest.golden)
 V1, V2 = "v1_transformer/grid_l2", "v2_transformer/t2v_l18_uvit"
@@ -107,7 +107,7 @@ def test_window_vae_decodes_to_the_recorded_pixels(vaes, agree, name, case):
 def test_tiles_meet_as_recorded(vaes, agree, name, case):
     given, theirs, how = golden(name).inputs(case), golden(name).outputs(case), golden(name).config["cases"][case]
     side, model = how["tile_latent_min_size"], vaes[name].first_stage_model
-    tiles = tiling.OriginalTiling(side, int(side * how["tile_overlap_factor"]))
+    tiles = OriginalTiling(side, int(side * how["tile_overlap_factor"]))
     agree(f"{name} {case} mean", model.encode(given["pixels"], tiling=tiles), theirs["mean"])
     agree(f"{name} {case}", model.decode(given["latents"], tiling=tiles), theirs["decoded_without_corner_pass"])
 

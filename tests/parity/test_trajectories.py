@@ -75,7 +75,7 @@ def _run(recorded: conftest.Golden, load) -> Run:
     sampler, steps, denoise = SAMPLERS[how["scheduler"]], how["num_inference_steps"], 1.0
     if "strength" in how:  # the original makes 8 * 0.6 = 4 of 8 steps
         steps, denoise = how["n_model_calls"], how["n_model_calls"] / steps
-    sigmas = schedules.release_sigmas(model.get_model_object("model_sampling"), sampler, steps, denoise)
+    sigmas = schedules.release_sigmas(model, sampler, steps, denoise)
     negative, positive = ([[e[None], {"attention_mask": m[None]}]] for e, m in _texts(recorded))
     latent = torch.zeros_like(_noise(recorded))
     if how["pipeline"] == "EasyAnimateInpaintPipeline":

@@ -193,7 +193,7 @@ LEARNING = (
     Row(
         "Stable Diffusion's CLIP to teach with",
         LORA,
-        "gives 768 numbers for a word, this transformer takes 32",
+        "gives 768-dimensional embeddings, this transformer takes 32",
         learnt(more=SD, clip=["sd", 1]),
     ),
     Row(

@@ -28,13 +28,13 @@ CONDITIONING = (
     Row(
         "Stable Diffusion's CLIP",
         SAMPLER,
-        "gives 768 numbers for a word, this transformer takes 32; load the T5",
+        "gives 768-dimensional embeddings, this transformer takes 32; load the text encoder",
         {**SD, **other("prompt", clip=["sd", 1])},
     ),
     Row(
         "a transformer made for other text",
         SAMPLER,
-        "gives 32 numbers for a word, .* takes 48; load the T5",
+        "gives 32-dimensional embeddings, .* takes 48; load the text encoder",
         transformer("wide-text.safetensors"),
     ),
     Row("Stable Diffusion's VAE in Image to Video", I2V, OURS_ONLY, {**SD, **given(vae=["sd", 2])}),
@@ -95,7 +95,7 @@ CONDITIONING = (
     Row(
         "another CLIP vision model",
         SAMPLER,
-        "gives 512 numbers for an image, EasyAnimate takes 768; load CLIP ViT",
+        "gives 512-dimensional embeddings, EasyAnimate takes 768; load CLIP ViT",
         {**transformer("sees.safetensors"), **seen("clip-b/model.safetensors")},
     ),
     Row(

@@ -73,11 +73,11 @@ def computed(base, tensors: dict, hint: torch.Tensor) -> tuple[list[torch.Tensor
     names = ("attention_mask", "clip_embeds", "clip_mask")
     chosen = {k: cond[k] for k in names if k in cond}
     timesteps = base.model.model_sampling.timestep(sigma)
-    hidden, told, embedded = network.embed(x, timesteps, cond["c_crossattn"], **chosen)
-    context, bias, modulation, grid = told
+    hidden, inputs, timestep = network.embed(x, timesteps, cond["c_crossattn"], **chosen)
+    context, bias, modulation, grid = inputs
     padded = torch.zeros(2, *x.shape[1:]).index_copy(1, torch.arange(4), (hint * 0.18215).expand(2, -1, -1, -1, -1))
     seen = network.tokens(padded)
-    first = network.transformer_blocks[0](hidden, *told, {})
+    first = network.transformer_blocks[0](hidden, inputs, {})
     before = {k: tensors[f"controlnet.0.before_proj.{k}"] for k in ("weight", "bias")}
     states = (first + F.linear(seen, **before)).unflatten(1, (grid[0], -1)).unbind(1)
     added = []
@@ -91,8 +91,8 @@ def computed(base, tensors: dict, hint: torch.Tensor) -> tuple[list[torch.Tensor
         x = x + added[i - 1]
         if config.skips and i >= 2:
             x = x + network.long_connect_fc[i - 2](stored.pop())
-        x = network.transformer_blocks[i](x, *told, {})
+        x = network.transformer_blocks[i](x, inputs, {})
         if i < 2:
             stored.append(x)
-    noise = network._unpatchify(network._final(x, embedded), *grid)
+    noise = network._unpatchify(network._final(x, timestep), *grid)
     return added, noise

@@ -49,7 +49,7 @@ def tiny_release_vae(release: str):
     cls = getattr(supported_models, f"EasyAnimate{release}")
     model = cls.vae(IMAGE_VAE if release == "V1" else VAE).eval()
     randomise(model)
-    return host_vae.HostVAE(model, {k: v.clone() for k, v in model.state_dict().items()}, cls.latent_format())
+    return host_vae.HostVAE(model, {k: v.clone() for k, v in model.state_dict().items()}, cls)
 
 
 def tiny_vae():

@@ -141,7 +141,7 @@ class TestStockNodes:
         assert samples.shape == (1, 4, 4, 2, 4) and samples.isfinite().all()
         options = positive[0][1]
         ours = told(ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=start))
-        theirs = inpainting.from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
+        theirs = inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
         assert torch.allclose(theirs[:, :, 2:], ours[:, :, 2:], atol=1e-5)
         assert torch.equal(theirs[:, 4:, 0], options["concat_latent_image"][:, :, 0])
 
@@ -153,7 +153,7 @@ class TestStockNodes:
         samples = sample(inp, positive, negative, latent)
         assert samples.shape == (1, 4, 4, 2, 4) and samples.isfinite().all()
         options = positive[0][1]
-        theirs = inpainting.from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
+        theirs = inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
         ours = told(InpaintVideo.execute(text(), text(), vae, video, True, mask))
         assert relative_error(theirs, ours) < 1e-5
 

@@ -36,7 +36,7 @@ class Counted:
         model, self.calls = self.model, 0
         if threshold is not None:
             model = sampling.EasyAnimateStepCache.execute(model, threshold, start, most).args[0]
-        sigmas = release_sigmas(model.get_model_object("model_sampling"), sampler, STEPS)
+        sigmas = release_sigmas(model, sampler, STEPS)
         noise = comfy.sample.prepare_noise(empty, 3)
         settings = STEPS, 2.0, sampler, "normal", *text, empty
         return comfy.sample.sample(model, noise, *settings, sigmas=sigmas, disable_pbar=True, seed=3)

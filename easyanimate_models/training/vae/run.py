@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import comfy.ops
 import torch
@@ -42,7 +43,7 @@ def trainable_vae(start: HostVAE | None, settings: VAESettings) -> VideoVAE:
     weights = {name: tensor.detach().float().cpu() for name, tensor in given.state_dict().items()}
     own = type(given)(given.config, **OPS)
     own.load_state_dict(weights)
-    wanted = ARCHITECTURES[settings.architecture].vae if settings.architecture else type(given)
+    wanted: Any = ARCHITECTURES[settings.architecture].vae if settings.architecture else type(given)
     if wanted is type(given):
         return own
     if wanted is ImageVAE:

@@ -1,0 +1,97 @@
+"""Encoders of text and images, and ControlNets: the config of each by its tensors."""
+
+from dataclasses import replace
+
+from ..dit.controlnet import ControlNetConfig
+from ..files.checkpoint import Checkpoint, CheckpointError, describe, number_in, shape_of
+from ..files.messages import briefly
+from ..text_encoders.t5 import T5TextEncoder
+from .motion_dit import RELEASED_HEADS
+from .probes import HEADS, Detector, count, require_claim, require_division
+
+STABLE_DIFFUSION_CONTROL = ("zero_convs.", "controlnet_cond_embedding.", "input_hint_block.", "controlnet_down_blocks.")
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")  # of CLIP, that the host has
+T5_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+T5_GATED = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
+T5_WORDS, T5_WORDS_TWICE = "shared.weight", "encoder.embed_tokens.weight"
+
+
+def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
+    """The config of a PixArt ControlNet under our names; heads can be given in the file's metadata or config.json."""
+    tensors, name = checkpoint.tensors, checkpoint.path.name
+    if any(probe in key for key in tensors for probe in STABLE_DIFFUSION_CONTROL):
+        raise CheckpointError(
+            f"{name} is a Stable Diffusion ControlNet, not a PixArt one; load it with the stock Load ControlNet Model "
+            "and use it on a Stable Diffusion model that refines the frames one by one."
+        )
+    if "controlnet.0.before_proj.weight" not in tensors:
+        raise CheckpointError(
+            f"{name} is {describe(tensors)}, not a PixArt ControlNet; choose one such as PixArt-XL-2-1024-ControlNet."
+        )
+    claimed = str(checkpoint.metadata.get(HEADS, number_in(checkpoint.config, HEADS, RELEASED_HEADS, name)))
+    width = shape_of(checkpoint, "controlnet.0.before_proj.weight", 2)[0]
+    heads = int(claimed) if claimed.isdecimal() and len(claimed) < 6 else 0
+    if not heads or width % heads:
+        raise CheckpointError(
+            f"{name} is {width} wide, which {briefly(claimed)} heads don't divide; download it again."
+        )
+    return ControlNetConfig(width, count(checkpoint, "controlnet.", 8), heads)
+
+
+def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
+    """The config of a CLIP vision encoder, in the words of `usual`, which holds for files without a config.json."""
+    given, name = checkpoint.config, checkpoint.path.name
+    if "visual_projection.weight" not in checkpoint.tensors:
+        raise CheckpointError(
+            f"{name} is {describe(checkpoint.tensors)}, not a CLIP vision model; choose the release's image_encoder, "
+            "or a CLIP ViT-L/14 vision model."
+        )
+    projected, width = shape_of(checkpoint, "visual_projection.weight", 2)
+    layers = count(checkpoint, "vision_model.encoder.layers.")
+    shown = {"num_hidden_layers": layers, "hidden_size": width, "projection_dim": projected}
+    claims = {size: given.get(size, usual[size]) for size in shown}
+    wrong = [
+        f"{size} is {shown[size]} instead of {briefly(claims[size])}" for size in shown if shown[size] != claims[size]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{name} is not a complete CLIP ViT-L/14 vision model: its {', '.join(wrong)}; download it again or choose "
+            "another file."
+        )
+    sizes = {key: number_in(given, key, value, name) for key, value in usual.items() if type(value) is int}
+    require_division(checkpoint, width, sizes[HEADS])
+    kinds = {key: given.get(key, usual[key]) for key in ("hidden_act", "model_type")}
+    if kinds["model_type"] != usual["model_type"] or kinds["hidden_act"] not in ACTIVATIONS:
+        raise CheckpointError(f"{name} is no CLIP ViT-L/14 by its config.json; choose the release's image_encoder.")
+    return {**usual, **sizes, **kinds, **shown}
+
+
+def detect_t5(checkpoint: Checkpoint) -> T5TextEncoder:
+    """The sizes of a T5 encoder by its tensors."""
+    if T5_WORDS not in checkpoint.tensors:
+        raise CheckpointError(f"{checkpoint.path.name} lacks {T5_WORDS}, its word embeddings; download it again.")
+    heads = shape_of(checkpoint, T5_BIAS, 2)[1]
+    inner, width = shape_of(checkpoint, "encoder.block.0.layer.0.SelfAttention.q.weight", 2)
+    sizes = {
+        "num_layers": count(checkpoint, "encoder.block.", 8),
+        "num_heads": heads,
+        "d_model": width,
+        "d_kv": inner // heads,
+        "d_ff": shape_of(checkpoint, T5_GATED, 2)[0],
+        "vocab_size": shape_of(checkpoint, T5_WORDS, 2)[0],
+    }
+    for name, size in sizes.items():
+        require_claim(checkpoint, name, size)
+    return T5TextEncoder(sizes)
+
+
+def _with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
+    """Some T5 files hold the word embeddings under a second name, or only there."""
+    tensors = dict(checkpoint.tensors)
+    words = tensors.pop(T5_WORDS_TWICE, None)
+    if words is not None:
+        tensors.setdefault(T5_WORDS, words)
+    return replace(checkpoint, tensors=tensors)
+
+
+T5 = Detector(((T5_BIAS, 2), (T5_GATED, 2)), detect_t5, _with_one_vocabulary)

@@ -1,0 +1,68 @@
+"""What detectors have in common: a registry of probe tensors, and careful looks at shapes, names and config.json."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ..files.checkpoint import Checkpoint, CheckpointError, describe
+from ..files.messages import briefly
+
+HEADS = "num_attention_heads"
+
+Detected = TypeVar("Detected")
+
+
+@dataclass(frozen=True)
+class Detector(Generic[Detected]):
+    """One architecture: the tensors that only its files have (name and number of dimensions), and what reads them.
+
+    `rename` brings other namings of the same weights to ours; a file of another architecture comes back as it is.
+    """
+
+    probes: tuple[tuple[str, int], ...]
+    detect: Callable[[Checkpoint], Detected]
+    rename: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        """Whether a file under our names is of this architecture."""
+        tensors = checkpoint.tensors
+        return all(name in tensors and tensors[name].ndim == dimensions for name, dimensions in self.probes)
+
+
+def detect(detectors: Sequence[Detector[Detected]], checkpoint: Checkpoint, what: str) -> Detected:
+    """What the first detector that recognises the file says; `CheckpointError` when none does: it is not `what`."""
+    for detector in detectors:
+        if detector.recognises(checkpoint):
+            return detector.detect(checkpoint)
+    raise CheckpointError(f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not {what}.")
+
+
+def count(checkpoint: Checkpoint, prefix: str, tensors: int = 2) -> int:
+    """How many numbered parts start with `prefix`, each with at least so many tensors: no network is built of names."""
+    found = [key[len(prefix) :].split(".")[0] for key in checkpoint.tensors if key.startswith(prefix)]
+    parts = len(set(found))
+    if parts * tensors > len(found):
+        raise CheckpointError(
+            f"{checkpoint.path.name} has {parts} parts called {prefix[:-1]} with {len(found)} tensors in them, which "
+            "are too few; download it again."
+        )
+    return parts
+
+
+def require_claim(checkpoint: Checkpoint, name: str, value) -> None:
+    """What config.json says, if it says anything, must be what the tensors show."""
+    claimed = checkpoint.config.get(name)
+    if claimed is not None and claimed != value:
+        raise CheckpointError(
+            f"config.json beside {checkpoint.path.name} says {name} {briefly(claimed)}, but the weights have {value}; "
+            "they belong to different models."
+        )
+
+
+def require_division(checkpoint: Checkpoint, width: int, heads: int) -> None:
+    """Heads must divide the width."""
+    if width % heads:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is {width} wide, which {heads} heads don't divide; put the right config.json "
+            "beside it."
+        )

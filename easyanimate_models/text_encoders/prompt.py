@@ -1,0 +1,61 @@
+"""The one way from text to conditioning: clean it if the text encoder wants that, tokenize, encode, pad, mask."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import comfy.model_management as mm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .prompt_cleaning import clean_prompt
+
+Encode = Callable[[Any, list[Any]], list]  # a CLIP and the tokens of each text -> CONDITIONING
+
+
+class TextEmbeddings(NamedTuple):
+    """`context` [B, L, C] and `mask` [B, L], 1 for tokens and 0 for padding."""
+
+    context: Tensor
+    mask: Tensor
+
+
+def encode_prompt(clip, texts: Sequence[str], clean: bool = True, encode: Encode | None = None) -> list:
+    """The CONDITIONING of one text, or of several as one entry with a row each.
+
+    `encode` does so for tokens that are not to be encoded by the host alone, such as those of a CLIP in training.
+    """
+    tokens = [clip.tokenize(cleaned(clip, text) if clean else text) for text in texts]
+    return (encode or _by_host)(clip, tokens)
+
+
+def cleaned(clip, text: str) -> str:
+    """`text` as this CLIP wants it; stock T5 encoders are taken for V1 to V3's."""
+    return getattr(clip.tokenizer, "clean", clean_prompt)(text)
+
+
+def embeddings_of(conditioning: list) -> TextEmbeddings:
+    """What the first entry of a CONDITIONING holds; without a mask, all of it counts."""
+    context, options = conditioning[0]
+    mask = options.get("attention_mask")
+    return TextEmbeddings(context, torch.ones(context.shape[:2]) if mask is None else mask.float())
+
+
+def stacked(rows: Sequence[TextEmbeddings]) -> TextEmbeddings:
+    """One after the other; shorter ones are padded with zeros, and masked there."""
+    longest = max(row.context.shape[1] for row in rows)
+    padding = [longest - row.context.shape[1] for row in rows]
+    context = [F.pad(row.context, (0, 0, 0, missing)) for row, missing in zip(rows, padding, strict=True)]
+    masks = [F.pad(row.mask, (0, missing)) for row, missing in zip(rows, padding, strict=True)]
+    return TextEmbeddings(torch.cat(context), torch.cat(masks))
+
+
+def _by_host(clip, tokens: list) -> list:
+    parts = []
+    for each in tokens:
+        mm.throw_exception_if_processing_interrupted()
+        parts.append(clip.encode_from_tokens_scheduled(each))
+    if len(parts) == 1:
+        return parts[0]
+    context, mask = stacked([embeddings_of(part) for part in parts])
+    return [[context, {"attention_mask": mask}]]
