@@ -19,7 +19,7 @@ from torch import Tensor
 from .files.checkpoint import SHOWN_KEYS, Checkpoint, CheckpointError, describe, read_checkpoint
 
 DENOISER = "diffusion_model."
-T5 = "t5xxl.transformer."
+T5 = "t5xxl.transformer."  # of stock text encoders; ours say theirs
 FLATTENED = ("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_")
 DOTTED = ("transformer.", "base_model.model.", "unet.base_model.model.", "")
 TEXT_FLATTENED = ("lora_te__", "lora_te_", "lora_te1_")
@@ -63,7 +63,7 @@ def load_lora(path: str | Path, model, clip=None, strength_model: float = 1.0, s
     patches = _fitting(checkpoint.tensors, names, model.model)
     text_names, text_patches = {}, {}
     if clip is not None:
-        text_names = text_encoder_names(clip.cond_stage_model)
+        text_names = text_encoder_names(clip)
         text_patches = _fitting(checkpoint.tensors, text_names, clip.cond_stage_model)
     used = _used(layers, names, patches) | _used(layers, text_names, text_patches)
     _report(checkpoint, layers, used, clip is not None)
@@ -97,10 +97,11 @@ def transformer_names(model) -> dict[str, str]:
     return names | _aliases(model.state_dict(), DENOISER, FLATTENED, DOTTED)
 
 
-def text_encoder_names(cond_stage_model) -> dict[str, str]:
-    """The same for the T5 inside a host CLIP."""
-    names = comfy.lora.model_lora_keys_clip(cond_stage_model, {})
-    return names | _aliases(cond_stage_model.state_dict(), T5, TEXT_FLATTENED, TEXT_DOTTED)
+def text_encoder_names(clip) -> dict[str, str]:
+    """The same for the text encoder inside a host CLIP."""
+    model, root = clip.cond_stage_model, getattr(clip.tokenizer, "lora_root", T5)
+    names = comfy.lora.model_lora_keys_clip(model, {})
+    return names | _aliases(model.state_dict(), root, TEXT_FLATTENED, TEXT_DOTTED)
 
 
 def _aliases(keys: Iterable[str], root: str, flattened: Iterable[str], dotted: Iterable[str]) -> dict[str, str]:

@@ -143,3 +143,4 @@ class EasyAnimateV3(MotionRelease):
 
 
 RELEASES: tuple[type[MotionRelease], ...] = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)
+DEFAULT = EasyAnimateV3  # of an empty latent that no VAE says the release of

@@ -147,14 +147,14 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
 
 
 def with_images(positive: list, negative: list, latents: torch.Tensor) -> tuple[list, list]:
-    """Both prompts told the same of the video: what is given, and what to make."""
+    """Both prompts with the same inpaint latents."""
     values = {"concat_latent_image": latents}
     return tuple(node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
 
 
-def with_clip_vision(conditioning: list, seen, start: float, end: float) -> list:
-    """Each entry of `conditioning` split in time, so that `seen` counts from `start` to `end` percent of sampling."""
-    if seen is None:
+def with_clip_vision(conditioning: list, clip_vision_output, start: float, end: float) -> list:
+    """Each entry of `conditioning` split in time: the CLIP output counts from `start` to `end`, fractions of a run."""
+    if clip_vision_output is None:
         return conditioning
     if not start < end:
         raise ValueError(f"CLIP would count from {start} to {end}; clip_start_percent must be the smaller one.")
@@ -163,7 +163,7 @@ def with_clip_vision(conditioning: list, seen, start: float, end: float) -> list
         first, last = options.get("start_percent", 0.0), options.get("end_percent", 1.0)
         spans = (
             (first, min(last, start), {}),
-            (max(first, start), min(last, end), {"clip_vision_output": seen}),
+            (max(first, start), min(last, end), {"clip_vision_output": clip_vision_output}),
             (max(first, end), last, {}),
         )
         for a, b, value in spans:

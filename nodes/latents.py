@@ -4,8 +4,8 @@ import comfy.model_management as mm
 import torch
 from comfy_api.latest import io
 
-from ..easyanimate_models.latent_formats import SliceLatents, mark
-from ..easyanimate_models.vae.slicing import SLICES
+from ..easyanimate_models.latent_formats import mark
+from ..easyanimate_models.supported_models import DEFAULT
 from ..easyanimate_models.vae.video_sizes import LENGTH_STEP, SIDE_STEP, decoded_length, latent_size
 from .decoding import require_slice_vae
 
@@ -53,16 +53,16 @@ class EasyAnimateEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, width, height, length, batch_size, vae=None) -> io.NodeOutput:
-        form, plan = SliceLatents, SLICES
+        latent_format, plan = DEFAULT.latent_format, DEFAULT.vae.plan
         if vae is not None:
-            form, plan = require_slice_vae(vae).latent_format, vae.plan
+            latent_format, plan = require_slice_vae(vae).latent_format, vae.plan
         size = latent_size(width, height, length, plan)
         latent = {
-            "samples": torch.zeros([batch_size, form.latent_channels, *size], device=mm.intermediate_device()),
-            "downscale_ratio_spacial": form.spacial_downscale_ratio,  # 0.33 reads these two
-            "downscale_ratio_temporal": form.temporal_downscale_ratio,
+            "samples": torch.zeros([batch_size, latent_format.latent_channels, *size], device=mm.intermediate_device()),
+            "downscale_ratio_spacial": latent_format.spacial_downscale_ratio,  # 0.33 reads these two
+            "downscale_ratio_temporal": latent_format.temporal_downscale_ratio,
         }
-        return io.NodeOutput(mark(latent, form), decoded_length(length, plan))
+        return io.NodeOutput(mark(latent, latent_format), decoded_length(length, plan))
 
 
 NODES = [EasyAnimateEmptyLatent]

@@ -98,8 +98,8 @@ class EasyAnimateSampler(io.ComfyNode):
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
-        kept = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}
-        return io.NodeOutput(mark({**kept, "samples": samples}, latent_format))
+        rest = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}
+        return io.NodeOutput(mark({**rest, "samples": samples}, latent_format))
 
 
 class EasyAnimateScheduler(io.ComfyNode):
@@ -218,11 +218,11 @@ class EasyAnimateStepCache(io.ComfyNode):
         return io.NodeOutput(with_step_cache(model, threshold, start_percent, most_in_a_row))
 
 
-def _require_release(model, instead: str) -> Release:
-    """Which release a MODEL is of; `instead` is the stock node for those of other families."""
+def _require_release(model, stock: str) -> Release:
+    """Which release a MODEL is of; `stock` is the node for those of other families."""
     release = model.model.model_config
     if not isinstance(release, Release):
-        raise ValueError(f"This model is not an EasyAnimate transformer; use {instead} for others.")
+        raise ValueError(f"This model is not an EasyAnimate transformer; use {stock} for others.")
     return release
 
 

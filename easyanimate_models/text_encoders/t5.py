@@ -37,6 +37,7 @@ class EasyAnimateTokenizer(sd1_clip.SD1Tokenizer):
     """What the host expects the tokenizer of a CLIP to be; it says how prompts are cleaned for it."""
 
     clean = staticmethod(clean_prompt)
+    lora_root = "t5xxl.transformer."  # of the weights that a LoRA for the text encoder names
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         super().__init__(embedding_directory, tokenizer_data or {}, clip_name="t5xxl", tokenizer=T5Tokenizer)

@@ -125,7 +125,7 @@ class TestClipTokens:
 
     def test_another_clip_model_is_named(self, vae, inp):
         seen = {"image_embeds": random(1, 1024)}
-        with pytest.raises(ValueError, match="1024 numbers.*ViT-L/14"):
+        with pytest.raises(ValueError, match="1024-dimensional.*ViT-L/14"):
             run(inp, ImageToVideo, vae, *SIZE, clip_vision_output=seen)
 
 
