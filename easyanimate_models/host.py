@@ -74,7 +74,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def prepare_quantised(release, tensors: dict[str, Tensor], metadata: dict) -> dict[str, Tensor] | None:
-    """Quantised transformer weights as this host reads them, and `release` told of it; None when it can't.
+    """Quantised transformer weights as this host reads them, which `release` then declares; None when it can't.
 
     0.33 keeps a scale beside each weight as its own kind of tensor; 0.3.75 has operations for scaled fp8.
     """

@@ -1,6 +1,6 @@
 """What the latents of each VAE look like to the host: channels, scale, ratios, preview colours.
 
-A latent says which release it is for, so that a wrong VAE or transformer is noticed before anything is computed.
+A latent carries the release that it is for, so that a wrong VAE or transformer is noticed before anything is computed.
 """
 
 import comfy.latent_formats
@@ -58,13 +58,13 @@ def mark(latent: dict, latent_format) -> dict:
 
 def require_match(latent: dict, latent_format, what: str) -> None:
     """Raise `ValueError` when `latent` is for another release than `latent_format`; `what` names its owner."""
-    given, wanted = latent.get(STAMP), getattr(latent_format, "release", None)
-    if given is None or wanted is None or given == wanted:
+    of_latent, of_owner = latent.get(STAMP), getattr(latent_format, "release", None)
+    if of_latent is None or of_owner is None or of_latent == of_owner:
         return
-    alike = " (a V2 VAE without its config.json counts as V3)" if {given, wanted} == {"V2", "V3"} else ""
+    alike = " (a V2 VAE without its config.json counts as V3)" if {of_latent, of_owner} == {"V2", "V3"} else ""
     raise ValueError(
-        f"The latent is for EasyAnimate {given}, but the {what} is for {wanted}; load the {what} of {given}, or make "
-        f"the latent with the VAE of {wanted}, connected to the empty latent{alike}."
+        f"The latent is for EasyAnimate {of_latent}, but the {what} is for {of_owner}; load the {what} of {of_latent}, or "
+        f"make the latent with the VAE of {of_owner}, connected to the empty latent{alike}."
     )
 
 

@@ -153,11 +153,10 @@ def _report(checkpoint: Checkpoint, layers: set[str], used: set[str], with_clip:
     if text and not with_clip:
         logging.info("%s also changes the text encoder (%d layers); connect clip to use that.", name, len(text))
         layers = layers - text
-    strange = sorted(layers - used)
-    if strange:
-        shown = ", ".join(strange[:SHOWN_KEYS])
-        count = len(strange)
-        logging.warning("%s: %d of %d layers do not fit and are left out: %s", name, count, len(layers), shown)
+    unused = sorted(layers - used)
+    if unused:
+        first = ", ".join(unused[:SHOWN_KEYS])
+        logging.warning("%s: %d of %d layers do not fit and are left out: %s", name, len(unused), len(layers), first)
 
 
 def _looks_like(layers: set[str]) -> str:

@@ -1,7 +1,7 @@
 """A PixArt ControlNet as the host's CONTROL_NET, steering V1 to V3 frame by frame.
 
-It was trained on images: its blocks have no motion module, and each frame follows its own hint. Like in PixArt, the
-hint is seen through the VAE and the base's own patch embedding, so the base of the run in progress is needed.
+It was trained on images: its blocks have no motion module, and each frame follows its own hint. As in PixArt, the hint
+is encoded by the VAE and embedded by the base's own patch embedding, so the base of the run in progress is needed.
 """
 
 from typing import Any
@@ -67,8 +67,8 @@ class PixArtControl(comfy.controlnet.ControlBase):
         if self.timestep_range is not None and not self.timestep_range[1] <= t[0] <= self.timestep_range[0]:
             return previous
         network: MotionDiT = self.base.diffusion_model
-        x, timesteps, given = self._as_the_base_sees_it(x_noisy, t, cond, transformer_options)
-        embedding = network.embed(x, timesteps, **given)
+        x, timesteps, conds = self._base_inputs(x_noisy, t, cond, transformer_options)
+        embedding = network.embed(x, timesteps, **conds)
         hidden = network.transformer_blocks[0](embedding.tokens, embedding.inputs, transformer_options)
         hint = network.tokens(self._hint(x, transformer_options))
         residuals = self.patcher.model(hidden, hint.expand_as(hidden), embedding.inputs, transformer_options)
@@ -86,7 +86,7 @@ class PixArtControl(comfy.controlnet.ControlBase):
                 "was trained on the same PixArt."
             )
 
-    def _as_the_base_sees_it(self, x: Tensor, sigma: Tensor, cond: dict, options: dict) -> tuple[Tensor, Tensor, dict]:
+    def _base_inputs(self, x: Tensor, sigma: Tensor, cond: dict, options: dict) -> tuple[Tensor, Tensor, dict]:
         """Input, timesteps and conditions of the base's network, as `BaseModel._apply_model` makes them."""
         base = self.base
         dtype = base.get_dtype() if base.manual_cast_dtype is None else base.manual_cast_dtype
@@ -94,9 +94,9 @@ class PixArtControl(comfy.controlnet.ControlBase):
         if cond.get("c_concat") is not None:
             parts.append(cut_to_window(cond["c_concat"], x, options).to(x))
         extra = {k: v for k, v in cond.items() if torch.is_tensor(v) and k not in NOT_FOR_THE_NETWORK}
-        given = {k: comfy.model_base.convert_tensor(v, dtype, x.device) for k, v in extra.items()}
-        given["context"] = cond["c_crossattn"].to(x.device, dtype)
-        return torch.cat(parts, dim=1).to(dtype), base.model_sampling.timestep(sigma).float(), given
+        conds = {k: comfy.model_base.convert_tensor(v, dtype, x.device) for k, v in extra.items()}
+        conds["context"] = cond["c_crossattn"].to(x.device, dtype)
+        return torch.cat(parts, dim=1).to(dtype), base.model_sampling.timestep(sigma).float(), conds
 
     def _hint(self, x: Tensor, options: dict) -> Tensor:
         """The hint `[1, in channels, F, h, w]` for the frames of `x`, encoded when a run starts or the size changes.
@@ -108,8 +108,8 @@ class PixArtControl(comfy.controlnet.ControlBase):
         if self.cond_hint is None or self.cond_hint.shape[-2:] != x.shape[-2:]:
             self.cond_hint = self._encode(x.shape[2] if window is None else total_frames(window), *x.shape[-2:])
         hint = self.cond_hint.to(x)
-        wanted = x.shape[2] if window is None else max(max(window.index_list) + 1, hint.shape[2])
-        hint = _as_long_as(wanted, hint)
+        frames = x.shape[2] if window is None else max(max(window.index_list) + 1, hint.shape[2])
+        hint = _with_length(frames, hint)
         if window is not None:
             hint = window.get_tensor(hint, x.device, dim=2)
         rest = hint.new_zeros(1, x.shape[1] - hint.shape[1], *hint.shape[2:])
@@ -122,8 +122,8 @@ class PixArtControl(comfy.controlnet.ControlBase):
         pixels = comfy.utils.common_upscale(pixels, columns * ratio, rows * ratio, self.upscale_algorithm, "center")
         if frames is not None:
             to_pixels = self.vae.upscale_ratio
-            wanted = to_pixels[0](frames) if isinstance(to_pixels, tuple) else frames
-            pixels = _as_long_as(wanted, pixels.movedim(0, 1)[None])[0].movedim(1, 0)
+            length = to_pixels[0](frames) if isinstance(to_pixels, tuple) else frames
+            pixels = _with_length(length, pixels.movedim(0, 1)[None])[0].movedim(1, 0)
         in_use = mm.loaded_models(only_currently_used=True)
         latents = self.vae.encode(pixels.movedim(1, -1)[..., :3])
         mm.load_models_gpu(in_use)
@@ -139,8 +139,8 @@ class PixArtControl(comfy.controlnet.ControlBase):
         return self.base.process_latent_in(latents)
 
 
-def _as_long_as(frames: int, clip: Tensor) -> Tensor:
-    """A clip `[B, C, F, H, W]` cut to `frames`, or going on with its last frame."""
+def _with_length(frames: int, clip: Tensor) -> Tensor:
+    """A clip `[B, C, F, H, W]` cut to `frames`, or continued by its last frame."""
     missing = frames - clip.shape[2]
     if missing <= 0:
         return clip[:, :, :frames]

@@ -35,9 +35,9 @@ def transformer_config(config: MotionDiTConfig) -> dict:
     }
 
 
-def motion_of(given: dict, file: str) -> tuple[MotionConfig, ...] | None:
+def motion_of(config: dict, file: str) -> tuple[MotionConfig, ...] | None:
     """The motion modules that a config.json describes, None when it doesn't; `file` names it in errors."""
-    block = given.get("basic_block_type")
+    block = config.get("basic_block_type")
     if block is None:
         return None
     counts = [count for count, name in BLOCKS.items() if name == block]
@@ -46,8 +46,8 @@ def motion_of(given: dict, file: str) -> tuple[MotionConfig, ...] | None:
             f"{file} is a {briefly(block)} model by its config.json; only the blocks of V1 to V3 "
             f"({', '.join(BLOCKS.values())}) can be loaded."
         )
-    cells = given.get("motion_module_type") == "VanillaGrid"
-    return tuple(_motion_config(given.get(key) or {}, cells, file) for key in _motion_keys(counts[0]))
+    cells = config.get("motion_module_type") == "VanillaGrid"
+    return tuple(_motion_config(config.get(key) or {}, cells, file) for key in _motion_keys(counts[0]))
 
 
 def _motion_keys(kinds: int) -> list[str]:
@@ -67,14 +67,14 @@ def _motion_kwargs(config: MotionConfig) -> dict:
     }
 
 
-def _motion_config(given: dict, cells: bool, file: str) -> MotionConfig:
-    names = given.get("attention_block_types", KNOWN[:1] * 2) if isinstance(given, dict) else None
+def _motion_config(config: dict, cells: bool, file: str) -> MotionConfig:
+    names = config.get("attention_block_types", KNOWN[:1] * 2) if isinstance(config, dict) else None
     if not isinstance(names, list) or not names or any(name not in KNOWN for name in names):
         raise CheckpointError(
-            f"config.json beside {file} describes motion modules that V1 to V3 don't have ({briefly(given)}); put the "
+            f"config.json beside {file} describes motion modules that V1 to V3 don't have ({briefly(config)}); put the "
             "right config.json beside it."
         )
-    size = given.get("block_size", CELL)
+    size = config.get("block_size", CELL)
     if cells and size != CELL:
         raise CheckpointError(
             f"config.json beside {file} says that its motion modules have cells of {briefly(size)}; V1's have {CELL}."
@@ -82,4 +82,4 @@ def _motion_config(given: dict, cells: bool, file: str) -> MotionConfig:
     attentions = tuple(name.split("_")[0].lower() for name in names)
     if cells:
         attentions = tuple("grid" if name == "temporal" else name for name in attentions)
-    return MotionConfig(attentions, number_in(given, "num_attention_heads", 8, file))
+    return MotionConfig(attentions, number_in(config, "num_attention_heads", 8, file))

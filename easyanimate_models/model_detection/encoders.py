@@ -40,7 +40,7 @@ def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
 
 def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
     """The config of a CLIP vision encoder, in the words of `usual`, which holds for files without a config.json."""
-    given, name = checkpoint.config, checkpoint.path.name
+    config, name = checkpoint.config, checkpoint.path.name
     if "visual_projection.weight" not in checkpoint.tensors:
         raise CheckpointError(
             f"{name} is {describe(checkpoint.tensors)}, not a CLIP vision model; choose the release's image_encoder, "
@@ -48,22 +48,24 @@ def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
         )
     projected, width = shape_of(checkpoint, "visual_projection.weight", 2)
     layers = count(checkpoint, "vision_model.encoder.layers.")
-    shown = {"num_hidden_layers": layers, "hidden_size": width, "projection_dim": projected}
-    claims = {size: given.get(size, usual[size]) for size in shown}
+    detected = {"num_hidden_layers": layers, "hidden_size": width, "projection_dim": projected}
+    claims = {size: config.get(size, usual[size]) for size in detected}
     wrong = [
-        f"{size} is {shown[size]} instead of {briefly(claims[size])}" for size in shown if shown[size] != claims[size]
+        f"{size} is {detected[size]} instead of {briefly(claims[size])}"
+        for size in detected
+        if detected[size] != claims[size]
     ]
     if wrong:
         raise CheckpointError(
             f"{name} is not a complete CLIP ViT-L/14 vision model: its {', '.join(wrong)}; download it again or choose "
             "another file."
         )
-    sizes = {key: number_in(given, key, value, name) for key, value in usual.items() if type(value) is int}
+    sizes = {key: number_in(config, key, value, name) for key, value in usual.items() if type(value) is int}
     require_division(checkpoint, width, sizes[HEADS])
-    kinds = {key: given.get(key, usual[key]) for key in ("hidden_act", "model_type")}
+    kinds = {key: config.get(key, usual[key]) for key in ("hidden_act", "model_type")}
     if kinds["model_type"] != usual["model_type"] or kinds["hidden_act"] not in ACTIVATIONS:
         raise CheckpointError(f"{name} is no CLIP ViT-L/14 by its config.json; choose the release's image_encoder.")
-    return {**usual, **sizes, **kinds, **shown}
+    return {**usual, **sizes, **kinds, **detected}
 
 
 def detect_t5(checkpoint: Checkpoint) -> T5TextEncoder:

@@ -158,8 +158,8 @@ def _require_agreement(checkpoint: Checkpoint, facts: _Facts) -> None:
         "caption_channels": facts.caption_channels,
         "patch_size": facts.patch,
     }
-    for name, shown in claims.items():
-        require_claim(checkpoint, name, shown)
+    for name, value in claims.items():
+        require_claim(checkpoint, name, value)
     require_division(checkpoint, facts.width, number_in(checkpoint.config, HEADS, RELEASED_HEADS, checkpoint.path.name))
 
 

@@ -28,19 +28,19 @@ def with_motion_module(base: Checkpoint, motion: Checkpoint) -> Checkpoint:
         )
     _require_place(base, motion)
     width, depth = shape_of(base, BASE_PROBE, 4)[0], _depth(base)
-    taught = shape_of(motion, PROBE, 2)[0]
-    if (taught, _depth(motion)) != (width, depth):
+    motion_width = shape_of(motion, PROBE, 2)[0]
+    if (motion_width, _depth(motion)) != (width, depth):
         raise CheckpointError(
-            f"{motion.path.name} is for {_depth(motion)} blocks of width {taught}, but "
+            f"{motion.path.name} is for {_depth(motion)} blocks of width {motion_width}, but "
             f"{base.path.name} has {depth} of width {width}; choose the PixArt-XL-2 base that it was trained on."
         )
-    about_motion = {k: v for k, v in motion.config.items() if k.startswith(("basic_block_type", "motion_module_"))}
-    ours = {k: v for k, v in base.config.items() if k != "basic_block_type"}
-    return replace(base, tensors={**base.tensors, **motion.tensors}, config={**ours, **about_motion})
+    motion_config = {k: v for k, v in motion.config.items() if k.startswith(("basic_block_type", "motion_module_"))}
+    base_config = {k: v for k, v in base.config.items() if k != "basic_block_type"}
+    return replace(base, tensors={**base.tensors, **motion.tensors}, config={**base_config, **motion_config})
 
 
 def _require_place(base: Checkpoint, motion: Checkpoint) -> None:
-    """An image transformer, or a video transformer that `motion` was taught in."""
+    """An image transformer, or a video transformer that `motion` was trained in."""
     kinds = motion_of(motion.config, motion.path.name)
     if PROBE in base.tensors and (kinds is None or kinds != motion_of(base.config, base.path.name)):
         raise CheckpointError(

@@ -1,8 +1,7 @@
 """Videos longer than the model was trained for: windows over latent frames that start from the same noise.
 
 Windows that share frames agree where they meet; what they show farther apart depends on their noise. So the noise of
-the first window is dealt out again, slice by slice in another order, to all frames that follow (Qiu et al., FreeNoise,
-arXiv 2310.15169).
+the first window is used again for all frames that follow, its slices shuffled (Qiu et al., FreeNoise, arXiv 2310.15169).
 """
 
 import torch
@@ -36,12 +35,12 @@ def repeated(noise: Tensor, window: int, step: int, unit: int) -> Tensor:
     Each `step` frames are those of a window before, in units that stay together.
     """
     noise, frames = noise.clone(), noise.shape[2]
-    chance = torch.Generator().manual_seed(frames)
+    generator = torch.Generator().manual_seed(frames)
     for start in range(window, frames, step):
         source = noise[:, :, start - window : start - window + step].split(unit, dim=2)
-        order = torch.randperm(len(source), generator=chance).tolist()
-        dealt = torch.cat([source[i] for i in order], dim=2)
-        noise[:, :, start : start + step] = dealt[:, :, : frames - start]
+        order = torch.randperm(len(source), generator=generator).tolist()
+        shuffled = torch.cat([source[i] for i in order], dim=2)
+        noise[:, :, start : start + step] = shuffled[:, :, : frames - start]
     return noise
 
 

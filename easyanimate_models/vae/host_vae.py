@@ -134,7 +134,7 @@ class HostVAE(comfy.sd.VAE):
                 smaller = _smaller(tiling, largest)
                 if smaller is None or not out_of_memory(error):
                     raise
-            tiling = smaller  # not above: until its error is handled, what ran out of memory keeps what it has
+            tiling = smaller  # not above: until its error is handled, what ran out of memory holds on to it
             logging.warning("Out of memory; going on in tiles of %d pixels.", tiling.side * SPACE_RATIO)
             mm.soft_empty_cache()
 
@@ -216,8 +216,8 @@ def _tiling(tile_x: int | None, tile_y: int | None, overlap: int | None, ratio: 
     """The host's tile sizes as ours, in latent pixels; tiles are square, the smaller side counts."""
     sides = [side // ratio for side in (tile_x, tile_y) if side is not None]
     side = max(1, min(sides)) if sides else RELEASE_TILING.side
-    wanted = RELEASE_TILING.overlap if overlap is None else overlap // ratio
-    return Tiling(side, min(wanted, side // 2))
+    shared = RELEASE_TILING.overlap if overlap is None else overlap // ratio
+    return Tiling(side, min(shared, side // 2))
 
 
 def _smaller(tiling: Tiling | None, largest: int) -> Tiling | None:
