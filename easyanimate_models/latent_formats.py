@@ -1,6 +1,6 @@
 """What the latents of each VAE look like to the host: channels, scale, ratios, preview colours.
 
-A latent carries the release that it is for, so that a wrong VAE or transformer is noticed before anything is computed.
+A latent carries the release that it is for: a wrong VAE or transformer is noticed before anything is computed.
 """
 
 import comfy.latent_formats
@@ -63,8 +63,8 @@ def require_match(latent: dict, latent_format, what: str) -> None:
         return
     alike = " (a V2 VAE without its config.json counts as V3)" if {of_latent, of_owner} == {"V2", "V3"} else ""
     raise ValueError(
-        f"The latent is for EasyAnimate {of_latent}, but the {what} is for {of_owner}; load the {what} of {of_latent}, or "
-        f"make the latent with the VAE of {of_owner}, connected to the empty latent{alike}."
+        f"The latent is for EasyAnimate {of_latent}, but the {what} is for {of_owner}; load the {what} of {of_latent}, "
+        f"or make the latent with the VAE of {of_owner}, connected to the empty latent{alike}."
     )
 
 
