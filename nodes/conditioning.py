@@ -17,8 +17,8 @@ CATEGORY = "EasyAnimate/conditioning"
 
 def _shared_inputs() -> list:
     return [
-        io.Conditioning.Input("positive", tooltip="What should be seen."),
-        io.Conditioning.Input("negative", tooltip="What should not be seen."),
+        io.Conditioning.Input("positive", tooltip="Positive conditioning."),
+        io.Conditioning.Input("negative", tooltip="Negative conditioning."),
         io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
     ]
 
@@ -29,24 +29,30 @@ def _clip_vision_inputs() -> list:
         io.ClipVisionOutput.Input(
             "clip_vision_output",
             optional=True,
-            tooltip="What CLIP ViT-L/14 sees in the start image (CLIP Vision Encode); it keeps the subject alike.",
+            tooltip="CLIP ViT-L/14's view of the start image, from CLIP Vision Encode. Keeps the subject consistent.",
         ),
         io.Float.Input(
             "clip_start_percent",
             default=0.5,
-            tooltip="From which part of sampling on CLIP counts. V3 was released with 0.5, later code takes 0.6.",
+            tooltip="When CLIP starts, as a fraction of sampling. V3 was released with 0.5; later code uses 0.6.",
             **percent,
         ),
-        io.Float.Input("clip_end_percent", default=1.0, tooltip="Until which part of sampling CLIP counts.", **percent),
+        io.Float.Input(
+            "clip_end_percent", default=1.0, tooltip="When CLIP stops, as a fraction of sampling.", **percent
+        ),
     ]
 
 
 def _outputs() -> list:
     return [
-        io.Conditioning.Output(display_name="positive", tooltip="The prompt, and what is given of the video."),
-        io.Conditioning.Output(display_name="negative", tooltip="The negative, and what is given of the video."),
-        io.Latent.Output(display_name="latent", tooltip="The latent that fits, for the sampler."),
-        io.Int.Output(display_name="frames", tooltip="How many frames will come out."),
+        io.Conditioning.Output(
+            display_name="positive", tooltip="Positive conditioning with the given frames attached."
+        ),
+        io.Conditioning.Output(
+            display_name="negative", tooltip="Negative conditioning with the given frames attached."
+        ),
+        io.Latent.Output(display_name="latent", tooltip="The matching latent, for the sampler."),
+        io.Int.Output(display_name="frames", tooltip="Number of frames the video will have."),
     ]
 
 
@@ -57,13 +63,13 @@ class EasyAnimateImageToVideo(io.ComfyNode):
             node_id="EasyAnimateImageToVideo",
             display_name="EasyAnimate Image to Video",
             category=CATEGORY,
-            description="For inpainting (InP) transformers: a video that begins or ends with your images, or both; "
-            "without images, video from text.",
+            description="For inpainting (InP) transformers: makes a video that starts or ends with your images, or "
+            "both. Without images: text to video.",
             inputs=[
                 *_shared_inputs(),
                 *size_inputs(),
-                io.Image.Input("start_image", optional=True, tooltip="The first frame, or the first few."),
-                io.Image.Input("end_image", optional=True, tooltip="The last frame, or the last few."),
+                io.Image.Input("start_image", optional=True, tooltip="The first frame, or the first few as a batch."),
+                io.Image.Input("end_image", optional=True, tooltip="The last frame, or the last few as a batch."),
                 *_clip_vision_inputs(),
             ],
             outputs=_outputs(),
@@ -102,21 +108,23 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
             node_id="EasyAnimateInpaintVideo",
             display_name="EasyAnimate Inpaint Video",
             category=CATEGORY,
-            description="Makes a masked region of a video anew; without a mask all of it, by the sampler's denoise. "
-            "InP transformers see what is around the region, others are held to it at every step.",
+            description="Regenerates the masked region of a video; without a mask, the whole video, depending on "
+            "denoise. InP transformers see the area around the mask; others are held to the original there at every "
+            "step.",
             inputs=[
                 *_shared_inputs(),
                 io.Image.Input("video", tooltip="The frames of one clip."),
                 io.Boolean.Input(
                     "noise_mask",
                     default=True,
-                    tooltip="Hold what is outside of the mask to the original while sampling. Transformers that are "
-                    "not InP need it.",
+                    tooltip="Keeps everything outside the mask as in the original while sampling. Required for "
+                    "transformers that are not InP.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White is made anew: one mask for the whole video, or one a frame. Without one, all is.",
+                    tooltip="White areas are regenerated. One mask for the whole video, or one per frame. No mask: "
+                    "everything.",
                 ),
                 *_clip_vision_inputs(),
             ],
@@ -157,7 +165,7 @@ def with_clip_vision(conditioning: list, clip_vision_output, start: float, end: 
     if clip_vision_output is None:
         return conditioning
     if not start < end:
-        raise ValueError(f"CLIP would count from {start} to {end}; clip_start_percent must be the smaller one.")
+        raise ValueError(f"clip_start_percent ({start}) must be below clip_end_percent ({end}).")
     parts = []
     for tokens, options in conditioning:
         first, last = options.get("start_percent", 0.0), options.get("end_percent", 1.0)

@@ -86,18 +86,18 @@ def home_of(dataset: str) -> Path:
     folder = Path(os.path.abspath(dataset))  # not resolved: a link in the input folder may lead to another disk
     roots = folder_paths.get_output_directory(), folder_paths.get_input_directory()
     if not any(Path(os.path.abspath(root)) in folder.parents for root in roots):
-        raise ValueError(f"{dataset} is not in ComfyUI's output or input folder; connect a node that makes a data set.")
+        raise ValueError(f"{dataset} is not in ComfyUI's output or input folder; connect a node that makes a dataset.")
     return folder
 
 
 def _dataset_in() -> io.String.Input:
-    return io.String.Input("dataset", force_input=True, tooltip="The data set: its folder, from the node before.")
+    return io.String.Input("dataset", force_input=True, tooltip="The dataset folder, from the previous node.")
 
 
 def _outputs() -> list:
     return [
-        io.String.Output(display_name="dataset", tooltip="The folder that holds it."),
-        io.Image.Output(display_name="preview", tooltip=f"A picture of each clip, of {SHOWN} at most."),
+        io.String.Output(display_name="dataset", tooltip="The dataset folder."),
+        io.Image.Output(display_name="preview", tooltip=f"One frame of each clip, for up to {SHOWN} clips."),
     ]
 
 
@@ -108,20 +108,20 @@ class EasyAnimateSplitVideos(io.ComfyNode):
             node_id="EasyAnimateSplitVideos",
             display_name="EasyAnimate Split Videos",
             category=CATEGORY,
-            description="Cuts footage into clips of a single shot each, without encoding anew where that is exact. A "
-            "caption in a .txt file beside a video is that of its clips. Stopped, it goes on where it was.",
+            description="Cuts footage into single-shot clips, without re-encoding where an exact cut allows it. A "
+            ".txt caption beside a video applies to all its clips. Can be interrupted and resumed.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Combo.Input("folder", options=input_folders(), tooltip="A folder of videos in ComfyUI's input."),
-                io.String.Input("name", default="my_footage", tooltip="Of the data set, in output/easyanimate_data."),
+                io.Combo.Input("folder", options=input_folders(), tooltip="A folder of videos in ComfyUI/input."),
+                io.String.Input("name", default="my_footage", tooltip="Dataset name, under output/easyanimate_data."),
                 io.Float.Input(
                     "min_seconds",
                     default=3.0,
                     min=0.1,
                     max=600.0,
                     step=0.1,
-                    tooltip="Shorter shots make no clip; the paper takes 3.",
+                    tooltip="Shorter shots are dropped; the paper uses 3.",
                 ),
                 io.Float.Input(
                     "max_seconds",
@@ -129,7 +129,7 @@ class EasyAnimateSplitVideos(io.ComfyNode):
                     min=0.2,
                     max=1200.0,
                     step=0.1,
-                    tooltip="Longer shots are divided evenly; the paper takes 10. At least twice min_seconds.",
+                    tooltip="Longer shots are split evenly; the paper uses 10. At least twice min_seconds.",
                 ),
             ],
             outputs=_outputs(),
@@ -157,19 +157,19 @@ class EasyAnimateScoreClips(io.ComfyNode):
             node_id="EasyAnimateScoreClips",
             display_name="EasyAnimate Score Clips",
             category=CATEGORY,
-            description="Measures size, length, light and change of each clip and, as asked, motion, writing and "
-            "looks. Every score is kept; limits come later, in Filter Clips.",
+            description="Measures the size, length, brightness and change of each clip and, optionally, motion, "
+            "on-screen text and aesthetics. Keeps every clip; limits are set later, in Filter Clips.",
             hidden=[io.Hidden.unique_id],
             inputs=[
                 _dataset_in(),
-                io.Boolean.Input("motion", default=True, tooltip="The mean optical flow in half a second, in pixels."),
-                io.Boolean.Input("text_area", default=True, tooltip="The share of the picture that writing covers."),
+                io.Boolean.Input("motion", default=True, tooltip="Mean optical flow over half a second, in pixels."),
+                io.Boolean.Input("text_area", default=True, tooltip="Fraction of the frame covered by text."),
                 io.Combo.Input(
                     "aesthetics",
                     options=[NONE, *heads()],
-                    tooltip="LAION's aesthetic predictor, a file in models/aesthetics; it needs the image encoder.",
+                    tooltip="LAION's aesthetic predictor, a file in models/aesthetics. Needs the image encoder.",
                 ),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="CLIP ViT-L/14, for aesthetics."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="CLIP ViT-L/14, for the aesthetic score."),
             ],
             outputs=_outputs(),
         )
@@ -187,7 +187,7 @@ class EasyAnimateScoreClips(io.ComfyNode):
             from ..easyanimate_models.data.aesthetics import by_host
 
             head = Path(folder_paths.models_dir) / "aesthetics" / aesthetics
-            rows = score_clips(home, [by_host(clip_vision, head)], HERE, _shown(cls, "looks"))
+            rows = score_clips(home, [by_host(clip_vision, head)], HERE, _shown(cls, "aesthetic scores"))
         return io.NodeOutput(str(home), _sheet(home, rows))
 
 
@@ -201,24 +201,22 @@ class EasyAnimateFilterClips(io.ComfyNode):
             node_id="EasyAnimateFilterClips",
             display_name="EasyAnimate Filter Clips",
             category=CATEGORY,
-            description="Keeps the clips whose scores lie within limits, and writes report.html, which shows what was "
-            "kept and why. No clip is deleted; other limits choose anew.",
+            description="Keeps the clips whose scores are within the limits and writes report.html, which shows what "
+            "was kept and why. No clip is deleted: change the limits to select again.",
             is_output_node=True,
             inputs=[
                 _dataset_in(),
-                least("min_motion", 3.0, 1000.0, "Below this, hardly anything moves; 0 takes any."),
-                least("max_motion", 8.0, ANY, "Above this, too much does, or the camera shakes; 1000 takes any."),
-                least("max_text_area", 0.02, 1.0, "Of the picture; 0.02 is 2 %, 1 takes any."),
-                least("min_aesthetics", 4.0, 10.0, "Where it was scored, of 10; 0 takes any."),
-                io.Int.Input(
-                    "min_side", default=0, min=0, max=8192, tooltip="Of the narrow side, in pixels; 0 takes any."
-                ),
-                io.Boolean.Input("copies", default=False, tooltip="Keep clips that show the same as another one."),
+                least("min_motion", 3.0, 1000.0, "Below this, hardly anything moves. 0 = no limit."),
+                least("max_motion", 8.0, ANY, "Above this, too much moves or the camera shakes. 1000 = no limit."),
+                least("max_text_area", 0.02, 1.0, "Fraction of the frame covered by text; 0.02 is 2 %. 1 = no limit."),
+                least("min_aesthetics", 4.0, 10.0, "Out of 10; applies only to clips that were scored. 0 = no limit."),
+                io.Int.Input("min_side", default=0, min=0, max=8192, tooltip="Shorter side, in pixels. 0 = no limit."),
+                io.Boolean.Input("copies", default=False, tooltip="Keep clips that duplicate another one."),
             ],
             outputs=[
                 *_outputs(),
-                io.Int.Output(display_name="kept", tooltip="How many clips."),
-                io.String.Output(display_name="report", tooltip="The page that shows why; open it in a browser."),
+                io.Int.Output(display_name="kept", tooltip="Number of clips kept."),
+                io.String.Output(display_name="report", tooltip="Path of the report; open it in a browser."),
             ],
         )
 
@@ -240,7 +238,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
         kept = _kept(rows)
         if not kept:
             first = next((row["rejected"] for row in rows), "there are no clips")
-            raise ValueError(f"No clip of {home.name} is left ({first}, among others); loosen the limits.")
+            raise ValueError(f"No clip of {home.name} passes the limits (first reason: {first}); loosen them.")
         return io.NodeOutput(str(home), _sheet(home, kept), len(kept), str(write_report(home, rows, limits)))
 
 
@@ -253,8 +251,9 @@ class EasyAnimateCaptionClips(io.ComfyNode):
             node_id="EasyAnimateCaptionClips",
             display_name="EasyAnimate Caption Clips",
             category=CATEGORY,
-            description="Describes the clips that are kept, by a vision-language model in models/LLM or models/VLM (a "
-            "folder that transformers can load). A .txt file beside a clip wins. Stopped, it goes on where it was.",
+            description="Captions the kept clips with a vision-language model from models/LLM or models/VLM (any "
+            "folder that transformers can load). A .txt file beside a clip takes precedence. Can be interrupted and "
+            "resumed.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -262,24 +261,24 @@ class EasyAnimateCaptionClips(io.ComfyNode):
                 io.Combo.Input(
                     "model",
                     options=[BY_HAND, *captioners()],
-                    tooltip="Who describes them: a folder in models/LLM or models/VLM.",
+                    tooltip="Captioning model: a folder in models/LLM or models/VLM.",
                 ),
-                io.String.Input("prompt", default=PROMPT, multiline=True, tooltip="What the model is asked."),
+                io.String.Input("prompt", default=PROMPT, multiline=True, tooltip="Instruction for the model."),
                 io.Int.Input(
                     "frames",
                     default=8,
                     min=1,
                     max=64,
-                    tooltip="Pictures of each clip that it is shown: 4 to 16; more take longer.",
+                    tooltip="Frames of each clip shown to the model: 4 to 16. More take longer.",
                 ),
                 io.Combo.Input(
                     "rewriter",
                     options=[NONE, *captioners()],
                     optional=True,
-                    tooltip="A text model that words it anew.",
+                    tooltip="A text model that rewrites each caption.",
                 ),
             ],
-            outputs=[*_outputs(), io.String.Output(display_name="captions", tooltip="One a line.")],
+            outputs=[*_outputs(), io.String.Output(display_name="captions", tooltip="One caption per line.")],
         )
 
     @classmethod
@@ -308,13 +307,16 @@ class EasyAnimateLoadDataset(io.ComfyNode):
             node_id="EasyAnimateLoadDataset",
             display_name="EasyAnimate Load Dataset",
             category=CATEGORY,
-            description="A data set that was made before, or a folder of captioned clips, for the training nodes.",
+            description="Loads an existing dataset, or a folder of captioned clips, for the training nodes.",
             inputs=[
                 io.Combo.Input(
-                    "folder", options=places(), tooltip="In output/easyanimate_data, or a folder in ComfyUI's input."
+                    "folder", options=places(), tooltip="A folder in output/easyanimate_data or in ComfyUI/input."
                 )
             ],
-            outputs=[*_outputs(), io.Int.Output(display_name="clips", tooltip="How many can be learnt from.")],
+            outputs=[
+                *_outputs(),
+                io.Int.Output(display_name="clips", tooltip="Number of clips available for training."),
+            ],
         )
 
     @classmethod
@@ -323,7 +325,7 @@ class EasyAnimateLoadDataset(io.ComfyNode):
 
     @classmethod
     def place(cls, folder: str) -> Path:
-        root, _, name = chosen("data set", folder, places()).partition("/")
+        root, _, name = chosen("dataset", folder, places()).partition("/")
         output = Path(folder_paths.get_output_directory()) / PLACE
         return (output if root == "output" else Path(folder_paths.get_input_directory())) / name
 
@@ -368,7 +370,7 @@ def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:
 
     clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:SHOWN]
     if not clips:
-        raise ValueError(f"{home.name} holds no clip that can be used; see the log for why each was left out.")
+        raise ValueError(f"{home.name} contains no usable clips; the log says why each one was skipped.")
     pictures = [Image.fromarray(spread(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]
     sheet = contact_sheet([ImageOps.pad(picture, THUMBNAIL) for picture in pictures])
     return torch.from_numpy(numpy.asarray(sheet).copy())[None].float() / 255

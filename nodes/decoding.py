@@ -14,8 +14,8 @@ TILE_INPUT = {
     "min": 0,
     "max": 4096,
     "step": 64,
-    "tooltip": "Frames larger than this are worked on in tiles of this many pixels; smaller tiles take less memory, "
-    "0 means whole frames.",
+    "tooltip": "Larger frames are processed in tiles of this many pixels. Smaller tiles use less memory; 0 = no "
+    "tiling.",
 }
 
 
@@ -26,14 +26,14 @@ class EasyAnimateEncode(io.ComfyNode):
             node_id="EasyAnimateEncode",
             display_name="EasyAnimate Encode",
             category=CATEGORY,
-            description="A video as latents, slice by slice; lengths of 1, 8n and 8n + 1 (V3), 9n (V2) or any (V1) "
-            "come back as they went in.",
+            description="Encodes a video into latents, slice by slice. Lengths of 1, 8n and 8n + 1 (V3), 9n (V2) or "
+            "any (V1) are preserved exactly.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames of one clip."),
                 io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
                 io.Int.Input("tile_size", **TILE_INPUT),
             ],
-            outputs=[io.Latent.Output(tooltip="The video as a latent, for the sampler.")],
+            outputs=[io.Latent.Output(tooltip="The encoded video, for the sampler.")],
         )
 
     @classmethod
@@ -49,9 +49,10 @@ class EasyAnimateDecode(io.ComfyNode):
             node_id="EasyAnimateDecode",
             display_name="EasyAnimate Decode",
             category=CATEGORY,
-            description="Latents as frames, slice by slice, so that memory does not grow with the video's length.",
+            description="Decodes latents into frames, slice by slice, so that memory use does not grow with the "
+            "video's length.",
             inputs=[
-                io.Latent.Input("latent", tooltip="What the sampler made."),
+                io.Latent.Input("latent", tooltip="The latent from the sampler."),
                 io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
                 io.Int.Input("tile_size", **TILE_INPUT),
                 io.Combo.Input(
@@ -59,12 +60,12 @@ class EasyAnimateDecode(io.ComfyNode):
                     options=list(SEAMS),
                     default=SEAMS[0],
                     optional=True,
-                    tooltip="What to do about the jump every eight frames. original: nothing; overlap: slices are "
-                    "cross-faded, which takes two decodes (V3); smooth: the original's smooth_output, which takes an "
-                    "encode more and leaves more of the jump.",
+                    tooltip="How to treat the jump every eight frames. original: leave it. overlap (V3): cross-fade "
+                    "slices, which takes two decodes. smooth: the original's smooth_output, which takes an extra "
+                    "encode and hides less of it.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The frames, for Create Video: 24 a second (V2, V3) or 12 (V1).")],
+            outputs=[io.Image.Output(tooltip="The frames, for Create Video: 24 fps (V2, V3) or 12 fps (V1).")],
         )
 
     @classmethod
@@ -72,7 +73,7 @@ class EasyAnimateDecode(io.ComfyNode):
         require_match(latent, require_slice_vae(vae).latent_format, "VAE")
         require_channels(latent["samples"], vae.latent_format)
         require_numbers(latent["samples"])
-        chosen("way to treat seams", seams, SEAMS)
+        chosen("seams option", seams, SEAMS)
         images = vae.decode(latent["samples"], tiling=tiling_of(tile_size), seams=seams)
         return io.NodeOutput(images.flatten(0, 1))
 
@@ -80,7 +81,9 @@ class EasyAnimateDecode(io.ComfyNode):
 def require_slice_vae(vae) -> HostVAE:
     """Only our VAEs know slices; say so before anything is computed."""
     if not isinstance(vae, HostVAE):
-        raise ValueError("This VAE is not an EasyAnimate VAE; load one with Load EasyAnimate VAE, or use VAE Decode.")
+        raise ValueError(
+            "This VAE is not an EasyAnimate VAE; load one with Load EasyAnimate VAE, or use the stock VAE nodes."
+        )
     return vae
 
 

@@ -14,8 +14,8 @@ def size_inputs() -> list:
     """Width, height, length and batch size of a video to be made."""
     side = {"min": SIDE_STEP, "max": 4096, "step": SIDE_STEP}
     pixels = (
-        f"In pixels, steps of {SIDE_STEP}: width times height near 512x512, 768x768 or 960x960, as the release is "
-        "named; 64 for the tiny model."
+        f"In pixels, a multiple of {SIDE_STEP}. Keep width times height near the release's 512x512, 768x768 or "
+        "960x960; 64 for the tiny model."
     )
     return [
         io.Int.Input("width", default=672, tooltip=pixels, **side),
@@ -26,10 +26,11 @@ def size_inputs() -> list:
             min=1,
             max=4096,
             step=1,
-            tooltip=f"In frames, 24 a second (V2, V3) or 12 (V1): 1 for an image, else a multiple of {LENGTH_STEP} "
-            "(V3, which learnt 72 and 144), of 9 (V2) or any number (V1). Others come out as the frames output says.",
+            tooltip=f"In frames, at 24 fps (V2, V3) or 12 fps (V1): 1 for an image, else a multiple of {LENGTH_STEP} "
+            "(V3, trained on 72 and 144), a multiple of 9 (V2) or any number (V1). Others are rounded: see the "
+            "frames output.",
         ),
-        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos at once; each needs its memory."),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos per run; each needs its own memory."),
     ]
 
 
@@ -40,14 +41,14 @@ class EasyAnimateEmptyLatent(io.ComfyNode):
             node_id="EasyAnimateEmptyLatent",
             display_name="Empty EasyAnimate Latent",
             category="EasyAnimate/latent",
-            description="An empty video to be sampled, and how many frames it will have.",
+            description="An empty video latent for the sampler, and the frame count of the video.",
             inputs=[
                 *size_inputs(),
-                io.Vae.Input("vae", optional=True, tooltip="The VAE of V1 or V2; without one, the latent is for V3."),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE of V1 or V2. Without one, the latent is for V3."),
             ],
             outputs=[
                 io.Latent.Output(tooltip="An empty latent, for the sampler."),
-                io.Int.Output(display_name="frames", tooltip="How many frames will come out."),
+                io.Int.Output(display_name="frames", tooltip="Number of frames the video will have."),
             ],
         )
 

@@ -18,26 +18,28 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
             node_id="EasyAnimateLoadTransformer",
             display_name="Load EasyAnimate Transformer",
             category=CATEGORY,
-            description="Loads an EasyAnimate video transformer from diffusion_models, or a release folder from "
-            "models/easyanimate.",
+            description="Loads an EasyAnimate video transformer from models/diffusion_models, or from a release "
+            "folder in models/easyanimate.",
             inputs=[
                 io.Combo.Input(
                     "transformer",
                     options=list(model_files.choices("transformer")),
-                    tooltip="A file from models/diffusion_models, or a release folder under models/easyanimate. For "
-                    "V1: PixArt-XL-2.",
+                    tooltip="A file from models/diffusion_models, or a release folder in models/easyanimate. For V1: "
+                    "PixArt-XL-2.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(sd.WEIGHT_DTYPES),
-                    tooltip="How the weights are kept in memory; fp8 takes half of bf16. Default suits your GPU.",
+                    tooltip="Precision of the weights in memory; fp8 takes half as much as bf16. default picks what "
+                    "suits your GPU.",
                 ),
                 io.Combo.Input(
                     "motion_module",
                     options=[model_files.NO_FILE, *model_files.choices("motion_module")],
                     default=model_files.NO_FILE,
                     optional=True,
-                    tooltip="V1 comes in two files: the PixArt image transformer above, and easyanimate_v1_mm here.",
+                    tooltip="V1 only: it comes as two files, the PixArt image transformer above and easyanimate_v1_mm "
+                    "here.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The transformer, for LoRAs and the sampler.")],
@@ -60,15 +62,15 @@ class EasyAnimateLoadVAE(io.ComfyNode):
             node_id="EasyAnimateLoadVAE",
             display_name="Load EasyAnimate VAE",
             category=CATEGORY,
-            description="Loads the VAE that belongs to the transformer: of V1 (an image VAE), V2 or V3.",
+            description="Loads the VAE that matches the transformer's release: V1 (an image VAE), V2 or V3.",
             inputs=[
                 io.Combo.Input(
                     "vae",
                     options=list(model_files.choices("vae")),
-                    tooltip="A file from models/vae, or a release folder under models/easyanimate.",
+                    tooltip="A file from models/vae, or a release folder in models/easyanimate.",
                 )
             ],
-            outputs=[io.Vae.Output(tooltip="The VAE, to encode and to decode with.")],
+            outputs=[io.Vae.Output(tooltip="The VAE, for encoding and decoding.")],
         )
 
     @classmethod
@@ -83,12 +85,13 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
             node_id="EasyAnimateLoadTextEncoder",
             display_name="Load EasyAnimate Text Encoder",
             category=CATEGORY,
-            description="Loads a T5 v1.1 encoder: t5xxl_fp16 or fp8 as used by other models, or a release folder.",
+            description="Loads the T5 v1.1 text encoder: the t5xxl_fp16 or fp8 file that other models use, or a "
+            "release folder.",
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=list(model_files.choices("text_encoder")),
-                    tooltip="A t5xxl file from models/text_encoders, or a release folder under models/easyanimate.",
+                    tooltip="A t5xxl file from models/text_encoders, or a release folder in models/easyanimate.",
                 )
             ],
             outputs=[io.Clip.Output(tooltip="The text encoder, for the prompt.")],
@@ -106,17 +109,16 @@ class EasyAnimateLoadImageEncoder(io.ComfyNode):
             node_id="EasyAnimateLoadImageEncoder",
             display_name="Load EasyAnimate Image Encoder",
             category=CATEGORY,
-            description="Loads CLIP ViT-L/14 vision, which shows the start image to InP transformers: a file from "
-            "models/clip_vision, or a release folder with its image_encoder.",
+            description="Loads CLIP ViT-L/14 vision, through which InP transformers see the start image: a file from "
+            "models/clip_vision, or the image_encoder of a release folder.",
             inputs=[
                 io.Combo.Input(
                     "image_encoder",
                     options=list(model_files.choices("image_encoder")),
-                    tooltip="A CLIP ViT-L/14 file from models/clip_vision, or a release folder under "
-                    "models/easyanimate.",
+                    tooltip="A CLIP ViT-L/14 file from models/clip_vision, or a release folder in models/easyanimate.",
                 )
             ],
-            outputs=[io.ClipVision.Output(tooltip="For CLIP Vision Encode, and for training.")],
+            outputs=[io.ClipVision.Output(tooltip="For CLIP Vision Encode and for training.")],
         )
 
     @classmethod
@@ -132,7 +134,8 @@ class EasyAnimateLoadLora(io.ComfyNode):
             node_id="EasyAnimateLoadLora",
             display_name="Load EasyAnimate LoRA",
             category=CATEGORY,
-            description="Adds a LoRA to the transformer, and to the text encoder if given; chain nodes for several.",
+            description="Applies a LoRA to the transformer, and to the text encoder if connected. Chain nodes to "
+            "stack several LoRAs.",
             inputs=[
                 io.Model.Input("model", tooltip="The EasyAnimate transformer."),
                 io.Combo.Input(
@@ -142,20 +145,20 @@ class EasyAnimateLoadLora(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength_model",
-                    tooltip="How strongly: 0.5 to 1 as a rule, 0 is off, negative turns it around.",
+                    tooltip="LoRA strength: usually 0.5 to 1. 0 = off; a negative value inverts it.",
                     **strength,
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that change it too."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder, for LoRAs that also change it."),
                 io.Float.Input(
                     "strength_clip",
                     optional=True,
-                    tooltip="How strongly the text encoder is changed; as a rule like the transformer.",
+                    tooltip="LoRA strength on the text encoder; usually the same as strength_model.",
                     **strength,
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The transformer with the LoRA."),
-                io.Clip.Output(tooltip="The text encoder with its part of the LoRA."),
+                io.Model.Output(tooltip="The transformer with the LoRA applied."),
+                io.Clip.Output(tooltip="The text encoder with its part of the LoRA applied."),
             ],
         )
 
@@ -172,12 +175,14 @@ class EasyAnimateLoadControlNet(io.ComfyNode):
             node_id="EasyAnimateLoadControlNet",
             display_name="Load EasyAnimate ControlNet",
             category=CATEGORY,
-            description="Loads a PixArt ControlNet, which steers every frame by a hint such as its edges (HED).",
+            description="Loads a PixArt ControlNet, which guides every frame with a hint image such as its edges "
+            "(HED).",
             inputs=[
                 io.Combo.Input(
                     "control_net",
                     options=model_files.host_files("controlnet", WEIGHT_SUFFIXES),
-                    tooltip="A PixArt ControlNet from models/controlnet; use it with Apply ControlNet and the VAE.",
+                    tooltip="A PixArt ControlNet from models/controlnet. Use it with Apply ControlNet, with the VAE "
+                    "connected there.",
                 )
             ],
             outputs=[io.ControlNet.Output(tooltip="For Apply ControlNet.")],

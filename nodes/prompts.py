@@ -12,26 +12,28 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
             node_id="EasyAnimateEncodePrompt",
             display_name="Encode EasyAnimate Prompt",
             category="EasyAnimate/conditioning",
-            description="What the video should show, and what not, as conditioning.",
+            description="Encodes the prompt and the negative prompt into conditioning.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The T5 text encoder."),
                 io.String.Input(
                     "positive",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What should be seen, in English: a sentence or two, 120 tokens at most.",
+                    tooltip="What the video should show, in English: one or two sentences, 120 tokens at most.",
                 ),
-                io.String.Input("negative", multiline=True, dynamic_prompts=True, tooltip="What should not be seen."),
+                io.String.Input(
+                    "negative", multiline=True, dynamic_prompts=True, tooltip="What the video should not show."
+                ),
                 io.Boolean.Input(
                     "clean_text",
                     default=True,
-                    tooltip="Lower-case the text and drop links, brackets, weights and Chinese characters, as the "
-                    "releases were trained. Off keeps it as typed, with (word:1.2) weights.",
+                    tooltip="Lower-cases the text and strips links, brackets, weights and Chinese characters, as in "
+                    "training. Off: the text is used as typed, with (word:1.2) weights.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="What should be seen."),
-                io.Conditioning.Output(display_name="negative", tooltip="What should not be seen."),
+                io.Conditioning.Output(display_name="positive", tooltip="Positive conditioning."),
+                io.Conditioning.Output(display_name="negative", tooltip="Negative conditioning."),
             ],
         )
 
@@ -44,9 +46,7 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
 def require_text_encoder(clip):
     """Nodes put out none when they were given none, and checkpoints may lack one."""
     if clip is None:
-        raise ValueError(
-            "No text encoder comes out of the node that is connected to clip; connect Load EasyAnimate Text Encoder."
-        )
+        raise ValueError("The node connected to clip outputs no text encoder; connect Load EasyAnimate Text Encoder.")
     return clip
 
 

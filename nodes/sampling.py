@@ -25,11 +25,11 @@ class EasyAnimateSampler(io.ComfyNode):
             node_id="EasyAnimateSampler",
             display_name="EasyAnimate Sampler",
             category=CATEGORY,
-            description="Makes the video out of noise: the host's samplers, with the releases' defaults and spacing.",
+            description="Samples the video: ComfyUI's samplers with the releases' defaults and noise schedule.",
             inputs=[
                 io.Model.Input("model", tooltip="The EasyAnimate transformer."),
-                io.Conditioning.Input("positive", tooltip="What should be seen."),
-                io.Conditioning.Input("negative", tooltip="What should not be seen."),
+                io.Conditioning.Input("positive", tooltip="Positive conditioning."),
+                io.Conditioning.Input("negative", tooltip="Negative conditioning."),
                 io.Latent.Input("latent", tooltip="An empty latent, or an encoded video with denoise below 1."),
                 io.Int.Input(
                     "seed",
@@ -37,22 +37,22 @@ class EasyAnimateSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Which noise to start from; the same seed makes the same video.",
+                    tooltip="Random seed of the noise; the same seed gives the same video.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="More steps, finer result: 20 to 50."),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
                 io.Float.Input(
                     "cfg",
                     default=7.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How strictly to follow the text: 7 for the releases, 2 to 2.5 for the tiny model.",
+                    tooltip="How closely to follow the prompt: 7 for the releases, 2 to 2.5 for the tiny model.",
                 ),
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
                     "scheduler",
                     options=SCHEDULERS,
-                    tooltip="easyanimate is the releases' own spacing for the chosen sampler.",
+                    tooltip="easyanimate is the releases' own schedule for the chosen sampler.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -60,11 +60,11 @@ class EasyAnimateSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 makes all of it anew. Below, the latent given is kept: at 0.3 nearly all, at 0.8 only "
-                    "the rough motion.",
+                    tooltip="1 generates from scratch. Lower values keep more of the input latent: 0.3 nearly "
+                    "everything, 0.8 only the rough motion.",
                 ),
             ],
-            outputs=[io.Latent.Output(tooltip="The video as a latent, to be decoded.")],
+            outputs=[io.Latent.Output(tooltip="The sampled latent, for EasyAnimate Decode.")],
         )
 
     @classmethod
@@ -109,24 +109,24 @@ class EasyAnimateScheduler(io.ComfyNode):
             node_id="EasyAnimateScheduler",
             display_name="EasyAnimate Scheduler",
             category=CATEGORY,
-            description="The releases' own noise levels, for SamplerCustom and SamplerCustomAdvanced.",
+            description="The releases' own noise schedule, for SamplerCustom and SamplerCustomAdvanced.",
             inputs=[
                 io.Model.Input("model", tooltip="The EasyAnimate transformer."),
                 io.Combo.Input(
                     "sampler",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="euler",
-                    tooltip="The sampler that will take these steps: the releases space them differently for ddim "
-                    "and for the dpmpp family.",
+                    tooltip="The sampler that will run this schedule; ddim and the dpmpp family each have their own "
+                    "spacing.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="More steps, finer result: 20 to 50."),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1, only the last part of a longer schedule: video to video.",
+                    tooltip="Below 1, only the last part of a longer schedule, for video to video.",
                 ),
             ],
             outputs=[io.Sigmas.Output(tooltip="Noise levels for SamplerCustom and SamplerCustomAdvanced.")],
@@ -146,8 +146,8 @@ class EasyAnimateContextWindows(io.ComfyNode):
             node_id="EasyAnimateContextWindows",
             display_name="EasyAnimate Context Windows",
             category=CATEGORY,
-            description="For videos longer than the model was trained for: sampled in overlapping windows, in the "
-            "memory of one.",
+            description="For videos longer than the model was trained on: samples overlapping windows, in the memory "
+            "of one window.",
             inputs=[
                 io.Model.Input("model", tooltip="The EasyAnimate transformer."),
                 io.Int.Input(
@@ -156,7 +156,7 @@ class EasyAnimateContextWindows(io.ComfyNode):
                     min=8,
                     max=4096,
                     step=8,
-                    tooltip="Frames of a window; V3 was trained for up to 144. Cut to whole slices of the VAE.",
+                    tooltip="Frames per window; V3 was trained on up to 144. Rounded down to whole VAE slices.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -164,11 +164,11 @@ class EasyAnimateContextWindows(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Frames that neighbouring windows share, as a rule a third of length: more is smoother and "
+                    tooltip="Frames shared by neighbouring windows, usually a third of length. More is smoother but "
                     "slower.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The transformer, sampled in windows.")],
+            outputs=[io.Model.Output(tooltip="The transformer, set to sample in windows.")],
         )
 
     @classmethod
@@ -184,18 +184,20 @@ class EasyAnimateStepCache(io.ComfyNode):
             node_id="EasyAnimateStepCache",
             display_name="EasyAnimate Step Cache",
             category=CATEGORY,
-            description="Samples almost twice as fast: later steps whose outcome follows from the two before are left "
-            "out. The picture changes a little.",
+            description="Samples almost twice as fast by skipping later steps whose result can be predicted from the "
+            "two before. The picture changes slightly.",
             inputs=[
-                io.Model.Input("model", tooltip="The transformer, with its LoRAs; the last node before the sampler."),
+                io.Model.Input(
+                    "model", tooltip="The transformer with its LoRAs. Make this the last node before the sampler."
+                ),
                 io.Float.Input(
                     "threshold",
                     default=0.1,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far a step that is left out may be off, relative: 0 leaves out nothing, 0.05 is "
-                    "careful, above 0.2 shows.",
+                    tooltip="Largest relative error allowed for a skipped step: 0 = skip nothing, 0.05 = cautious; "
+                    "above 0.2 it shows.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -203,14 +205,14 @@ class EasyAnimateStepCache(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="No step before this part of the run is left out: the first ones decide what is seen. "
-                    "Lower is faster and may give another picture.",
+                    tooltip="Steps before this fraction of sampling are never skipped, because they decide the "
+                    "content. Lower is faster but may change the picture.",
                 ),
                 io.Int.Input(
-                    "most_in_a_row", default=3, min=1, max=20, tooltip="Never leave out more steps in a row than this."
+                    "most_in_a_row", default=3, min=1, max=20, tooltip="Maximum number of steps to skip in a row."
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The transformer, with steps left out.")],
+            outputs=[io.Model.Output(tooltip="The transformer, set to skip steps.")],
         )
 
     @classmethod
@@ -222,7 +224,7 @@ def _require_release(model, stock: str) -> Release:
     """Which release a MODEL is of; `stock` is the node for those of other families."""
     release = model.model.model_config
     if not isinstance(release, Release):
-        raise ValueError(f"This model is not an EasyAnimate transformer; use {stock} for others.")
+        raise ValueError(f"This model is not an EasyAnimate transformer; use {stock} for other models.")
     return release
 
 

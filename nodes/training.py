@@ -23,14 +23,14 @@ NAMES = ["comfyui", "original"]
 def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
     """Which models learn, from what, under which name, for how long."""
     return [
-        io.Model.Input("model", tooltip="The EasyAnimate transformer that is to learn."),
-        io.Clip.Input("clip", tooltip="The T5 text encoder, to read the captions."),
-        io.Vae.Input("vae", tooltip="The EasyAnimate VAE, to see the clips."),
-        io.String.Input("name", default=name, tooltip=f"Name of the {file} and of the run's folder."),
+        io.Model.Input("model", tooltip="The EasyAnimate transformer to train."),
+        io.Clip.Input("clip", tooltip="The T5 text encoder, for the captions."),
+        io.Vae.Input("vae", tooltip="The EasyAnimate VAE, to encode the clips."),
+        io.String.Input("name", default=name, tooltip=f"Name of the {file} and of the run folder."),
         io.Combo.Input(
             "folder",
             options=[NO_FOLDER, *input_folders()],
-            tooltip="A folder in ComfyUI's input folder: clips or images, each with a caption in a .txt file.",
+            tooltip="A folder in ComfyUI's input folder: clips or images, each with its caption in a .txt file.",
         ),
         steps,
         io.Float.Input(
@@ -40,40 +40,39 @@ def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
             max=1.0,
             step=1e-6,
             round=False,
-            tooltip="How fast it learns: 0.0001 for the releases, 0.003 for the tiny model. Too fast, and "
-            "pictures fall apart.",
+            tooltip="0.0001 for the releases, 0.003 for the tiny model. If it is too high, the picture falls apart.",
         ),
     ]
 
 
 def _clips() -> list:
     """In which size clips are learnt from, how many at once; clips that are connected."""
-    side = "Clips are scaled to about this, squared, in their own shape: 512, 768 or 960, 64 for the tiny model."
-    frames = "At most, from the beginning of each clip: 48 to 144 for V3, 24 for the tiny model."
+    side = "Scales clips to this resolution's area, keeping the aspect ratio: 512, 768 or 960; 64 for the tiny model."
+    frames = "Maximum number of frames, from the start of each clip: 48 to 144 for V3, 24 for the tiny model."
     return [
         io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip=side),
         io.Int.Input("frames", default=48, min=1, max=1024, tooltip=frames),
-        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step: 1 to 4; more need more memory."),
+        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step: 1 to 4. More take more memory."),
         io.Int.Input(
             "seed",
             default=0,
             min=0,
             max=2**31 - 1,
             control_after_generate=False,  # a seed that changes by itself would begin anew instead of going on
-            tooltip="The same seed teaches the same.",
+            tooltip="Random seed; the same seed gives the same result.",
         ),
         io.Image.Input(
             "clips", optional=True, tooltip="Instead of a folder: the frames of one clip, or a list of several."
         ),
         io.String.Input(
-            "captions", optional=True, force_input=True, tooltip="What the connected clips show, one for each."
+            "captions", optional=True, force_input=True, tooltip="One caption per clip, or one for all of them."
         ),
     ]
 
 
 def _every() -> io.Int.Input:
     return io.Int.Input(
-        "every", default=1, min=1, max=16, optional=True, tooltip="Take every so many frames; 1 takes all."
+        "every", default=1, min=1, max=16, optional=True, tooltip="Use only every n-th frame. 1 = all frames."
     )
 
 
@@ -86,43 +85,43 @@ def _samples() -> list:
             min=0,
             max=1_000_000,
             optional=True,
-            tooltip="After every so many steps a video is made with what is learnt so far, shown here and kept in the "
-            "run's folder; 0 makes none. Each takes the time of a video.",
+            tooltip="Makes a sample video every so many steps, shown on the node and saved in the run folder. 0 = "
+            "none. Each takes as long as making a video.",
         ),
         io.String.Input(
-            "sample_prompt", default="", multiline=True, optional=True, tooltip="What those videos should show."
+            "sample_prompt", default="", multiline=True, optional=True, tooltip="Prompt for the sample videos."
         ),
     ]
 
 
 def _eye() -> io.ClipVision.Input:
-    tooltip = "The image encoder, for InP transformers that see start images through CLIP."
+    tooltip = "The image encoder, for InP transformers that see the start image through CLIP."
     return io.ClipVision.Input("clip_vision", optional=True, tooltip=tooltip)
 
 
 def _dataset() -> io.String.Input:
-    tooltip = "Instead of a folder: a data set, from EasyAnimate Caption Clips or Load Dataset."
+    tooltip = "Instead of a folder: a dataset, from EasyAnimate Caption Clips or Load Dataset."
     return io.String.Input("dataset", optional=True, force_input=True, tooltip=tooltip)
 
 
 def _outputs() -> list:
     return [
-        io.Model.Output(tooltip="The transformer with what it has learnt."),
-        io.Image.Output(display_name="loss", tooltip="How the error fell."),
-        io.String.Output(display_name="file", tooltip="Name of the file that was saved."),
+        io.Model.Output(tooltip="The trained transformer."),
+        io.Image.Output(display_name="loss", tooltip="The loss curve."),
+        io.String.Output(display_name="file", tooltip="Name of the saved file."),
     ]
 
 
 class EasyAnimateTrainLora(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        steps = io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="20 clips need 300 to 2000.")
+        steps = io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="300 to 2000 for 20 clips.")
         return io.Schema(
             node_id="EasyAnimateTrainLora",
             display_name="EasyAnimate Train LoRA",
             category=CATEGORY,
-            description="Teaches the transformer a look, a thing or a motion from a few clips, as a LoRA file in "
-            "models/loras. Stopped, it goes on where it was.",
+            description="Trains a LoRA on a few clips, for a style, a subject or a motion, and saves it in "
+            "models/loras. Can be interrupted and resumed.",
             is_input_list=True,
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -133,33 +132,33 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     default=16,
                     min=0,
                     max=1024,
-                    tooltip="How much it can learn, and how big the file is: 8 to 128, 16 is often enough.",
+                    tooltip="8 to 128; 16 is often enough. A higher rank learns more and makes a larger file.",
                 ),
                 *_clips(),
                 io.Boolean.Input(
                     "motion_modules",
                     default=True,
                     optional=True,
-                    tooltip="Off: a look only, movement stays as it was.",
+                    tooltip="Train the motion modules too. Off: learns a style only; motion stays as it was.",
                 ),
                 _every(),
                 io.Combo.Input(
                     "names",
                     options=NAMES,
                     optional=True,
-                    tooltip="How layers are called in the file: as ComfyUI does, or as EasyAnimate's own trainer.",
+                    tooltip="Layer names in the file: as in ComfyUI, or as in EasyAnimate's original trainer.",
                 ),
                 *_samples(),
                 io.Boolean.Input(
                     "text_encoder",
                     default=False,
                     optional=True,
-                    tooltip="The text encoder learns too, for words that it doesn't know. It then stays in memory.",
+                    tooltip="Train the text encoder too, for words it doesn't know. It then stays in memory.",
                 ),
                 _eye(),
                 _dataset(),
             ],
-            outputs=[*_outputs(), io.Clip.Output(tooltip="The text encoder, with what it has learnt.")],
+            outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
         )
 
     @classmethod
@@ -176,7 +175,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         from ..easyanimate_models.training.node_run import train_lora
 
         asked = _asked(locals())
-        chosen("way to name layers", asked.names, NAMES)
+        chosen("layer naming", asked.names, NAMES)
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
         trained = train_lora(_task(asked, clips, captions), lora, names[0], _seen(cls, asked))
         return _result(trained, trained.clip)
@@ -185,20 +184,20 @@ class EasyAnimateTrainLora(io.ComfyNode):
 class EasyAnimateTrainMotionModule(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        tooltip = "A new one needs many thousands, and many clips; one that can move already, some hundreds."
+        tooltip = "Many thousands (and many clips) for new motion modules; a few hundred to fine-tune existing ones."
         steps = io.Int.Input("steps", default=2000, min=1, max=1_000_000, tooltip=tooltip)
         return io.Schema(
             node_id="EasyAnimateTrainMotionModule",
             display_name="EasyAnimate Train Motion Module",
             category=CATEGORY,
-            description="Teaches motion alone: an image transformer (PixArt) gets V1's motion modules, a video "
-            "transformer's own learn; all else stays as it is. The file lands in models/diffusion_models. Stopped, it "
-            "goes on where it was.",
+            description="Trains motion only: new V1 motion modules for an image transformer (PixArt), or the existing "
+            "ones of a video transformer. All other weights stay frozen. Saves to models/diffusion_models. Can be "
+            "interrupted and resumed.",
             is_input_list=True,
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                *_models_and_folder("my_motion", "file, which ends in _mm,", steps),
+                *_models_and_folder("my_motion", "file (with _mm appended)", steps),
                 *_clips(),
                 _every(),
                 *_samples(),

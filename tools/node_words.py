@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "web" / "docs"
 HEADINGS = {  # of a page: what goes in, what comes out, and what a table says of each
-    "en": ("Inputs", "Outputs", "what it is"),
+    "en": ("Inputs", "Outputs", "description"),
     "zh": ("输入", "输出", "说明"),
     "ja": ("入力", "出力", "説明"),
 }

@@ -1,7 +1,8 @@
 """Videos longer than the model was trained for: windows over latent frames that start from the same noise.
 
 Windows that share frames agree where they meet; what they show farther apart depends on their noise. So the noise of
-the first window is used again for all frames that follow, its slices shuffled (Qiu et al., FreeNoise, arXiv 2310.15169).
+the first window is used again for all frames that follow, its slices shuffled (Qiu et al., FreeNoise,
+arXiv 2310.15169).
 """
 
 import torch

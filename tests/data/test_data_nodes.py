@@ -103,8 +103,8 @@ def test_a_local_model_captions_what_is_kept(server, footage):
     [
         ({"split": {"name": "../outside"}}, "can't be the name of a folder"),
         ({"split": {"min_seconds": 3.0, "max_seconds": 4.0}}, "let most be at least twice as long as least"),
-        ({"split": {"min_seconds": 30.0, "max_seconds": 60.0}}, "holds no clip that can be used"),
-        ({"filter": {"min_motion": 900.0, "max_motion": 1000.0}}, "is left .*loosen the limits"),
+        ({"split": {"min_seconds": 30.0, "max_seconds": 60.0}}, "contains no usable clips"),
+        ({"filter": {"min_motion": 900.0, "max_motion": 1000.0}}, "passes the limits .*loosen them"),
         ({"filter": {"min_motion": 9.0, "max_motion": 8.0}}, "can't be at least 9 and at most 8"),
         ({"score": {"dataset": "/etc"}}, "is not in ComfyUI's output or input folder"),
         ({"score": {"dataset": "../../.."}}, "is not in ComfyUI's output or input folder"),

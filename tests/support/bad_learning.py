@@ -177,7 +177,7 @@ LEARNING = (
     Row(
         "no text encoder to teach with",
         LORA,
-        "^No text encoder comes out of the node",
+        "^The node connected to clip outputs no text encoder",
         learnt(
             more={
                 "lora": node(

@@ -21,7 +21,7 @@ CONDITIONING = (
     Row(
         "a LoRA node that was given no CLIP",
         P,
-        "^No text encoder comes out of the node .* connect Load EasyAnimate Text Encoder",
+        "^The node connected to clip outputs no text encoder; connect Load EasyAnimate Text Encoder",
         {**lora("built-in tiny LoRA (grey background)"), **other("prompt", clip=["lora", 1])},
     ),
     Row("an image for a text encoder", P, "mismatch", {**SD, **other("prompt", clip=["vae", 0])}, by="host"),
@@ -53,7 +53,7 @@ CONDITIONING = (
     Row(
         "a start after its end",
         I2V,
-        "clip_start_percent must be the smaller one",
+        r"clip_start_percent \(0.9\) must be below clip_end_percent \(0.1\)",
         {
             **seen("clip-b/model.safetensors"),
             **given(clip_vision_output=["see", 0], clip_start_percent=0.9, clip_end_percent=0.1),
@@ -114,7 +114,7 @@ CONDITIONING = (
     Row(
         "an inpaint start after its end",
         INPAINT,
-        "clip_start_percent must be the smaller one",
+        r"clip_start_percent \(0.9\) must be below clip_end_percent \(0.1\)",
         {
             **seen("clip-b/model.safetensors"),
             **inpainted(clip_vision_output=["see", 0], clip_start_percent=0.9, clip_end_percent=0.1),
@@ -300,7 +300,7 @@ SAMPLING = (
     Row(
         "seams that nobody knows",
         DECODE,
-        "There is no way to treat seams named 'none'; refresh",
+        "There is no seams option named 'none'; refresh",
         other("decode", seams="none"),
         by="list",
     ),

@@ -22,9 +22,9 @@ STEPS = 8
 TABLE = ROOT / "docs" / "interop.md"
 HEAD = """# Stock nodes that work with EasyAnimate
 
-Each cell was run on that version of ComfyUI, with the built-in tiny model, and what came out was checked: equal to the
-plain run where it should be, different where it should be, the right shape, and the colour and motion of the prompt
-(`tests/test_interop.py`; `python3 dev.py test --host FOLDER test_interop.py --write-docs` adds or renews a column).
+Each cell was run on that version of ComfyUI with the built-in tiny model, and the output was checked: the same as the
+plain run where it should be, different where it should be, with the right shape and with the colour and motion of the
+prompt (`tests/host/test_interop.py`; with `--host FOLDER` and `--write-docs` it adds or updates a column).
 
 """
 

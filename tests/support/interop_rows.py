@@ -87,7 +87,7 @@ def _(bench):
 @row(
     "ConditioningSetAreaPercentage",
     error="tuple index out of range",
-    reason="areas are for images: of a video, ComfyUI takes the frames for the height",
+    reason="areas only work on images: with a video, ComfyUI mistakes the frames for the height",
 )
 def _(bench):
     area = {"width": 0.5, "height": 1.0, "x": 0.0, "y": 0.0, "strength": 1.0}

@@ -3,16 +3,16 @@
 from author import Stage, TinyRun, Workflow, node, note
 from blocks import CLIP, LOADERS, decode, empty, from_release, given, loaders, prompt, sampler, video, video_file
 
-UPSCALE_NOTE = """**Two ways to a larger video, one after the other.** Bypass the one that you don't want.
+UPSCALE_NOTE = """**Two ways to upscale a video, one after the other.** Bypass the one that you don't want.
 
-*Latent*: the latent is enlarged and sampled again at a lower denoise, so that the model itself draws the detail. With \
-releases keep denoise between 0.3 and 0.6: below, edges stay soft; above, the motion may change. Make the first video \
-at half the size that your release knows, and enlarge it to that size.
+*Latent*: the latent is enlarged and sampled again at a lower denoise, so that the model itself adds the detail. With \
+the releases, keep denoise between 0.3 and 0.6: below that, edges stay soft; above it, the motion may change. Generate \
+the first video at half the size that your release was trained on, then enlarge it to that size.
 
-*Model*: an image upscaler works on each frame. Put `4x-UltraSharp.pth`, or any other, into `models/upscale_models`.
+*Model*: an image upscaler processes each frame. Put `4x-UltraSharp.pth`, or any other, into `models/upscale_models`.
 
-As saved, the built-in tiny model makes 32 pixels and enlarges them to the 64 that it knows, at denoise \
-0.8. Choose your release in the three loaders, and its sizes. The thumbnail shows the video after the latent way."""
+As saved, the built-in tiny model generates 32 x 32 and enlarges it to the 64 x 64 it knows, at denoise 0.8. \
+Select your release in the three loaders and set its sizes. The thumbnail shows the video after the latent upscale."""
 
 
 def upscale() -> Workflow:
@@ -34,27 +34,26 @@ def upscale() -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage("2. Say what, how big, how long", [["prompt", "empty"], ["note"]]),
-            Stage("3. Make a small video", [["sampler"]]),
-            Stage("4. Enlarge the latent", [["larger", "second", "decode"], ["video", "save"]]),
-            Stage("5. Enlarge the frames", [["upscaler", "upscaled", "video of the model"], ["save of the model"]]),
+            Stage("2. Prompt and size", [["prompt", "empty"], ["note"]]),
+            Stage("3. Generate a small video", [["sampler"]]),
+            Stage("4. Upscale the latent", [["larger", "second", "decode"], ["video", "save"]]),
+            Stage("5. Upscale the frames", [["upscaler", "upscaled", "video of the model"], ["save of the model"]]),
         ],
         titles={"second": "Second pass at lower denoise"},
         tiny=TinyRun({"save": (24, 64), "save of the model": (24, 256)}, shows=("green", "down")),
     )
 
 
-REFINE_NOTE = """**Stable Diffusion redraws each frame, ControlNet Tile holds it to the video.**
+REFINE_NOTE = """**Stable Diffusion redraws each frame, and ControlNet Tile keeps it close to the video.**
 
-Files: a Stable Diffusion 1.5 checkpoint in `models/checkpoints`, its ControlNet (tile, or lineart, or depth) in \
+Files: a Stable Diffusion 1.5 checkpoint in `models/checkpoints`, and a ControlNet for it (tile, lineart or depth) in \
 `models/controlnet`.
 
-All frames are one batch with one seed. Denoise 0.2 to 0.4 redraws texture and keeps the motion; more of it flickers, \
-because Stable Diffusion does not know the frames before.
+All frames are one batch with one seed. A denoise of 0.2 to 0.4 redraws textures and keeps the motion; higher values \
+flicker, because Stable Diffusion does not know the previous frames.
 
-As saved, the video is that of the built-in tiny model. Choose your release in the three loaders on the left, and its \
-sizes. The thumbnail shows the frames *before* the refiner: they are made with what comes with this pack, Stable \
-Diffusion does not."""
+As saved, the built-in tiny model makes the video. Select your release in the three loaders on the left and set its \
+sizes. The thumbnail shows the frames *before* refining, because Stable Diffusion does not come with this pack."""
 
 
 def controlnet_refine() -> Workflow:
@@ -91,14 +90,14 @@ def controlnet_refine() -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage("2. Say what, how big, how long", [["prompt", "empty"]]),
-            Stage("3. Make the video", [["sampler", "decode", "scaled"]]),
+            Stage("2. Prompt and size", [["prompt", "empty"]]),
+            Stage("3. Generate the video", [["sampler", "decode", "scaled"]]),
             Stage(
                 "4. Redraw each frame", [["sd", "tile", "note"], ["looks", "avoided"], ["held", "encoded"], ["redrawn"]]
             ),
             Stage("5. Save", [["refined", "video", "save"]]),
         ],
-        titles={"looks": "How the frames should look", "avoided": "What they should not show"},
+        titles={"looks": "Prompt for the frames", "avoided": "Negative prompt for the frames"},
         tiny=TinyRun(
             {"save": (24, 64)},
             inputs={"scaled": {"width": 64, "height": 64}, "redrawn": {"steps": 1}},
@@ -106,15 +105,15 @@ def controlnet_refine() -> Workflow:
     )
 
 
-CONTROL_NOTE = """**A PixArt ControlNet steers every frame.** Put `PixArt-XL-2-1024-ControlNet.pth` into \
-`models/controlnet`; it was made for PixArt, and works on V1 to V3 as far as they stayed like it: begin \
+CONTROL_NOTE = """**A PixArt ControlNet guides every frame.** Put `PixArt-XL-2-1024-ControlNet.pth` into \
+`models/controlnet`. It was made for PixArt and works on V1 to V3 to the extent that they still resemble PixArt; start \
 with a strength of 0.5.
 
-It was trained on soft edges (HED, white on black). Canny edges come with ComfyUI and do nearly as well; a HED \
-preprocessor from another pack does better. Connect the model's VAE: the edges are seen through it.
+It was trained on soft edges (HED, white on black). Canny edges, which come with ComfyUI, work almost as well; a HED \
+preprocessor from another pack works better. Connect the model's VAE, which encodes the edges.
 
-The thumbnail shows the edges, drawn by Canny, of a video made in code: a random ControlNet, as the tests have it, \
-draws nothing worth a look."""
+The thumbnail shows the Canny edges of a procedurally generated video. The tests use a random ControlNet, whose output \
+is not worth showing."""
 
 
 def pixart_controlnet() -> Workflow:
@@ -135,9 +134,9 @@ def pixart_controlnet() -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage("2. The video that steers", [["clip_file", "parts", "scaled", "hint"]]),
-            Stage("3. Say what", [["prompt", "given"], ["control", "held", "note"]]),
-            Stage("4. Make the video", [["sampler"], ["decode", "video"], ["save"]]),
+            Stage("2. Control video", [["clip_file", "parts", "scaled", "hint"]]),
+            Stage("3. Prompt and ControlNet", [["prompt", "given"], ["control", "held", "note"]]),
+            Stage("4. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun({"save": (24, 64)}, inputs=CLIP, picture="hint"),
     )

@@ -24,7 +24,7 @@ from blocks import (
 from combined import controlnet_refine, pixart_controlnet, upscale
 from learning import footage_to_lora, train_lora, train_motion_module
 
-SAY = "2. Say what, how big, how long"
+SAY = "2. Prompt and size"
 BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
 
 
@@ -42,7 +42,7 @@ def text_to_video_tiny() -> Workflow:
         stages=[
             LOADERS,
             Stage(SAY, [["prompt", "empty"]]),
-            Stage("3. Make the video", [["sampler"], ["decode", "video"], ["save"]]),
+            Stage("3. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun({"save": (24, 64)}, shows=("red", "left")),
     )
@@ -50,11 +50,11 @@ def text_to_video_tiny() -> Workflow:
 
 V3_NOTE = """**EasyAnimate V3, text to video.**
 
-Put the release folder `EasyAnimateV3-XL-2-InP-512x512` (or 768, 960) into `models/easyanimate`, and choose it in the \
-three loaders; single files in `diffusion_models`, `vae` and `text_encoders` do as well.
+Put the release folder `EasyAnimateV3-XL-2-InP-512x512` (or 768, 960) into `models/easyanimate` and select it in the \
+three loaders. Single files in `diffusion_models`, `vae` and `text_encoders` work too.
 
-V3 was released as an inpainting (InP) model: *Image to Video* without images makes video from text. It knows 72 and \
-144 frames at 24 a second; for the 512 release keep width times height near 512 x 512, sides in steps of 16."""
+V3 was released as an inpainting (InP) model: *Image to Video* without images makes video from text. It was trained on \
+72 and 144 frames at 24 fps. With the 512 release, keep width times height near 512 x 512, in multiples of 16."""
 
 
 def text_to_video() -> Workflow:
@@ -70,11 +70,11 @@ def text_to_video() -> Workflow:
     )
 
 
-IMAGE_NOTE = """**A video that begins with your image.** It is scaled to width and height and cut in the middle, so \
-choose a size of about its shape.
+IMAGE_NOTE = """**A video that starts with your image.** The image is scaled to width and height and cropped at the \
+centre, so choose a size close to its aspect ratio.
 
-*CLIP* sees the image too and keeps the subject alike; any CLIP ViT-L/14 vision model will do. It counts from \
-clip_start_percent on: smaller is more alike, and moves less."""
+*CLIP* sees the image too, which keeps the subject consistent; any CLIP ViT-L/14 vision model will do. It starts at \
+clip_start_percent: lower values stay closer to the image but move less."""
 
 
 def image_to_video() -> Workflow:
@@ -101,8 +101,8 @@ def image_to_video() -> Workflow:
     )
 
 
-ENDS_NOTE = """**A video between two images**: the first frame and the last. Each may be left out; several frames in \
-a batch are taken as the first, or last, few."""
+ENDS_NOTE = """**A video between two images**, its first frame and its last. Either one is optional. A batch of \
+several images becomes the first, or last, few frames."""
 
 
 def start_and_end() -> Workflow:
@@ -138,11 +138,11 @@ def _clip_vision(image: str) -> dict:
     }
 
 
-MAKE = Stage("3. Make the video", [["sampler"], ["decode", "video"], ["save"]])
-WATCH = Stage("2. The video that is there", [["clip_file", "parts", "scaled"]])
+MAKE = Stage("3. Generate the video", [["sampler"], ["decode", "video"], ["save"]])
+WATCH = Stage("2. Input video", [["clip_file", "parts", "scaled"]])
 
-VIDEO_NOTE = """**Video to video.** *denoise* of the sampler says how much is made anew: 0.3 keeps nearly all, 0.8 \
-only the rough motion. Lengths that come back as they are: 1, 8n and 8n + 1 frames."""
+VIDEO_NOTE = """**Video to video.** The sampler's *denoise* sets how much is regenerated: 0.3 keeps nearly everything, \
+0.8 only the rough motion. Lengths of 1, 8n and 8n + 1 frames are kept exactly."""
 
 
 def video_to_video() -> Workflow:
@@ -154,7 +154,7 @@ def video_to_video() -> Workflow:
             "given": _on_video(),
             "note": note(VIDEO_NOTE),
         },
-        stages=[LOADERS, WATCH, Stage("3. Say what", [["prompt", "given"], ["note"]]), _later(MAKE)],
+        stages=[LOADERS, WATCH, Stage("3. Prompt", [["prompt", "given"], ["note"]]), _later(MAKE)],
         tiny=TinyRun(
             {"save": (24, 64)},
             inputs={**BALL, **CLIP, "sampler": {"denoise": 0.8}},
@@ -163,11 +163,11 @@ def video_to_video() -> Workflow:
     )
 
 
-INPAINT_NOTE = """**A region of a video, made anew.** White in the mask is made, black is kept; draw it on the first \
-frame (right click, *Open in MaskEditor*) or bring one mask a frame.
+INPAINT_NOTE = """**Regenerate a region of a video.** White areas of the mask are regenerated, black areas are kept. \
+Draw the mask on the first frame (right-click, *Open in MaskEditor*), or supply one mask per frame.
 
-With *noise_mask* on, what is outside is held to the original at every step. Transformers that are not InP need that; \
-InP ones also see what is around the region."""
+With *noise_mask* on, everything outside the mask is held to the original at every step. Transformers that are not InP \
+need this; InP transformers also see the area around the mask."""
 
 
 def inpaint_video() -> Workflow:
@@ -183,7 +183,7 @@ def inpaint_video() -> Workflow:
         stages=[
             LOADERS,
             WATCH,
-            Stage("3. Say what, and where", [["prompt", "given"], ["mask"], ["note"]]),
+            Stage("3. Prompt and mask", [["prompt", "given"], ["mask"], ["note"]]),
             _later(MAKE),
         ],
         tiny=TinyRun(
@@ -209,10 +209,10 @@ def _later(stage: Stage) -> Stage:
     return Stage(stage.title.replace("3.", "4."), stage.columns)
 
 
-LORA_NOTE = """**A LoRA on the transformer, and on the text encoder where it has a part for it.** Put the file into \
-`models/loras`; chain nodes for several; a negative strength turns its effect around.
+LORA_NOTE = """**A LoRA for the transformer, and for the text encoder if the file has weights for it.** Put the file \
+into `models/loras`. Chain nodes to stack several LoRAs. A negative strength inverts the effect.
 
-This node takes the releases' own files (`lora_unet__...`) and those of kohya, PEFT and ComfyUI."""
+This node reads the releases' own files (`lora_unet__...`) and those of kohya, PEFT and ComfyUI."""
 
 
 def lora() -> Workflow:
@@ -233,10 +233,10 @@ def lora() -> Workflow:
     )
 
 
-LONG_NOTE = """**Longer than the model was trained for.** *Context Windows* samples overlapping windows of the video, \
-in the memory of one; decoding goes slice by slice anyway. More overlap is smoother and slower.
+LONG_NOTE = """**Longer than the model was trained on.** *Context Windows* samples overlapping windows of the video, \
+using the memory of a single window; decoding works slice by slice anyway. More overlap is smoother but slower.
 
-The prompt holds for the whole video. Sampling time grows with the number of windows."""
+The prompt applies to the whole video. Sampling time grows with the number of windows."""
 
 
 def long_video() -> Workflow:

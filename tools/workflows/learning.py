@@ -3,28 +3,29 @@
 from author import Stage, TinyRun, Workflow, node, note
 from blocks import CLIP, LOADERS, PROMPT, from_release, given
 
-LORA_NOTE = """**Teach the model something from your clips.** Put 10 to 50 clips (or images) into a folder of \
-ComfyUI's `input` folder, each with a `.txt` file of the same name that says what it shows, and choose that folder; \
-here one clip is connected instead.
+LORA_NOTE = """**Train a LoRA on your clips.** Put 10 to 50 clips (or images) into a folder inside ComfyUI's `input` \
+folder, each with a `.txt` file of the same name that describes it, and choose that folder. In this template, a single \
+clip is connected instead.
 
-The LoRA lands in `models/loras` under its *name*. Cancel keeps what was learnt: run it again to go on. More in \
+The LoRA is saved in `models/loras` under its *name*. Cancel keeps the progress: run again to resume. For details, see \
 `docs/train_a_lora.md`."""
 
-MOTION_NOTE = """**Teach the model how things move.** Its motion modules learn, everything that a picture shows stays \
-as it is. Put many clips (hundreds, for a movement of one kind) into a folder of ComfyUI's `input` folder, each with a \
-`.txt` file of the same name that says what it shows, and choose that folder; here one clip is connected instead.
+MOTION_NOTE = """**Train motion only.** The motion modules are trained; all other weights stay frozen. Put many clips \
+(hundreds, for a single kind of movement) into a folder inside ComfyUI's `input` folder, each with a `.txt` file of \
+the same name that describes it, and choose that folder. In this template, a single clip is connected instead.
 
-The file `NAME_mm` lands in `models/diffusion_models`: choose it as *motion_module* in Load EasyAnimate Transformer. \
-With a PixArt transformer and V1's VAE loaded, new motion modules are made for it. Cancel keeps what was learnt: run \
-it again to go on."""
+The file `NAME_mm` is saved in `models/diffusion_models`: select it as *motion_module* in Load EasyAnimate \
+Transformer. With a PixArt transformer and V1's VAE loaded, new motion modules are created for it. Cancel keeps \
+the progress: run again to resume."""
 
 
-FOOTAGE_NOTE = """**From raw footage to a LoRA.** Put your videos into a folder of ComfyUI's `input` folder and choose \
-it in *Split Videos*: it cuts them into clips of one shot each. *Score Clips* measures them, *Filter Clips* keeps the \
-good ones; its *report* is a page that shows which and why. Change the limits and only they are applied anew.
+FOOTAGE_NOTE = """**From raw footage to a LoRA.** Put your videos into a folder inside ComfyUI's `input` folder and \
+choose it in *Split Videos*, which cuts them into single-shot clips. *Score Clips* measures them, and *Filter Clips* \
+keeps the good ones; its *report* shows which ones and why. If you change the limits, only the filter runs again.
 
-*Caption Clips* describes them by a vision-language model in `models/LLM`. Captions by hand win: a `.txt` file beside \
-a video, or beside a clip in `output/easyanimate_data`. More in `docs/prepare_data.md`."""
+*Caption Clips* captions them with a vision-language model from `models/LLM`. Captions written by hand take \
+precedence: a `.txt` file beside a video, or beside a clip in `output/easyanimate_data`. For details, see \
+`docs/prepare_data.md`."""
 
 
 def footage_to_lora() -> Workflow:
@@ -52,9 +53,9 @@ def footage_to_lora() -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage("2. Clips from footage", [["split", "score"], ["filter", "describe"], ["kept", "note"]]),
-            Stage("3. Learn", [["learnt", "curve"]]),
-            Stage("4. See it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
+            Stage("2. Footage to clips", [["split", "score"], ["filter", "describe"], ["kept", "note"]]),
+            Stage("3. Train", [["learnt", "curve"]]),
+            Stage("4. Try it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -91,7 +92,7 @@ def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
             **from_release("a red ball moves to the left on a black background", model=["learnt", 0]),
             "clip_file": node("LoadVideo", file="clip.mp4"),
             "parts": node("GetVideoComponents", video=["clip_file", 0]),
-            "caption": node("PrimitiveString", value="what the clip shows"),
+            "caption": node("PrimitiveString", value="describe the clip here"),
             "learnt": node(
                 kind,
                 model=["model", 0],
@@ -107,9 +108,9 @@ def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage("2. What to learn", [["clip_file", "parts", "caption"], ["note"]]),
-            Stage("3. Learn it", [["learnt", "curve"]]),
-            Stage("4. See it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
+            Stage("2. Training clip", [["clip_file", "parts", "caption"], ["note"]]),
+            Stage("3. Train", [["learnt", "curve"]]),
+            Stage("4. Try it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
