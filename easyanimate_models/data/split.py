@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy
 
-from ..files.atomic import in_full
+from ..files.atomic import atomic_write, make_folder
 from ..media.video_file import Video, VideoError, frames, opened, picture, probe
 from .cuts import DETECTED, find_cuts
 
@@ -46,7 +46,7 @@ def split(file: Path, folder: Path, stem: str, settings: SplitSettings) -> list[
     """The clips of a video, as `folder/stem_001.mp4` and so on. Raises `VideoError`."""
     video = probe(file)
     pieces, keys = plan(video, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     places = [folder / f"{stem}_{i:03}.mp4" for i in range(1, len(pieces) + 1)]
     whole = {p for p in pieces if _copyable(video) and {p.start, p.stop} <= keys}
     copied = {p for p, place in zip(pieces, places, strict=True) if p in whole and _copy(video, p, place)}
@@ -98,7 +98,7 @@ def _copyable(video: Video) -> bool:
 def _copy(video: Video, piece: Piece, place: Path) -> bool:
     """The packets of these frames as they are; whether exactly these frames came out."""
     try:
-        with in_full(place) as partial:
+        with atomic_write(place) as partial:
             _remux(video, piece, partial)
             if sum(1 for _ in frames(partial)) != piece.stop - piece.start:
                 raise VideoError(f"{video.file} can't be cut at frame {piece.start} as it is.")
@@ -132,7 +132,7 @@ def _encode(video: Video, wanted: dict[Piece, Path]) -> None:
 
 def _write(shown: Iterator[av.VideoFrame], video: Video, place: Path) -> None:
     """Frames as an mp4 that plays anywhere. An odd last row or column is left out, as the format has it."""
-    with in_full(place) as partial, av.open(str(partial), "w", format="mp4") as out:
+    with atomic_write(place) as partial, av.open(str(partial), "w", format="mp4") as out:
         stream = out.add_stream("libx264", rate=video.fps, options=X264)
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = video.width // 2 * 2, video.height // 2 * 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.atomic import tidy
+from ..files.atomic import remove_stale_parts
 from .dataset_file import DataError, beside, read_rows, videos_in, write_rows
 from .engines import ENGINES, Done, Work
 from .filters import Limits, judged
@@ -65,7 +65,7 @@ def split_footage(
     A caption beside a video is that of its clips.
     """
     videos = videos_in(source)
-    tidy(folder / CLIPS)
+    remove_stale_parts(folder / CLIPS)
     work = Splitter(folder / CLIPS, _names(source, videos), settings)
     found = _all(work, videos, Ledger(folder / DONE / "split.jsonl"), hands, progress, str(settings), source)
     rows = [row for video in videos for row in _clips_of(video, video.relative_to(source), found[video])]

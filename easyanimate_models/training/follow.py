@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..files.atomic import write_safetensors
 from ..files.model_files import TINY
 from ..files.packages import needed
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
@@ -17,7 +18,6 @@ from .denoiser.lora import LoraSettings, original_names
 from .denoiser.lora_run import teach
 from .denoiser.objective import Method
 from .denoiser.transformer import Teaching, save_motion_module, save_transformer, train_transformer
-from .export import write_whole
 from .loop import Watch
 from .recipe import Recipe
 from .samples import Audience, Subject, subject_of
@@ -69,7 +69,7 @@ def _lora(recipe: Recipe, lora: LoraSettings, model, found: EncodedSet, audience
     file = recipe.folder / f"{recipe.folder.name}.safetensors"
     weights = original_names(adapters)
     if is_main:
-        write_whole(file, weights, {"format": "pt"})
+        write_safetensors(file, weights, {"format": "pt"})
     return file
 
 
