@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files.packages import needed
+from ..files.packages import require_package
 from ..media.video_file import spread
 
 PROMPT = (
@@ -85,7 +85,7 @@ def _pipeline(task: str, folder: Path, device: str):
         raise ValueError(
             f"{folder} holds no model (no config.json); give the folder of one that transformers can load."
         )
-    transformers = needed("transformers")
+    transformers = require_package("transformers")
     precision = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= DTYPE_SINCE else "torch_dtype"
     told = {"use_safetensors": True, precision: "auto"}  # never a pickle; nothing is looked for beyond a folder
     try:

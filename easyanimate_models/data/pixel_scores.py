@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy
 
-from ..files.packages import needed
+from ..files.packages import require_package
 from ..media.video_file import frames, picture, probe
 
 FPS = 2
@@ -50,7 +50,7 @@ def _grey(pixels: numpy.ndarray) -> numpy.ndarray:
 
 def _hash(grey: numpy.ndarray) -> str:
     """By the signs of the lowest frequencies (pHash), which scaling and compression leave as they are."""
-    cv2 = needed("cv2")
+    cv2 = require_package("cv2")
     square = cv2.resize(grey, (4 * HASHED, 4 * HASHED), interpolation=cv2.INTER_AREA)
     low = cv2.dct(square)[:HASHED, :HASHED].flatten()
     bits = low > numpy.median(low[1:])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy
 
-from ..files.packages import needed
+from ..files.packages import require_package
 from ..media.video_file import frames, picture
 
 EVERY = 2  # seconds
@@ -37,7 +37,7 @@ class TextArea:
 
 def covered(pixels: numpy.ndarray) -> float:
     """The share of a picture `[H, W, 3]` (RGB) that lies in boxes around writing; where they overlap it counts once."""
-    cv2 = needed("cv2")
+    cv2 = require_package("cv2")
     found = _finder()(numpy.ascontiguousarray(pixels[..., ::-1])).boxes
     mask = numpy.zeros(pixels.shape[:2], numpy.uint8)
     for box in () if found is None else found:
@@ -48,5 +48,5 @@ def covered(pixels: numpy.ndarray) -> float:
 @lru_cache(maxsize=1)
 def _finder():
     """An OCR that finds writing and does not read it."""
-    needed("onnxruntime")
-    return needed("rapidocr").RapidOCR(params=SETTINGS)
+    require_package("onnxruntime")
+    return require_package("rapidocr").RapidOCR(params=SETTINGS)

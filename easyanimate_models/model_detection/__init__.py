@@ -9,7 +9,7 @@ from ..dit.controlnet import ControlNetConfig
 from ..dit.motion_dit import LongSkips, MotionDiTConfig
 from ..dit.motion_module import MotionConfig
 from ..files.checkpoint import MOST, Checkpoint, CheckpointError, describe, number_in, shape_of
-from ..files.messages import briefly
+from ..files.messages import shorten
 from ..latent_formats import with_preview
 from ..names.motion_module import is_motion_file
 from ..supported_models import RELEASED_SKIPS, EasyAnimateV1, EasyAnimateV2, EasyAnimateV3, Release
@@ -184,7 +184,7 @@ def _require_claim(checkpoint: Checkpoint, name: str, shown) -> None:
     claimed = checkpoint.config.get(name)
     if claimed is not None and claimed != shown:
         raise CheckpointError(
-            f"config.json beside {checkpoint.path.name} says {name} {briefly(claimed)}, but the weights have {shown}; "
+            f"config.json beside {checkpoint.path.name} says {name} {shorten(claimed)}, but the weights have {shown}; "
             "they belong to different models."
         )
 
@@ -237,7 +237,7 @@ def _release_of_vae(checkpoint: Checkpoint, latent_channels: int) -> type[Releas
     for name, size in release.vae_flags.items():
         if given.get(name, size) != size:
             raise CheckpointError(
-                f"config.json beside {checkpoint.path.name} says {name} {briefly(given[name])}, but V2 has 9 and 3, V3 "
+                f"config.json beside {checkpoint.path.name} says {name} {shorten(given[name])}, but V2 has 9 and 3, V3 "
                 "8 and 2; put the right config.json beside it."
             )
     return release
@@ -298,7 +298,7 @@ def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
     width = shape_of(checkpoint, "controlnet.0.before_proj.weight", 2)[0]
     heads = int(told) if told.isdecimal() and len(told) < 6 else 0
     if not heads or width % heads:
-        raise CheckpointError(f"{name} is {width} wide, which {briefly(told)} heads don't divide; download it again.")
+        raise CheckpointError(f"{name} is {width} wide, which {shorten(told)} heads don't divide; download it again.")
     return ControlNetConfig(width, _count(checkpoint, "controlnet.", 8), heads)
 
 
@@ -315,7 +315,7 @@ def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
     shown = {"num_hidden_layers": layers, "hidden_size": width, "projection_dim": projected}
     claims = {size: told.get(size, usual[size]) for size in shown}
     wrong = [
-        f"{size} is {shown[size]} instead of {briefly(claims[size])}" for size in shown if shown[size] != claims[size]
+        f"{size} is {shown[size]} instead of {shorten(claims[size])}" for size in shown if shown[size] != claims[size]
     ]
     if wrong:
         raise CheckpointError(

@@ -7,7 +7,7 @@ import torch
 
 from ..files.atomic import write_safetensors
 from ..files.model_files import TINY
-from ..files.packages import needed
+from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from .checkpoints import whole_weights
 from .clips.buckets import Bucket, sort_into_buckets
@@ -29,7 +29,7 @@ LEARNS = {"motion_module": "motion", "image_transformer": "image", "transformer"
 
 def follow(recipe: Recipe, watch: Watch | None = None) -> Path:
     """Train as the recipe says; the file that came out. Any number of processes may follow one recipe together."""
-    state = needed("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
+    state = require_package("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
     if recipe.kind == "vae":
         return _vae(recipe, watch, state.is_main_process)
     motion = recipe.models.motion_module

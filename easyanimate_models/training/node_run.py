@@ -10,7 +10,7 @@ from ..configs.motion_dit import transformer_config
 from ..files.atomic import write_safetensors
 from ..files.checkpoint import embed_config
 from ..files.model_files import plain_name
-from ..files.packages import needed
+from ..files.packages import require_package
 from ..lora import load_lora
 from ..model_base import require_words
 from ..sd import with_motion_weights
@@ -108,7 +108,7 @@ def _prepared(
 
     Where what is learnt `moves`, there must be clips of more than one frame.
     """
-    needed("accelerate")
+    require_package("accelerate")
     if not isinstance(task.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
     empty = task.clip.encode_from_tokens_scheduled(task.clip.tokenize(""))[0][0]
