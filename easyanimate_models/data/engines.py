@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.packages import require_package
-from ..media.video_file import VideoError
+from ..media.errors import MediaError
 from .ledger import Row
 
 Work = Callable[[Path], Row]
@@ -31,7 +31,7 @@ def attempt(work: Work, file: Path) -> Done:
     """The work on one file; a file that can't be used is no reason to stop, all else is."""
     try:
         return Done(file, work(file))
-    except VideoError as error:
+    except MediaError as error:
         return Done(file, None, str(error))
 
 

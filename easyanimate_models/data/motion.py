@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 
 from ..files.packages import require_package
-from ..media.video_file import frames, picture
+from ..media.video_file import frames, upright
 
 FPS = 2
 SIDE = 256  # pixels, the narrow side of what is compared
@@ -60,7 +60,7 @@ def _pairs(file: Path) -> Iterator[tuple[numpy.ndarray, numpy.ndarray, float]]:
     """Pictures half a second apart, and how many pixels of the clip one of theirs is."""
     before = None
     for frame in frames(file, FPS, rough=True):
-        after = picture(frame, SIDE)
+        after = upright(frame, SIDE)
         if before is not None:
             yield before, after, min(frame.width, frame.height) / min(after.shape[:2])
         before = after

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy
 
 from ..files.packages import require_package
-from ..media.video_file import frames, picture, probe
+from ..media.video_file import frames, probe, upright
 
 FPS = 2
 SIDE = 64
@@ -25,7 +25,7 @@ class Basics:
         count, small, every = 0, [], max(1, round(video.fps / FPS))
         for count, frame in enumerate(frames(file, rough=True), 1):
             if (count - 1) % every == 0:
-                small.append(_grey(picture(frame, SIDE)))
+                small.append(_grey(upright(frame, SIDE)))
         changes = [float(numpy.abs(b - a).mean()) for a, b in zip(small, small[1:], strict=False)]
         return {
             "width": video.width,

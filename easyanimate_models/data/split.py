@@ -11,7 +11,8 @@ import av
 import numpy
 
 from ..files.atomic import atomic_write, make_folder
-from ..media.video_file import Video, VideoError, frames, opened, picture, probe
+from ..media.errors import MediaError
+from ..media.video_file import Video, frames, open_video, probe, upright
 from .cuts import DETECTED, find_cuts
 
 X264 = {"crf": "17", "preset": "superfast", "tune": "fastdecode"}  # no eye sees the difference; it is read many times
@@ -43,7 +44,7 @@ class Piece:
 
 
 def split(file: Path, folder: Path, stem: str, settings: SplitSettings) -> list[Path]:
-    """The clips of a video, as `folder/stem_001.mp4` and so on. Raises `VideoError`."""
+    """The clips of a video, as `folder/stem_001.mp4` and so on. Raises `MediaError`."""
     video = probe(file)
     pieces, keys = plan(video, settings)
     make_folder(folder)
@@ -101,14 +102,14 @@ def _copy(video: Video, piece: Piece, place: Path) -> bool:
         with atomic_write(place) as partial:
             _remux(video, piece, partial)
             if sum(1 for _ in frames(partial)) != piece.stop - piece.start:
-                raise VideoError(f"{video.file} can't be cut at frame {piece.start} as it is.")
-    except VideoError:
+                raise MediaError(f"{video.file} can't be cut at frame {piece.start} as it is.")
+    except (MediaError, av.FFmpegError):  # such as packets that an mp4 can't hold: encoded, they can be
         return False
     return True
 
 
 def _remux(video: Video, piece: Piece, place: Path) -> None:
-    with opened(video.file) as (container, stream), av.open(str(place), "w", format="mp4") as out:
+    with open_video(video.file) as (container, stream), av.open(str(place), "w", format="mp4") as out:
         copy, offset = out.add_stream_from_template(stream), None
         frame = 1 / (video.fps * stream.time_base)
         first, last = ((stream.start_time or 0) + (n - Fraction(1, 2)) * frame for n in (piece.start, piece.stop))
@@ -146,5 +147,5 @@ def _write(shown: Iterator[av.VideoFrame], video: Video, place: Path) -> None:
 def _flat(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     if frame.rotation % 360 == 0 and (frame.width, frame.height) == (width, height):
         return frame.reformat(format="yuv420p")
-    pixels = numpy.ascontiguousarray(picture(frame)[:height, :width])
+    pixels = numpy.ascontiguousarray(upright(frame)[:height, :width])
     return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")

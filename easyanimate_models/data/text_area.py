@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy
 
 from ..files.packages import require_package
-from ..media.video_file import frames, picture
+from ..media.video_file import frames, upright
 
 EVERY = 2  # seconds
 SIDE = 720  # pixels, the narrow side of what is looked at
@@ -31,7 +31,7 @@ class TextArea:
 
     def __call__(self, file: Path) -> dict[str, float]:
         """`text_area`: the mean share of the frame, 0 to 1, a frame every two seconds."""
-        shares = [covered(picture(frame, SIDE)) for frame in frames(file, 1 / EVERY, rough=True)]
+        shares = [covered(upright(frame, SIDE)) for frame in frames(file, 1 / EVERY, rough=True)]
         return {"text_area": sum(shares) / len(shares) if shares else 0.0}
 
 

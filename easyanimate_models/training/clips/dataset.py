@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
 from ...data.dataset_file import beside, lies_in
+from ...media import video_file
+from ...media.errors import MediaError
+from ...media.image_file import IMAGES
+from ...media.video_file import VIDEOS, count_frames, probe
 
-CLIPS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LISTS = ("metadata.jsonl", "metadata.json")
 NAMED, SHOWN = 3, 80  # files, and letters of an entry, in an error
 
@@ -77,7 +78,7 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}; give the one that holds the clips.")
-    rows = list(_listed(folder)) or [(f, "") for f in sorted(folder.rglob("*")) if f.suffix.lower() in CLIPS | IMAGES]
+    rows = list(_listed(folder)) or [(f, "") for f in sorted(folder.rglob("*")) if f.suffix.lower() in VIDEOS | IMAGES]
     rows = [row for row in rows if not any(part.startswith(".") for part in row[0].relative_to(folder).parts)]
     if not rows:
         raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
@@ -99,20 +100,10 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
 
 
 def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
-    """`count` frames from `start`, every so many, `[T, H, W, 3]` in 0..1. Raises `OSError` when they aren't there."""
+    """`count` frames from `start` on, every so many, `[T, H, W, 3]` in 0..1. Raises `MediaError`."""
     if item.pixels is not None:
         return item.pixels[start : start + count * every : every]
-    wanted = {start + i * every for i in range(count)}
-    found = []
-    try:
-        for i, frame in enumerate(_decoded(item.file)):
-            if i in wanted:
-                found.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
-            if len(found) == count:
-                return torch.stack(found).float() / 255
-    except (av.FFmpegError, OSError) as error:
-        raise OSError(f"{item.file} can't be read beyond frame {len(found)} ({error}); replace it.") from error
-    raise OSError(f"{item.file} has {len(found)} of the {count} frames wanted; it has changed since it was counted.")
+    return torch.from_numpy(video_file.read_frames(item.file, start, count, every)).float() / 255
 
 
 def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -146,18 +137,8 @@ def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
 def _probe(file: Path) -> Item | None:
     """The item without its caption, None when it can't be read: each frame is decoded once, to be sure and to count."""
     try:
-        with av.open(str(file)) as container:
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or 24)
-            frames, size = 0, (0, 0)
-            for frame in container.decode(stream):
-                frames, size = frames + 1, (frame.height, frame.width)
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        logging.warning("%s can't be read (%s) and is left out.", file, error)
+        video = probe(file)
+        return Item(file, "", count_frames(file), video.height, video.width, float(video.fps))
+    except MediaError as error:
+        logging.warning("%s It is left out.", error)
         return None
-    return Item(file, "", frames, *size, fps) if frames else None
-
-
-def _decoded(file: Path) -> Iterator[av.VideoFrame]:
-    with av.open(str(file)) as container:
-        yield from container.decode(video=0)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ...conditioning.inpainting import inpaint_latents
 from ...dit.motion_dit import CLIP_TOKENS
-from ...files.atomic import WriteError, make_folder, write_safetensors, write_text
+from ...files.atomic import make_folder, write_safetensors, write_text
 from ...files.checkpoint import fingerprint
+from ...media.errors import MediaError
 from ...model_base import clip_tokens
 from ...text_encoders.prompt_cleaning import clean_prompt
 from ..denoiser.objective import Batch
@@ -112,9 +113,7 @@ def encode_dataset(
             latents = _encoded_clip(place, item, bucket, vae, maker, inpainting, every)
             seen = None if eye is None else _encoded_start(place, item, bucket, image_encoder, eye)
             examples.setdefault(bucket, []).append(Example(latents, item.text, seen))
-        except WriteError:
-            raise
-        except OSError as error:
+        except MediaError as error:
             logging.warning("%s It is left out.", error)
         if progress is not None:
             progress(done, len(wanted))
