@@ -7,6 +7,7 @@ from typing import Any
 import folder_paths
 
 from ..configs.motion_dit import transformer_config
+from ..data.dataset_file import DatasetError
 from ..files.atomic import write_safetensors
 from ..files.checkpoint import embed_config
 from ..files.model_files import plain_name
@@ -16,7 +17,7 @@ from ..model_base import require_words
 from ..sd import with_motion_weights
 from ..supported_models import Release
 from .clips.buckets import sort_into_buckets
-from .clips.dataset import DatasetError, Item
+from .clips.dataset import Item
 from .clips.latent_cache import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
 from .clips.windows import cut_into_windows
 from .denoiser.lora import NAMINGS, LoraSettings

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...conditioning.inpainting import inpaint_latents
+from ...data.dataset_file import DatasetError
 from ...dit.motion_dit import CLIP_TOKENS
 from ...files.atomic import make_folder, write_safetensors, write_text
 from ...files.checkpoint import fingerprint
@@ -27,7 +28,7 @@ from ..denoiser.objective import Batch
 from ..loop import share
 from .batches import Batches
 from .buckets import Bucket
-from .dataset import DatasetError, Item, read_frames
+from .dataset import Item, read_frames
 from .tensor_cache import Kept
 
 PLACE, INDEX = ".easyanimate", "index.json"
