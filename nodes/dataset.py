@@ -366,12 +366,12 @@ def _kept(rows: list[dict]) -> list[dict]:
 def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:
     """A picture of each of the first clips as one IMAGE, `[1, H, W, 3]`."""
     from ..easyanimate_models.media.contact_sheet import contact_sheet
-    from ..easyanimate_models.media.video_file import spread
+    from ..easyanimate_models.media.video_file import sample_frames
 
     clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:SHOWN]
     if not clips:
         raise ValueError(f"{home.name} contains no usable clips; the log says why each one was skipped.")
-    pictures = [Image.fromarray(spread(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]
+    pictures = [Image.fromarray(sample_frames(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]
     sheet = contact_sheet([ImageOps.pad(picture, THUMBNAIL) for picture in pictures])
     return torch.from_numpy(numpy.asarray(sheet).copy())[None].float() / 255
 

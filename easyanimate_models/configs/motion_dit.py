@@ -3,7 +3,7 @@
 from ..dit.motion_dit import MotionDiTConfig
 from ..dit.motion_module import CELL, MotionConfig
 from ..files.checkpoint import CheckpointError, number_in
-from ..files.messages import briefly
+from ..files.messages import shorten
 
 KNOWN = ["Temporal_Self", "Global_Self"]  # attention of motion modules
 BLOCKS = {0: "basic", 1: "motionmodule", 2: "global_motionmodule"}  # by how many kinds of motion module there are
@@ -43,7 +43,7 @@ def motion_of(config: dict, file: str) -> tuple[MotionConfig, ...] | None:
     counts = [count for count, name in BLOCKS.items() if name == block]
     if not counts:
         raise CheckpointError(
-            f"{file} is a {briefly(block)} model by its config.json; only the blocks of V1 to V3 "
+            f"{file} is a {shorten(block)} model by its config.json; only the blocks of V1 to V3 "
             f"({', '.join(BLOCKS.values())}) can be loaded."
         )
     cells = config.get("motion_module_type") == "VanillaGrid"
@@ -71,13 +71,13 @@ def _motion_config(config: dict, cells: bool, file: str) -> MotionConfig:
     names = config.get("attention_block_types", KNOWN[:1] * 2) if isinstance(config, dict) else None
     if not isinstance(names, list) or not names or any(name not in KNOWN for name in names):
         raise CheckpointError(
-            f"config.json beside {file} describes motion modules that V1 to V3 don't have ({briefly(config)}); put the "
+            f"config.json beside {file} describes motion modules that V1 to V3 don't have ({shorten(config)}); put the "
             "right config.json beside it."
         )
     size = config.get("block_size", CELL)
     if cells and size != CELL:
         raise CheckpointError(
-            f"config.json beside {file} says that its motion modules have cells of {briefly(size)}; V1's have {CELL}."
+            f"config.json beside {file} says that its motion modules have cells of {shorten(size)}; V1's have {CELL}."
         )
     attentions = tuple(name.split("_")[0].lower() for name in names)
     if cells:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..files.checkpoint import CheckpointError, fingerprint, read_checkpoint
-from ..media.video_file import spread
+from ..media.video_file import sample_frames
 
 FRAMES = 4
 SIDE = 512  # pixels, more than CLIP sees
@@ -31,7 +31,7 @@ class Aesthetics:
 
     def __call__(self, file: Path) -> dict[str, float]:
         """`aesthetics`: the mean of four frames."""
-        pictures = numpy.stack(spread(file, FRAMES, SIDE)).astype(numpy.float32) / 255
+        pictures = numpy.stack(sample_frames(file, FRAMES, SIDE)).astype(numpy.float32) / 255
         with torch.inference_mode():
             embeddings = F.normalize(self.see(torch.from_numpy(pictures)).float().cpu(), dim=-1)
             return {"aesthetics": float(_predicted(embeddings, layers(self.head)).mean())}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files.packages import needed
-from ..media.video_file import spread
+from ..files.packages import require_package
+from ..media.video_file import sample_frames
 
 PROMPT = (
     "These are frames of one video, in order. Describe the video in one paragraph of plain sentences: who or what is "
@@ -51,8 +51,8 @@ class Captioner:
         return self.told([self.seen(file)])[0]
 
     def seen(self, file: Path) -> list[Image.Image]:
-        """What the model is shown of a clip. Raises `VideoError`."""
-        return [Image.fromarray(pixels.copy()) for pixels in spread(file, self.frames, SIDE)]
+        """What the model is shown of a clip. Raises `MediaError`."""
+        return [Image.fromarray(pixels.copy()) for pixels in sample_frames(file, self.frames, SIDE)]
 
     def told(self, clips: list[list[Image.Image]]) -> list[dict[str, str]]:
         """What it says of each."""
@@ -85,7 +85,7 @@ def _pipeline(task: str, folder: Path, device: str):
         raise ValueError(
             f"{folder} holds no model (no config.json); give the folder of one that transformers can load."
         )
-    transformers = needed("transformers")
+    transformers = require_package("transformers")
     precision = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= DTYPE_SINCE else "torch_dtype"
     told = {"use_safetensors": True, precision: "auto"}  # never a pickle; nothing is looked for beyond a folder
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from ..files.packages import needed
+from ..files.packages import require_package
 
 THRESHOLDS, SKIPS = (10.0, 20.0, 30.0), (0, 1, 2)  # the original's cascade
 DETECTED = 144  # pixels, the narrow side of what is compared
@@ -41,12 +41,12 @@ class Cascade:
     """The original's three content detectors, which look at every, every second and every third frame."""
 
     def __init__(self):
-        detector = needed("scenedetect").ContentDetector
+        detector = require_package("scenedetect").ContentDetector
         self.detectors = [detector(threshold=threshold, min_scene_len=1) for threshold in THRESHOLDS]
 
     def changed(self, number: int, picture: numpy.ndarray) -> bool:
         """Whether any of them sees a change in this frame `[H, W, 3]` (BGR)."""
-        now = needed("scenedetect").FrameTimecode(number, fps=25.0)  # they count frames only
+        now = require_package("scenedetect").FrameTimecode(number, fps=25.0)  # they count frames only
         looking = [d for d, skip in zip(self.detectors, SKIPS, strict=True) if number % (skip + 1) == 0]
         return any([bool(detector.process_frame(now, picture)) for detector in looking])
 
@@ -104,7 +104,7 @@ def _better(best: Cut | None, cut: Cut) -> Generator[int, None, Cut]:
 
 
 def _shape(picture: numpy.ndarray) -> numpy.ndarray | None:
-    cv2 = needed("cv2")
+    cv2 = require_package("cv2")
     small = cv2.resize(picture, SMALL[::-1], interpolation=cv2.INTER_AREA).astype(numpy.float32) / 255
     small -= small.mean(axis=(0, 1))
     if float(small.std(axis=(0, 1)).max()) < BLANK:

@@ -1,9 +1,11 @@
-"""`metadata.jsonl`: a line of JSON for each clip, which every stage reads, adds to, and writes anew as a whole.
+"""The list of a data set: `metadata.jsonl`, a line of JSON for each clip, which every stage reads and writes anew.
 
-`file` (below the folder), `text`, what was measured, and `rejected`: why it is left out. The trainer reads it as it is.
-The original's `metadata.json` (`file_path`, `text`, `type`) can be read and written too.
+`file` (below the folder), `text` (the caption), scores, and `rejected`: why the trainer leaves the clip out. The
+original's `metadata.json` (`file_path`, `text`, `type`) is read and written too. The one reader of lists and captions,
+for data preparation and training.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterable
@@ -15,120 +17,140 @@ from ..media.video_file import VIDEOS
 from .ledger import Row
 
 NAME, ORIGINAL = "metadata.jsonl", "metadata.json"
-NUMBERS = {
-    "width",
-    "height",
-    "frames",
-    "fps",
-    "seconds",
-    "light",
-    "change",
-    "motion",
-    "shake",
-    "text_area",
-    "aesthetics",
-}
-WORDS = {"text", "rejected", "wrong", "source"}
+MEASURES = {"width", "height", "frames", "fps", "seconds"}
+SCORES = {"light", "change", "motion", "shake", "text_area", "aesthetics"}
+TEXTS = {"text", "rejected", "wrong", "source"}
 HASH = re.compile("[0-9a-f]{1,16}")
-MOST = 1e12  # of a number
+MAX_NUMBER = 1e12
 SHOWN = 80  # letters of an entry in an error
+UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # the first begins as UTF-16's does
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-class DataError(ValueError):
-    """A folder or setting that no data set can be made from; the message says why and what to do."""
+class DatasetError(ValueError):
+    """A folder, list, caption or setting that no data set can be made from or read; the message says why."""
 
 
-def videos_in(folder: Path) -> list[Path]:
-    """All videos below a folder, in the order of their names. Raises `DataError` when there are none."""
+def find_videos(folder: Path) -> list[Path]:
+    """All videos below a folder, in the order of their names. Raises `DatasetError` when there are none."""
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}; give the one that holds the videos.")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEOS and file.is_file())
-    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+        raise DatasetError(f"There is no folder {folder}; give the one that holds the videos.")
+    found = find_files(folder, VIDEOS)
     if not found:
-        raise DataError(f"{folder} holds no videos ({', '.join(sorted(VIDEOS))}); put some there.")
+        raise DatasetError(f"{folder} holds no videos ({', '.join(sorted(VIDEOS))}); put some there.")
     return found
 
 
+def find_files(folder: Path, suffixes: set[str]) -> list[Path]:
+    """Files below a folder with one of these suffixes, in the order of their names; nothing that is hidden."""
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    return [file for file in found if not is_hidden(folder, file)]
+
+
+def is_hidden(folder: Path, file: Path) -> bool:
+    """Whether any part of the way from the folder to the file begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
 def read_rows(folder: Path) -> list[Row]:
-    """The rows of a data set; of a plain folder of clips, a row each with its caption if there is one."""
-    file = folder / NAME
-    if file.is_file():
-        return [_checked(row, file) for row in _lines(file)]
-    if (folder / ORIGINAL).is_file():
-        return read_original(folder / ORIGINAL)
-    return [{"file": clip.relative_to(folder).as_posix(), "text": beside(clip)} for clip in videos_in(folder)]
+    """The rows of a data set; without a list, a row for each video, with the caption beside it if there is one."""
+    rows = read_list(folder)
+    if rows is not None:
+        return rows
+    return [{"file": clip.relative_to(folder).as_posix(), "text": read_caption(clip)} for clip in find_videos(folder)]
+
+
+def read_list(folder: Path) -> list[Row] | None:
+    """The rows of the folder's list, rejected ones included; None without a list.
+
+    Raises `DatasetError` for a list that can't be read, and for an entry that names no file, one outside of the folder,
+    or a score or text that can't be one.
+    """
+    file = next((folder / name for name in (NAME, ORIGINAL) if (folder / name).is_file()), None)
+    if file is None:
+        return None
+    return [_check(row, file) for row in _parse(file)]
 
 
 def write_rows(folder: Path, rows: Iterable[Row]) -> Path:
-    """All of them or, when the disk is full, what was there before."""
+    """`metadata.jsonl` with these rows; when writing fails, what was there before. Raises `WriteError`."""
     return write_text(folder / NAME, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_original(file: Path) -> list[Row]:
-    """Rows of the original's list."""
-    try:
-        listed = _whole(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not JSON ({error}); mend it, or remove it.") from error
-    listed = listed if isinstance(listed, list) else [listed]
-    return [_checked({**row, "file": row.get("file_path")} if isinstance(row, dict) else row, file) for row in listed]
-
-
 def write_original(folder: Path, rows: Iterable[Row]) -> Path:
-    """What is kept, as the original's trainer reads it."""
+    """`metadata.json` with the rows that are not rejected, as the original's trainer reads it. Raises `WriteError`."""
     kept = [row for row in rows if not row.get("rejected")]
-    listed = [{"file_path": row["file"], "text": row.get("text", ""), "type": "video"} for row in kept]
-    return write_text(folder / ORIGINAL, json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
+    entries = [{"file_path": row["file"], "text": row.get("text", ""), "type": "video"} for row in kept]
+    return write_text(folder / ORIGINAL, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
 
-def beside(clip: Path) -> str:
-    """The caption in a `.txt` file of the same name, in one line; empty without one."""
+def read_caption(clip: Path) -> str:
+    """The caption in a `.txt` file beside a clip, in one line; empty without one. Raises `DatasetError`."""
     file = clip.with_suffix(".txt")
-    return " ".join(file.read_text(encoding="utf-8", errors="replace").split()) if file.is_file() else ""
+    return " ".join(read_text(file).split()) if file.is_file() else ""
 
 
-def lies_in(folder: Path, name: str) -> bool:
+def read_text(file: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one. Raises `DatasetError`."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{file} can't be read ({error.strerror}); see who may read it.") from error
+    try:
+        text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig")
+    except UnicodeError:
+        text = "\0"
+    if content.startswith(UTF_32) or "\0" in text:  # as of UTF-16 without a mark
+        raise DatasetError(f"{file} is not text in UTF-8 or UTF-16; save it anew as UTF-8.")
+    return text
+
+
+def is_inside(folder: Path, name: str) -> bool:
     """Whether a name leads to something below the folder; what no system takes for a name leads nowhere."""
     try:
-        place = (folder / name).resolve()
-        place.exists()
+        path = (folder / name).resolve()
+        path.exists()
     except (OSError, ValueError, RuntimeError):  # too long, no letters, links in a circle
         return False
-    return place != folder.resolve() and place.is_relative_to(folder.resolve())
+    return path != folder.resolve() and path.is_relative_to(folder.resolve())
 
 
-def _lines(file: Path) -> list[object]:
+def _parse(file: Path) -> list[Any]:
+    """The entries of a list: a JSON array, or a JSON object on each line."""
+    text = read_text(file)
     try:
-        return [_whole(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = [json.loads(line) for line in text.split("\n") if line.strip()]  # captions may hold other breaks
+        entries = parsed if isinstance(parsed, list) else [parsed]
+        return json.loads(json.dumps(entries, ensure_ascii=False).encode(errors="replace"))  # no halves of letters
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} has a line that is not JSON ({error}); mend it, or start with a new name.") from error
+        lines = file.name == NAME
+        what, else_ = ("has a line that is", "start with a new name") if lines else ("is", "remove it")
+        raise DatasetError(f"{file} {what} not JSON ({error}); mend it, or {else_}.") from error
 
 
-def _whole(told: object) -> object:
-    """The same without halves of letters, which JSON can name and no file can hold."""
-    return json.loads(json.dumps(told, ensure_ascii=False).encode(errors="replace"))
-
-
-def _checked(row: Any, file: Path) -> Row:
-    """A row whose clip lies in the folder, with scores that are numbers and words that are text; nothing unsaid."""
-    name = row.get("file") if isinstance(row, dict) else None
+def _check(entry: Any, file: Path) -> Row:
+    """An entry of a list as a row, without keys that are null."""
+    name = entry.get("file") or entry.get("file_path") if isinstance(entry, dict) else None
     if not isinstance(name, str):
-        raise DataError(f"An entry of {file} names no file: {str(row)[:SHOWN]}; mend it.")
-    if not lies_in(file.parent, name):
-        raise DataError(f"{file} names {name[:SHOWN]}, which lies outside of {file.parent}; move it in.")
-    said = {key: value for key, value in row.items() if value is not None}
-    wrong = next((key for key, value in said.items() if not _fits(key, value)), None)
+        raise DatasetError(f"An entry of {file} names no file: {str(entry)[:SHOWN]}; mend it.")
+    if not is_inside(file.parent, name):
+        raise DatasetError(f"{file} names {name[:SHOWN]}, which lies outside of {file.parent}; move it in.")
+    row = {key: value for key, value in {**entry, "file": name}.items() if value is not None}
+    wrong = next((key for key, value in row.items() if not _fits(key, value)), None)
     if wrong is not None:
-        raise DataError(
-            f"{file} says that {wrong} of {name[:SHOWN]} is {str(said[wrong])[:SHOWN]!r}, which it can't be; mend it, "
+        raise DatasetError(
+            f"{file} says that {wrong} of {name[:SHOWN]} is {str(row[wrong])[:SHOWN]!r}, which it can't be; mend it, "
             "or take it out."
         )
-    return said
+    return row
 
 
 def _fits(key: str, value: object) -> bool:
-    if key in NUMBERS:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+    if key in MEASURES | SCORES:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
     if key == "hash":
         return isinstance(value, str) and HASH.fullmatch(value) is not None
-    return key not in WORDS or isinstance(value, str)
+    return key not in TEXTS or isinstance(value, str)

@@ -10,8 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..files.packages import needed
-from ..media.video_file import VideoError
+from ..files.packages import require_package
+from ..media.errors import MediaError
 from .ledger import Row
 
 Work = Callable[[Path], Row]
@@ -31,7 +31,7 @@ def attempt(work: Work, file: Path) -> Done:
     """The work on one file; a file that can't be used is no reason to stop, all else is."""
     try:
         return Done(file, work(file))
-    except VideoError as error:
+    except MediaError as error:
         return Done(file, None, str(error))
 
 
@@ -62,7 +62,7 @@ def by_processes(work: Work, files: list[Path], workers: int = 2) -> Iterator[Do
 def by_ray(work: Work, files: list[Path], workers: int = 2) -> Iterator[Done]:
     """By Ray Data, on the cluster that is there, else on this machine; all must see the files under the same paths."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that this machine works
-    data = needed("ray.data")
+    data = require_package("ray.data")
 
     def one(given: dict[str, str]) -> dict[str, str]:
         done = attempt(work, Path(given["file"]))

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..files.atomic import room_for
+from ..files.atomic import explain_write_errors, make_folder
 
 Row = dict[str, Any]
 
@@ -15,7 +15,7 @@ class Ledger:
 
     def __init__(self, file: Path):
         self.file, self.rows = file, {}
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         whole = file.read_bytes() if file.is_file() else b""
         for line in whole.splitlines():
             try:
@@ -32,10 +32,10 @@ class Ledger:
         return self.rows[key]
 
     def write(self, key: str, row: Row) -> None:
-        """Remember it, on disk before anything else happens. Raises `OSError` in a sentence when the disk is full."""
+        """Remember it, on disk before anything else happens. Raises `WriteError`."""
         line = json.dumps({"key": key, "row": row}, ensure_ascii=False) + "\n"
         torn, self.torn = self.torn, True
-        with room_for(self.file), self.file.open("a", encoding="utf-8") as out:
+        with explain_write_errors(self.file), self.file.open("a", encoding="utf-8") as out:
             out.write("\n" + line if torn else line)
             out.flush()
             os.fsync(out.fileno())

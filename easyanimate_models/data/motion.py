@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy
 
-from ..files.packages import needed
-from ..media.video_file import frames, picture
+from ..files.packages import require_package
+from ..media.video_file import frames, upright
 
 FPS = 2
 SIDE = 256  # pixels, the narrow side of what is compared
@@ -45,7 +45,7 @@ class Motion:
 
 def farneback(before: numpy.ndarray, after: numpy.ndarray) -> numpy.ndarray:
     """Flow `[H, W, 2]` in pixels between two pictures `[H, W, 3]`."""
-    cv2 = needed("cv2")
+    cv2 = require_package("cv2")
     grey = [cv2.cvtColor(numpy.ascontiguousarray(p), cv2.COLOR_RGB2GRAY) for p in (before, after)]
     return cv2.calcOpticalFlowFarneback(*grey, None, **FARNEBACK)
 
@@ -60,7 +60,7 @@ def _pairs(file: Path) -> Iterator[tuple[numpy.ndarray, numpy.ndarray, float]]:
     """Pictures half a second apart, and how many pixels of the clip one of theirs is."""
     before = None
     for frame in frames(file, FPS, rough=True):
-        after = picture(frame, SIDE)
+        after = upright(frame, SIDE)
         if before is not None:
             yield before, after, min(frame.width, frame.height) / min(after.shape[:2])
         before = after
@@ -73,7 +73,7 @@ def _raft(weights: Path):
 
     from ..files.checkpoint import read_checkpoint, require_fit
 
-    network = needed("torchvision").models.optical_flow.raft_large(weights=None).eval()
+    network = require_package("torchvision").models.optical_flow.raft_large(weights=None).eval()
     network.load_state_dict(require_fit(network, read_checkpoint(weights, "transformer"), "RAFT of torchvision"))
 
     def between(before: numpy.ndarray, after: numpy.ndarray) -> numpy.ndarray:

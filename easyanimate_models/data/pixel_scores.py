@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy
 
-from ..files.packages import needed
-from ..media.video_file import frames, picture, probe
+from ..files.packages import require_package
+from ..media.video_file import frames, probe, upright
 
 FPS = 2
 SIDE = 64
@@ -25,7 +25,7 @@ class Basics:
         count, small, every = 0, [], max(1, round(video.fps / FPS))
         for count, frame in enumerate(frames(file, rough=True), 1):
             if (count - 1) % every == 0:
-                small.append(_grey(picture(frame, SIDE)))
+                small.append(_grey(upright(frame, SIDE)))
         changes = [float(numpy.abs(b - a).mean()) for a, b in zip(small, small[1:], strict=False)]
         return {
             "width": video.width,
@@ -50,7 +50,7 @@ def _grey(pixels: numpy.ndarray) -> numpy.ndarray:
 
 def _hash(grey: numpy.ndarray) -> str:
     """By the signs of the lowest frequencies (pHash), which scaling and compression leave as they are."""
-    cv2 = needed("cv2")
+    cv2 = require_package("cv2")
     square = cv2.resize(grey, (4 * HASHED, 4 * HASHED), interpolation=cv2.INTER_AREA)
     low = cv2.dct(square)[:HASHED, :HASHED].flatten()
     bits = low > numpy.median(low[1:])

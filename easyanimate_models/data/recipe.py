@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.toml_settings import RecipeError, below, read_toml, section, top
+from ..files.toml_settings import RecipeError, read_section, read_toml, read_value, resolve_path
 from .caption import PROMPT, REWRITING, Captioner
 from .dataset_file import write_original
 from .filters import Limits
@@ -75,9 +75,9 @@ def read_data_recipe(file: str | Path) -> DataRecipe:
     if "folder" not in told or "source" not in told:
         raise RecipeError(f"{file}: source (the footage) and folder (of the data set) must be named at the top.")
     kinds = (SplitSettings, Scores, Limits, Captions, Hands)
-    parts: list[Any] = [section(file, name, kind, told) for name, kind in zip(SECTIONS, kinds, strict=True)]
-    source, folder = below(file, told["source"]), below(file, told["folder"])
-    return DataRecipe(source, folder, top(file, told, "original", bool, False), *parts)
+    parts: list[Any] = [read_section(file, name, kind, told) for name, kind in zip(SECTIONS, kinds, strict=True)]
+    source, folder = resolve_path(file, told["source"]), resolve_path(file, told["folder"])
+    return DataRecipe(source, folder, read_value(file, told, "original", bool, False), *parts)
 
 
 def follow(recipe: DataRecipe, watch: Callable[[str], Progress | None] = lambda stage: None) -> Path:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ..files.atomic import write_text
 from ..media.contact_sheet import contact_sheet
-from ..media.video_file import VideoError, spread
+from ..media.errors import MediaError
+from ..media.video_file import sample_frames
 from .filters import Limits, score_of
 from .ledger import Row
 
@@ -126,8 +127,8 @@ def _figure(folder: Path, row: Row, name: str | None = None) -> str:
 def _strip(clip: Path) -> str:
     """Frames of a clip side by side, as a JPEG in base64; empty when the clip is gone."""
     try:
-        frames = [Image.fromarray(pixels.copy()) for pixels in spread(clip, STRIP, SIDE)]
-    except VideoError:
+        frames = [Image.fromarray(pixels.copy()) for pixels in sample_frames(clip, STRIP, SIDE)]
+    except MediaError:
         return ""
     out = io.BytesIO()
     contact_sheet(frames, 2).save(out, "JPEG", quality=80)

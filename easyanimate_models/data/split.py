@@ -10,8 +10,9 @@ from pathlib import Path
 import av
 import numpy
 
-from ..files.atomic import in_full
-from ..media.video_file import Video, VideoError, frames, opened, picture, probe
+from ..files.atomic import atomic_write, make_folder
+from ..media.errors import MediaError
+from ..media.video_file import Video, frames, open_video, probe, upright
 from .cuts import DETECTED, find_cuts
 
 X264 = {"crf": "17", "preset": "superfast", "tune": "fastdecode"}  # no eye sees the difference; it is read many times
@@ -43,10 +44,10 @@ class Piece:
 
 
 def split(file: Path, folder: Path, stem: str, settings: SplitSettings) -> list[Path]:
-    """The clips of a video, as `folder/stem_001.mp4` and so on. Raises `VideoError`."""
+    """The clips of a video, as `folder/stem_001.mp4` and so on. Raises `MediaError`."""
     video = probe(file)
     pieces, keys = plan(video, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     places = [folder / f"{stem}_{i:03}.mp4" for i in range(1, len(pieces) + 1)]
     whole = {p for p in pieces if _copyable(video) and {p.start, p.stop} <= keys}
     copied = {p for p, place in zip(pieces, places, strict=True) if p in whole and _copy(video, p, place)}
@@ -98,17 +99,17 @@ def _copyable(video: Video) -> bool:
 def _copy(video: Video, piece: Piece, place: Path) -> bool:
     """The packets of these frames as they are; whether exactly these frames came out."""
     try:
-        with in_full(place) as partial:
+        with atomic_write(place) as partial:
             _remux(video, piece, partial)
             if sum(1 for _ in frames(partial)) != piece.stop - piece.start:
-                raise VideoError(f"{video.file} can't be cut at frame {piece.start} as it is.")
-    except VideoError:
+                raise MediaError(f"{video.file} can't be cut at frame {piece.start} as it is.")
+    except (MediaError, av.FFmpegError):  # such as packets that an mp4 can't hold: encoded, they can be
         return False
     return True
 
 
 def _remux(video: Video, piece: Piece, place: Path) -> None:
-    with opened(video.file) as (container, stream), av.open(str(place), "w", format="mp4") as out:
+    with open_video(video.file) as (container, stream), av.open(str(place), "w", format="mp4") as out:
         copy, offset = out.add_stream_from_template(stream), None
         frame = 1 / (video.fps * stream.time_base)
         first, last = ((stream.start_time or 0) + (n - Fraction(1, 2)) * frame for n in (piece.start, piece.stop))
@@ -132,7 +133,7 @@ def _encode(video: Video, wanted: dict[Piece, Path]) -> None:
 
 def _write(shown: Iterator[av.VideoFrame], video: Video, place: Path) -> None:
     """Frames as an mp4 that plays anywhere. An odd last row or column is left out, as the format has it."""
-    with in_full(place) as partial, av.open(str(partial), "w", format="mp4") as out:
+    with atomic_write(place) as partial, av.open(str(partial), "w", format="mp4") as out:
         stream = out.add_stream("libx264", rate=video.fps, options=X264)
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = video.width // 2 * 2, video.height // 2 * 2
@@ -146,5 +147,5 @@ def _write(shown: Iterator[av.VideoFrame], video: Video, place: Path) -> None:
 def _flat(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     if frame.rotation % 360 == 0 and (frame.width, frame.height) == (width, height):
         return frame.reformat(format="yuv420p")
-    pixels = numpy.ascontiguousarray(picture(frame)[:height, :width])
+    pixels = numpy.ascontiguousarray(upright(frame)[:height, :width])
     return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.atomic import tidy
-from .dataset_file import DataError, beside, read_rows, videos_in, write_rows
+from ..files.atomic import remove_stale_parts
+from .dataset_file import DatasetError, find_videos, read_caption, read_rows, write_rows
 from .engines import ENGINES, Done, Work
 from .filters import Limits, judged
 from .ledger import Ledger, Row
@@ -31,9 +31,9 @@ class Hands:
 
     def __post_init__(self):
         if self.engine not in ENGINES:
-            raise DataError(f"There is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}.")
+            raise DatasetError(f"There is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}.")
         if self.workers < 1:
-            raise DataError(f"{self.workers} workers do nothing; set workers to 1 or more.")
+            raise DatasetError(f"{self.workers} workers do nothing; set workers to 1 or more.")
 
     def each(self, work: Work, files: list[Path]) -> Iterator[Done]:
         """The work on each file, in any order."""
@@ -64,8 +64,8 @@ def split_footage(
 
     A caption beside a video is that of its clips.
     """
-    videos = videos_in(source)
-    tidy(folder / CLIPS)
+    videos = find_videos(source)
+    remove_stale_parts(folder / CLIPS)
     work = Splitter(folder / CLIPS, _names(source, videos), settings)
     found = _all(work, videos, Ledger(folder / DONE / "split.jsonl"), hands, progress, str(settings), source)
     rows = [row for video in videos for row in _clips_of(video, video.relative_to(source), found[video])]
@@ -91,7 +91,7 @@ def choose_clips(folder: Path, limits: Limits) -> list[Row]:
 
 def describe_clips(folder: Path, captioner, hands: Hands = HERE, progress: Progress | None = None) -> list[Row]:
     """Captions for what is kept; those given by hand win. Without a `captioner` there are only those."""
-    rows = [{**row, "text": beside(folder / row["file"]) or row.get("text", "")} for row in read_rows(folder)]
+    rows = [{**row, "text": read_caption(folder / row["file"]) or row.get("text", "")} for row in read_rows(folder)]
     silent = [row for row in rows if not row["text"] and not row.get("rejected") and not row.get("wrong")]
     if captioner is not None and silent:
         told = {row["file"]: row for row in _added(folder, silent, captioner, hands, progress)}
@@ -163,7 +163,7 @@ def _names(source: Path, videos: list[Path]) -> dict[Path, str]:
 def _clips_of(video: Path, name: Path, found: Row) -> list[Row]:
     if "wrong" in found:
         return [{"file": name.as_posix(), "source": name.as_posix(), "text": "", **found, "rejected": found["wrong"]}]
-    told = {"source": name.as_posix(), "text": beside(video)}
+    told = {"source": name.as_posix(), "text": read_caption(video)}
     return [{"file": f"{CLIPS}/{clip}", **told} for clip in found["clips"]]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy
 
-from ..files.packages import needed
-from ..media.video_file import frames, picture
+from ..files.packages import require_package
+from ..media.video_file import frames, upright
 
 EVERY = 2  # seconds
 SIDE = 720  # pixels, the narrow side of what is looked at
@@ -31,13 +31,13 @@ class TextArea:
 
     def __call__(self, file: Path) -> dict[str, float]:
         """`text_area`: the mean share of the frame, 0 to 1, a frame every two seconds."""
-        shares = [covered(picture(frame, SIDE)) for frame in frames(file, 1 / EVERY, rough=True)]
+        shares = [covered(upright(frame, SIDE)) for frame in frames(file, 1 / EVERY, rough=True)]
         return {"text_area": sum(shares) / len(shares) if shares else 0.0}
 
 
 def covered(pixels: numpy.ndarray) -> float:
     """The share of a picture `[H, W, 3]` (RGB) that lies in boxes around writing; where they overlap it counts once."""
-    cv2 = needed("cv2")
+    cv2 = require_package("cv2")
     found = _finder()(numpy.ascontiguousarray(pixels[..., ::-1])).boxes
     mask = numpy.zeros(pixels.shape[:2], numpy.uint8)
     for box in () if found is None else found:
@@ -48,5 +48,5 @@ def covered(pixels: numpy.ndarray) -> float:
 @lru_cache(maxsize=1)
 def _finder():
     """An OCR that finds writing and does not read it."""
-    needed("onnxruntime")
-    return needed("rapidocr").RapidOCR(params=SETTINGS)
+    require_package("onnxruntime")
+    return require_package("rapidocr").RapidOCR(params=SETTINGS)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..host import out_of_memory
-from .messages import SHOWN, briefly
+from .messages import SHOWN, shorten
 from .pickles import PICKLE_SUFFIXES, UnsafePickleError, read_pickle
 
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # the better one first
@@ -30,7 +30,7 @@ EMBEDDED_CONFIG = "easyanimate_config"  # config.json as a tensor of bytes, in f
 SHOWN_KEYS = 3
 MOST = 2**31  # of any number in a config.json
 QUANTISATION = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
-SAMPLED = 256  # numbers of each tensor that tell one network from another
+SAMPLED = 256  # numbers of each tensor in a fingerprint
 
 
 class CheckpointError(ValueError):
@@ -108,7 +108,7 @@ def _shards(index: Path) -> list[Path]:
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if Path(name).name != name or "\\" in name:
-            raise CheckpointError(f"{index} points outside its folder, to {briefly(name)}; don't trust this file.")
+            raise CheckpointError(f"{index} points outside its folder, to {shorten(name)}; don't trust this file.")
         if not os.path.isfile(index.parent / name):  # pathlib's raises for names that are too long
             shown = name[:SHOWN]
             raise CheckpointError(f"{index.name} names {shown}, which is missing from {index.parent}; download it too.")
@@ -164,7 +164,7 @@ def number_in(config: dict, name: str, default, file: str, kind: type = int):
     kinds, what = ((int,), "whole number") if kind is int else ((int, float), "number")
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= MOST:
         raise CheckpointError(
-            f"config.json beside {file} says {name} {briefly(value)}, which is no {what} that a model has; put the "
+            f"config.json beside {file} says {name} {shorten(value)}, which is no {what} that a model has; put the "
             "right config.json beside it."
         )
     return value
@@ -232,20 +232,20 @@ LOOKS_LIKE = (
 def require_fit(
     module: nn.Module, checkpoint: Checkpoint, what: str, ignored: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """The tensors that `module` needs, or one error about keys and shapes that don't fit."""
+    """The checkpoint's tensors, if they are those of `module`. Raises `CheckpointError` about keys, shapes, dtypes."""
     tensors = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in ignored)}
-    needed = module.state_dict()
-    wanted = {k: tuple(v.shape) for k, v in needed.items()}
-    problems = [f"lacks {k}" for k in wanted if k not in tensors]
-    problems += [f"has an unexpected {k}" for k in tensors if k not in wanted]
+    own = module.state_dict()
+    shapes = {k: tuple(v.shape) for k, v in own.items()}
+    problems = [f"lacks {k}" for k in shapes if k not in tensors]
+    problems += [f"has an unexpected {k}" for k in tensors if k not in shapes]
     problems += [
         f"has {k} of shape {tuple(tensors[k].shape)} instead of {shape}"
-        for k, shape in wanted.items()
+        for k, shape in shapes.items()
         if k in tensors and tuple(tensors[k].shape) != shape
     ]
     if not any(key.endswith(QUANTISATION) for key in checkpoint.tensors):
-        numbers = {k for k, v in needed.items() if v.is_floating_point()}
-        problems += [f"has {k} in {v.dtype}" for k, v in tensors.items() if k in numbers and not v.is_floating_point()]
+        floats = {k for k, v in own.items() if v.is_floating_point()}
+        problems += [f"has {k} in {v.dtype}" for k, v in tensors.items() if k in floats and not v.is_floating_point()]
     if problems:
         more = f" (and {len(problems) - SHOWN_KEYS} more)" if len(problems) > SHOWN_KEYS else ""
         raise CheckpointError(
@@ -257,11 +257,11 @@ def require_fit(
 
 
 def fingerprint(network: nn.Module) -> str:
-    """A short name for weights: the same for the same, another for others (from a few numbers of every tensor)."""
-    found = hashlib.sha256()
+    """A short digest of a network's weights, from a few numbers of every tensor."""
+    digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         flat = tensor.flatten()
-        few = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]
-        found.update(f"{name} {tuple(tensor.shape)}".encode())
-        found.update(few.float().cpu().numpy().tobytes())
-    return found.hexdigest()[:12]
+        sampled = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(sampled.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]

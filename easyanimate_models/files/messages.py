@@ -1,9 +1,9 @@
-"""What errors say of a value."""
+"""How errors quote a value."""
 
-LARGEST, SHOWN = 10**18, 60  # of a number that is written out; letters
+MAX_NUMBER, SHOWN = 10**18, 60  # the largest number that is written out; letters of anything
 
 
-def briefly(value: object) -> str:
-    """The beginning of what a file says."""
-    said = repr(value) if not isinstance(value, int) or abs(value) < LARGEST else "a huge number"
-    return said if len(said) <= SHOWN else f"{said[:SHOWN]}..."
+def shorten(value: object) -> str:
+    """The beginning of a value's `repr`, short enough for a sentence."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < MAX_NUMBER else "a huge number"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

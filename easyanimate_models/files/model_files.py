@@ -17,8 +17,8 @@ BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
 TINY = Path(__file__).parent.parent / "tiny"
 NO_FILE = "none"
 PLAIN_NAME = re.compile(r"\w[\w .-]{0,98}[\w-]|\w")
-MOST_BYTES = 200  # of a name, so that an ending fits
-OF_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+MAX_NAME_BYTES = 200  # of a name, so that an ending fits
+RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
 HOST_FOLDERS = {
     "transformer": ("diffusion_models", "checkpoints"),
     "motion_module": ("diffusion_models",),
@@ -79,11 +79,11 @@ def lora_path(name: str) -> Path:
 
 def plain_name(name: str, what: str) -> str:
     """`name`, if a file or folder can have it on every system and it leads nowhere else; raises `ValueError`."""
-    if not PLAIN_NAME.fullmatch(name) or len(name.encode(errors="replace")) > MOST_BYTES:
+    if not PLAIN_NAME.fullmatch(name) or len(name.encode(errors="replace")) > MAX_NAME_BYTES:
         raise ValueError(
-            f"{name[:MOST_BYTES]!r} can't be the name of a {what}; use letters, digits, spaces, dots and dashes only, "
-            "not too many."
+            f"{name[:MAX_NAME_BYTES]!r} can't be the name of a {what}; use letters, digits, spaces, dots and dashes "
+            "only, not too many."
         )
-    if name.split(".")[0].strip().lower() in OF_WINDOWS:
+    if name.split(".")[0].strip().lower() in RESERVED_NAMES:
         raise ValueError(f"{name!r} can't be the name of a {what}, since Windows keeps it for itself; choose another.")
     return name

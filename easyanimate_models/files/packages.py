@@ -1,22 +1,22 @@
-"""Packages that training and data preparation need: there, or one sentence that says how to get them."""
+"""Optional packages, for training and data preparation: imported, or one sentence that says how to install them."""
 
 import importlib
 from types import ModuleType
 
-CALLED = {"cv2": "opencv-python-headless"}  # where the package to install has another name
+DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the package to install has another name than the module
 
 
-class ExtraMissing(ImportError):
-    """A package that inference does without is not installed."""
+class MissingPackageError(ImportError):
+    """A package that inference does without is not installed; the message has the command that installs it."""
 
 
-def needed(name: str) -> ModuleType:
-    """The module of that name; raises `ExtraMissing` with the command that installs it."""
+def require_package(name: str) -> ModuleType:
+    """The module of that name. Raises `MissingPackageError`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        package = CALLED.get(name, name)
-        raise ExtraMissing(
+        package = DISTRIBUTIONS.get(name, name)
+        raise MissingPackageError(
             f"This needs the package {package}, which is not installed; install it with `python -m pip install "
             f"{package}` in ComfyUI's Python and start ComfyUI again."
         ) from error

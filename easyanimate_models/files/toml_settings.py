@@ -1,52 +1,53 @@
-"""A TOML file whose sections are dataclasses; what is wrong with one is said in a sentence."""
+"""A TOML file whose sections are dataclasses; what is wrong with it is said in a sentence."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from .messages import LARGEST, briefly
-from .packages import needed
+from .messages import MAX_NUMBER, shorten
+from .packages import require_package
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
-CALLED = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}
+TYPE_NAMES = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}
 
 
 class RecipeError(ValueError):
     """A recipe that can't be followed; the message says where and why."""
 
 
-def read_toml(file: Path, top: set[str]) -> dict:
-    """What the file says, nothing but what is known at its top."""
-    tomllib = needed("tomllib" if sys.version_info >= (3, 11) else "tomli")
+def read_toml(file: Path, known: set[str]) -> dict:
+    """The table in the file, with no keys at its top but those `known`. Raises `RecipeError`."""
+    tomllib = require_package("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        told = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{file} can't be read as a recipe: {error}.") from error
-    if strange := sorted(told.keys() - top):
-        raise RecipeError(f"{file}: there is nothing called {strange[0]} in a recipe; known are {listed(top)}.")
-    return told
+    if unknown := sorted(table.keys() - known):
+        raise RecipeError(f"{file}: there is nothing called {unknown[0]} in a recipe; known are {_joined(known)}.")
+    return table
 
 
-def section(file: Path, name: str, kind: type[Settings], told: dict) -> Settings:
-    """The settings of a section as a `kind`; all that it must have, nothing that it does not know."""
-    given = told.get(name, {})
+def read_section(file: Path, name: str, kind: type[Settings], table: dict) -> Settings:
+    """A section of the table as a `kind`, with every field that it requires and no others. Raises `RecipeError`."""
+    given = table.get(name, {})
     if not isinstance(given, dict):
-        raise RecipeError(f"{file}: {name} is {briefly(given)}; it must be a section, [{name}].")
+        raise RecipeError(f"{file}: {name} is {shorten(given)}; it must be a section, [{name}].")
     known = {field.name: field for field in fields(kind)}
-    if strange := sorted(given.keys() - known.keys()):
-        raise RecipeError(f"{file}: [{name}] knows no {strange[0]}; known are {listed(known)}.")
+    if unknown := sorted(given.keys() - known.keys()):
+        raise RecipeError(f"{file}: [{name}] knows no {unknown[0]}; known are {_joined(known)}.")
     missing = [n for n, field in known.items() if field.default is MISSING and n not in given]
     if missing:
         raise RecipeError(f"{file}: [{name}] lacks {', '.join(missing)}.")
     values, hints = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}, get_type_hints(kind)
-    if wrong := [n for n, value in values.items() if not _is(value, hints[n])]:
+    if wrong := [n for n, value in values.items() if not _fits(value, hints[n])]:
         raise RecipeError(
-            f"{file}: [{name}] {wrong[0]} is {briefly(given[wrong[0]])}; it must be {_called(hints[wrong[0]])}."
+            f"{file}: [{name}] {wrong[0]} is {shorten(given[wrong[0]])}; it must be {_type_name(hints[wrong[0]])}."
         )
     try:
         return kind(**values)
@@ -54,46 +55,45 @@ def section(file: Path, name: str, kind: type[Settings], told: dict) -> Settings
         raise RecipeError(f"{file}: [{name}] {error}") from error
 
 
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that a field has."""
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of a field."""
     if isinstance(hint, UnionType):
-        return any(_is(value, one) for one in get_args(hint))
+        return any(_fits(value, one) for one in get_args(hint))
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
     if hint in (int, float):
         return (
             not isinstance(value, bool)
             and isinstance(value, int if hint is int else int | float)
-            and abs(value) < LARGEST
+            and abs(value) < MAX_NUMBER
         )
     return isinstance(value, hint)
 
 
-def _called(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     if isinstance(hint, UnionType):
-        return " or ".join(_called(one) for one in get_args(hint) if one is not NoneType)
+        return " or ".join(_type_name(one) for one in get_args(hint) if one is not NoneType)
     if get_origin(hint) is tuple:
-        return f"a list of {len(get_args(hint))}: " + ", ".join(map(_called, get_args(hint)))
-    return CALLED.get(hint, "something else")
+        return f"a list of {len(get_args(hint))}: " + ", ".join(map(_type_name, get_args(hint)))
+    return TYPE_NAMES.get(hint, "something else")
 
 
-def top(file: Path, told: dict, name: str, kind: type, default):
-    """What stands at the top of a recipe under a name, of a kind."""
-    value = told.get(name, default)
-    if not _is(value, kind):
-        raise RecipeError(f"{file}: {name} is {briefly(value)}; it must be {_called(kind)}.")
+def read_value(file: Path, table: dict, name: str, kind: type, default):
+    """A value outside of all sections, of a kind. Raises `RecipeError`."""
+    value = table.get(name, default)
+    if not _fits(value, kind):
+        raise RecipeError(f"{file}: {name} is {shorten(value)}; it must be {_type_name(kind)}.")
     return value
 
 
-def below(file: Path, path: Any) -> Path:
-    """A path in a recipe, which starts from its folder."""
+def resolve_path(file: Path, path: Any) -> Path:
+    """A path in a recipe, relative to the recipe's folder. Raises `RecipeError`."""
     try:
         return (file.parent / path).resolve()
     except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise RecipeError(f"{file}: {briefly(path)} is no path; give that of a folder.") from error
+        raise RecipeError(f"{file}: {shorten(path)} is no path; give that of a folder.") from error
 
 
-def listed(names) -> str:
-    """Names in a sentence."""
+def _joined(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))

@@ -33,7 +33,7 @@ def read_video(path: Path) -> list[Image.Image]:
         return [frame.to_image() for frame in container.decode(video=0)]
 
 
-def spread(frames: list[Image.Image], count: int = FRAMES) -> list[Image.Image]:
+def evenly_spaced(frames: list[Image.Image], count: int = FRAMES) -> list[Image.Image]:
     """`count` of them, evenly spaced, first and last included."""
     if len(frames) <= count:
         return frames
@@ -41,4 +41,4 @@ def spread(frames: list[Image.Image], count: int = FRAMES) -> list[Image.Image]:
 
 
 if __name__ == "__main__":
-    contact_sheet(spread(read_video(Path(sys.argv[1])))).save(sys.argv[2])
+    contact_sheet(evenly_spaced(read_video(Path(sys.argv[1])))).save(sys.argv[2])

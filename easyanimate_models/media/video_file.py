@@ -1,34 +1,36 @@
-"""A video file: what it is, and its frames as they are meant to be seen, one at a time.
+"""A clip or a still image: what it is, and its frames as a player shows them, one at a time.
 
-Rotation flags are honoured, uneven frame rates evened out. Nothing here holds more than a few frames.
+The one reader of clips, for data preparation and training: rotation flags are honoured, uneven frame rates can be
+evened out. Nothing here holds more than a few frames, `read_frames` aside.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy
 
+from .errors import MediaError
+from .image_file import is_image, read_image
+
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
+DEFAULT_FPS = 24
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 UNEVEN = 0.1  # of a frame's time, between the longest and the shortest
-WHOLE = 0.9  # of the frames that a header counts
+COMPLETE = 0.9  # of the frames and seconds that a header promises
 PROBED = 48  # frames whose times are compared
 SIDEWAYS = (90, 270)
-
-
-class VideoError(OSError):
-    """A file that can't be used; the message names it, says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Video:
     """What a file holds: size in pixels as it is seen, frames per second, length in seconds by its header, 0 if unsaid.
 
-    `even`: every frame lasts as long as the others. `depth` is in bits of a channel.
+    `even`: every frame lasts as long as the others. `depth` is in bits of a channel. `codec` of a still is "".
     """
 
     file: Path
@@ -43,55 +45,43 @@ class Video:
 
 
 def probe(file: Path) -> Video:
-    """What the file holds, from its header and first frames. Raises `VideoError`."""
-    with opened(file) as (container, stream):
-        first, times = None, []
-        for frame in container.decode(stream):
-            first = first or frame
-            times.append(frame.time)
-            if len(times) == PROBED or frame.time is None:
-                break
-        if first is None:
-            raise VideoError(f"{file} holds not one picture; replace it.")
+    """What the file holds, from its header and first frames. Raises `MediaError`."""
+    if is_image(file):
+        height, width, _ = read_image(file).shape
+        return Video(file, width, height, Fraction(DEFAULT_FPS), 0.0, True, False, 8, "")
+    with open_video(file) as (container, stream):
+        first, times = _first_frames(file, container, stream)
         if trc := HDR.get(int(getattr(first, "color_trc", 0) or 0)):
-            raise VideoError(f"{file} is HDR ({trc}); convert it to SDR first, or its colours would be wrong.")
+            raise MediaError(f"{file} is HDR ({trc}); convert it to SDR first, or its colours would be wrong.")
         sideways = first.rotation % 360 in SIDEWAYS
         width, height = (first.height, first.width) if sideways else (first.width, first.height)
-        fps = Fraction(stream.average_rate or stream.guessed_rate or 24).limit_denominator(100_000)
+        fps = Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_FPS).limit_denominator(100_000)
         depth = max(c.bits for c in first.format.components)
-        turned = bool(first.rotation % 360)
-        seconds = _seconds(container, stream)
-        return Video(file, width, height, fps, seconds, _even(times), turned, depth, stream.codec_context.name)
+        rotated = bool(first.rotation % 360)
+        seconds = _header_seconds(container, stream)
+        return Video(file, width, height, fps, seconds, _is_even(times), rotated, depth, stream.codec_context.name)
 
 
-def frames(file: Path, fps: Fraction | float | None = None, rough: bool = False) -> Iterator[av.VideoFrame]:
-    """Frames in order, as decoded; at `fps`, the one that is seen at each tick, repeated or left out as need be.
+def frames(
+    file: Path, fps: Fraction | float | None = None, rough: bool = False
+) -> Generator[av.VideoFrame, None, None]:
+    """Frames in order, as decoded; at `fps`, the one on screen at each tick, repeated or left out as need be.
 
-    `rough` ones are for measuring only: the edges of blocks are not smoothed, which saves a quarter of the time. Raises
-    `VideoError` where the file breaks off.
+    `rough` frames are for measuring only: the edges of blocks are not smoothed, which saves a quarter of the time.
+    Raises `MediaError` where the file breaks off.
     """
-    with opened(file) as (container, stream):
+    if is_image(file):
+        yield av.VideoFrame.from_ndarray(read_image(file), format="rgb24")
+        return
+    with open_video(file) as (container, stream):
         if rough:
             stream.codec_context.options = {"skip_loop_filter": "all"}
-        if fps is None:
-            yield from _decoded(file, container, stream)
-            return
-        tick, start, shown = 0, 0.0, None
-        for frame in _decoded(file, container, stream):
-            time = float(frame.time or 0)
-            start = time if shown is None else start
-            while shown is not None and start + (tick + 0.5) / float(fps) <= time:
-                yield shown
-                tick += 1
-            shown = frame
-        end = start if shown is None else float(shown.time or 0) + _lasts(shown, stream)
-        while shown is not None and (tick == 0 or start + (tick + 0.5) / float(fps) <= end):
-            yield shown
-            tick += 1
+        decoded = _decode(file, container, stream)
+        yield from (decoded if fps is None else _at_rate(decoded, float(fps), _frame_seconds(stream)))
 
 
-def picture(frame: av.VideoFrame, short_side: int | None = None) -> numpy.ndarray:
-    """A frame `[H, W, 3]` in RGB, the right way up, at most `short_side` pixels narrow or low."""
+def upright(frame: av.VideoFrame, short_side: int | None = None) -> numpy.ndarray:
+    """A frame `[H, W, 3]` in RGB, the right way up, scaled down to `short_side` pixels on its short side if larger."""
     width, height = frame.width, frame.height
     if short_side and min(width, height) > short_side:
         scale = short_side / min(width, height)
@@ -100,58 +90,119 @@ def picture(frame: av.VideoFrame, short_side: int | None = None) -> numpy.ndarra
     return numpy.rot90(pixels, (frame.rotation % 360) // 90) if frame.rotation % 360 else pixels
 
 
-def spread(file: Path, count: int, short_side: int | None = None) -> list[numpy.ndarray]:
-    """That many pictures of a clip, evenly spaced, each from the middle of its part; fewer when it has fewer frames."""
-    total = sum(1 for _ in frames(file))
-    wanted = {int((i + 0.5) * total / count) for i in range(count)}
-    return [picture(frame, short_side) for number, frame in enumerate(frames(file)) if number in wanted]
+def count_frames(file: Path) -> int:
+    """How many frames a file holds: each is decoded, to be sure. Raises `MediaError`."""
+    return sum(1 for _ in frames(file))
+
+
+def read_frames(file: Path, start: int, count: int, every: int = 1) -> numpy.ndarray:
+    """`count` frames from `start` on, every so many, `[T, H, W, 3]` in RGB, upright.
+
+    Raises `MediaError` when they aren't there, or are of several sizes.
+    """
+    with closing(frames(file)) as decoded:
+        pixels = [upright(frame) for frame in islice(decoded, start, start + (count - 1) * every + 1, every)]
+    if len(pixels) < count:
+        raise MediaError(f"{file} has {len(pixels)} of the {count} frames wanted; it has changed since it was counted.")
+    if len({frame.shape for frame in pixels}) > 1:
+        raise MediaError(f"{file} changes its size in the middle; convert it to one size.")
+    return numpy.stack(pixels)
+
+
+def sample_frames(file: Path, count: int, short_side: int | None = None) -> list[numpy.ndarray]:
+    """`count` evenly spaced frames `[H, W, 3]`, each from the middle of its part; all when the clip has fewer."""
+    total = count_frames(file)
+    numbers = {int((i + 0.5) * total / count) for i in range(count)}
+    return [upright(frame, short_side) for number, frame in enumerate(frames(file)) if number in numbers]
 
 
 @contextmanager
-def opened(file: Path):
-    """The container and its first video stream, decoding on all cores. Raises `VideoError`."""
+def open_video(file: Path):
+    """The container and its first video stream, decoding on all cores. Raises `MediaError`."""
     try:
         container = av.open(str(file))
     except FileNotFoundError as error:
-        raise VideoError(f"{file} is not there any more; put it back, or start again without it.") from error
+        raise MediaError(f"{file} is not there any more; put it back, or start again without it.") from error
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{file} can't be read as a video ({_reason(error)}); replace it.") from error
+        raise MediaError(f"{file} can't be read as a video ({_reason(error)}); replace it.") from error
     with container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
-            raise VideoError(f"{file} has sound but no picture; leave it out.")
+            raise MediaError(f"{file} has sound but no picture; leave it out.")
+        if stream.codec_context is None:
+            raise MediaError(f"{file} is in a format that can't be decoded here; convert it, for example to h264.")
         stream.thread_type = "AUTO"
         yield container, stream
 
 
-def _decoded(file: Path, container, stream) -> Iterator[av.VideoFrame]:
-    done = 0
+def _first_frames(file: Path, container, stream) -> tuple[av.VideoFrame, list[float | None]]:
+    """The first frame, and the times of those from it on. Raises `MediaError` when not one can be decoded."""
+    first, times, reason = None, [], None
+    try:
+        for frame in container.decode(stream):
+            first = first or frame
+            times.append(frame.time)
+            if len(times) == PROBED or frame.time is None:
+                break
+    except (av.FFmpegError, OSError) as error:
+        reason = error
+    if first is None:
+        why = f" ({_reason(reason)})" if reason else ""
+        raise MediaError(f"{file} holds not one picture{why}; replace it.") from reason
+    return first, times
+
+
+def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
+    count, start, end, default = 0, None, 0.0, _frame_seconds(stream)
     try:
         for frame in container.decode(stream):
             yield frame
-            done += 1
+            count += 1
+            if frame.time is not None:
+                start = frame.time if start is None else start
+                end = max(end, frame.time + _seconds_of(frame, default))
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{file} breaks off after {done} frames ({_reason(error)}); replace it.") from error
-    if done < WHOLE * stream.frames:
-        raise VideoError(f"{file} breaks off after {done} of {stream.frames} frames; replace it.")
+        raise MediaError(f"{file} breaks off after {count} frames ({_reason(error)}); replace it.") from error
+    cut_short = end - (start or 0) < COMPLETE * _header_seconds(container, stream)  # a trimmed clip has fewer frames
+    if count < COMPLETE * stream.frames and cut_short:
+        raise MediaError(f"{file} breaks off after {count} of {stream.frames} frames; replace it.")
 
 
-def _seconds(container, stream) -> float:
+def _at_rate(decoded: Iterator[av.VideoFrame], fps: float, default_seconds: float) -> Iterator[av.VideoFrame]:
+    """The frame on screen at each tick; the last one lasts `default_seconds` if it does not say."""
+    tick, start, shown = 0, 0.0, None
+    for frame in decoded:
+        time = float(frame.time or 0)
+        start = time if shown is None else start
+        while shown is not None and start + (tick + 0.5) / fps <= time:
+            yield shown
+            tick += 1
+        shown = frame
+    end = start if shown is None else float(shown.time or 0) + _seconds_of(shown, default_seconds)
+    while shown is not None and (tick == 0 or start + (tick + 0.5) / fps <= end):
+        yield shown
+        tick += 1
+
+
+def _header_seconds(container, stream) -> float:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / av.time_base
 
 
-def _even(times: list[float | None]) -> bool:
+def _is_even(times: list[float | None]) -> bool:
     gaps = [b - a for a, b in zip(times, times[1:], strict=False) if a is not None and b is not None]
     return not gaps or max(gaps) - min(gaps) <= UNEVEN * max(gaps)
 
 
-def _lasts(frame: av.VideoFrame, stream) -> float:
-    """Seconds for which a frame is seen."""
-    if frame.duration and frame.time_base:
-        return float(frame.duration * frame.time_base)
-    return 1 / float(stream.average_rate or 24)
+def _frame_seconds(stream) -> float:
+    """Seconds for which a frame of the stream is on screen, on average."""
+    return 1 / float(stream.average_rate or DEFAULT_FPS)
+
+
+def _seconds_of(frame: av.VideoFrame, default: float) -> float:
+    """Seconds for which a frame is on screen."""
+    return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else default
 
 
 def _reason(error: Exception) -> str:

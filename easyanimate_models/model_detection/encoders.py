@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ..dit.controlnet import ControlNetConfig
 from ..files.checkpoint import Checkpoint, CheckpointError, describe, number_in, shape_of
-from ..files.messages import briefly
+from ..files.messages import shorten
 from ..text_encoders.t5 import T5TextEncoder
 from .motion_dit import RELEASED_HEADS
 from .probes import HEADS, Detector, count, require_claim, require_division
@@ -33,7 +33,7 @@ def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
     heads = int(claimed) if claimed.isdecimal() and len(claimed) < 6 else 0
     if not heads or width % heads:
         raise CheckpointError(
-            f"{name} is {width} wide, which {briefly(claimed)} heads don't divide; download it again."
+            f"{name} is {width} wide, which {shorten(claimed)} heads don't divide; download it again."
         )
     return ControlNetConfig(width, count(checkpoint, "controlnet.", 8), heads)
 
@@ -51,7 +51,7 @@ def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
     detected = {"num_hidden_layers": layers, "hidden_size": width, "projection_dim": projected}
     claims = {size: config.get(size, usual[size]) for size in detected}
     wrong = [
-        f"{size} is {detected[size]} instead of {briefly(claims[size])}"
+        f"{size} is {detected[size]} instead of {shorten(claims[size])}"
         for size in detected
         if detected[size] != claims[size]
     ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..files.checkpoint import Checkpoint, CheckpointError, describe
-from ..files.messages import briefly
+from ..files.messages import shorten
 
 HEADS = "num_attention_heads"
 
@@ -54,7 +54,7 @@ def require_claim(checkpoint: Checkpoint, name: str, value) -> None:
     claimed = checkpoint.config.get(name)
     if claimed is not None and claimed != value:
         raise CheckpointError(
-            f"config.json beside {checkpoint.path.name} says {name} {briefly(claimed)}, but the weights have {value}; "
+            f"config.json beside {checkpoint.path.name} says {name} {shorten(claimed)}, but the weights have {value}; "
             "they belong to different models."
         )
 

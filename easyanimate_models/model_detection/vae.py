@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from ..files.checkpoint import Checkpoint, CheckpointError, number_in, shape_of
-from ..files.messages import briefly
+from ..files.messages import shorten
 from ..names import image_vae
 from ..supported_models import EasyAnimateV1, EasyAnimateV2, EasyAnimateV3, MotionRelease, Release
 from ..vae.image_vae import ImageVAEConfig
@@ -53,7 +53,7 @@ def _release_of_vae(checkpoint: Checkpoint, latent_channels: int) -> type[Motion
     for name, size in release.vae_flags.items():
         if config.get(name, size) != size:
             raise CheckpointError(
-                f"config.json beside {checkpoint.path.name} says {name} {briefly(config[name])}, but V2 has 9 and 3, "
+                f"config.json beside {checkpoint.path.name} says {name} {shorten(config[name])}, but V2 has 9 and 3, "
                 "V3 8 and 2; put the right config.json beside it."
             )
     return release

@@ -1,9 +1,6 @@
 """Trained networks in the released layout: config.json in the original's words, latents at the release's scale."""
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..configs.motion_dit import transformer_config as transformer_config
@@ -11,13 +8,6 @@ from ..model_detection import RELEASED_SCALING
 from ..supported_models import EasyAnimateV3, Release
 from ..vae.image_vae import ImageVAEConfig
 from ..vae.slice_vae import SliceVAE, SliceVAEConfig
-
-
-def write_whole(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file that is either all there or not there."""
-    partial = file.with_suffix(".part")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial, metadata)
-    partial.replace(file)
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+from ..files.atomic import write_safetensors
 from ..files.model_files import TINY
-from ..files.packages import needed
+from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from .checkpoints import whole_weights
 from .clips.buckets import Bucket, sort_into_buckets
@@ -17,7 +18,6 @@ from .denoiser.lora import LoraSettings, original_names
 from .denoiser.lora_run import teach
 from .denoiser.objective import Method
 from .denoiser.transformer import Teaching, save_motion_module, save_transformer, train_transformer
-from .export import write_whole
 from .loop import Watch
 from .recipe import Recipe
 from .samples import Audience, Subject, subject_of
@@ -29,7 +29,7 @@ LEARNS = {"motion_module": "motion", "image_transformer": "image", "transformer"
 
 def follow(recipe: Recipe, watch: Watch | None = None) -> Path:
     """Train as the recipe says; the file that came out. Any number of processes may follow one recipe together."""
-    state = needed("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
+    state = require_package("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
     if recipe.kind == "vae":
         return _vae(recipe, watch, state.is_main_process)
     motion = recipe.models.motion_module
@@ -69,7 +69,7 @@ def _lora(recipe: Recipe, lora: LoraSettings, model, found: EncodedSet, audience
     file = recipe.folder / f"{recipe.folder.name}.safetensors"
     weights = original_names(adapters)
     if is_main:
-        write_whole(file, weights, {"format": "pt"})
+        write_safetensors(file, weights, {"format": "pt"})
     return file
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..files.packages import needed
+from ..files.packages import require_package
 from . import checkpoints
 from .journal import Journal
 from .training_plan import Plan
@@ -140,7 +140,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.require_same(folder, plan, told or {})
     accelerator = _accelerator(network)
-    if look is not None and accelerator.distributed_type == needed("accelerate").DistributedType.FSDP:
+    if look is not None and accelerator.distributed_type == require_package("accelerate").DistributedType.FSDP:
         raise ValueError("Samples need the whole network on a device; take [samples] out, or train without FSDP.")
     lessons = [Lesson(network, objective), *([adversary] if adversary else [])]
     courses = [Course(lesson, plan, accelerator) for lesson in lessons]
@@ -266,7 +266,7 @@ def initialise(module: Network) -> Network:
 
 def _accelerator(network: nn.Module):
     """For the device that the network is on; in a node the default is the CPU even where there is a GPU."""
-    accelerate = needed("accelerate")
+    accelerate = require_package("accelerate")
     kinds = {torch.get_default_device().type, *(p.device.type for p in network.parameters())}
     on_cpu = kinds == {"cpu"}
     sparse = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -274,7 +274,7 @@ def _accelerator(network: nn.Module):
 
 
 def _optimizer(parameters: list[nn.Parameter], plan: Plan) -> torch.optim.Optimizer:
-    kind = needed("bitsandbytes").optim.AdamW8bit if plan.optimizer == "adamw8bit" else torch.optim.AdamW
+    kind = require_package("bitsandbytes").optim.AdamW8bit if plan.optimizer == "adamw8bit" else torch.optim.AdamW
     settings: dict[str, Any] = {"betas": plan.betas, "eps": plan.epsilon, "weight_decay": plan.weight_decay}
     return kind(parameters, lr=plan.learning_rate, **settings)
 

@@ -7,21 +7,22 @@ from typing import Any
 import folder_paths
 
 from ..configs.motion_dit import transformer_config
+from ..data.dataset_file import DatasetError
+from ..files.atomic import write_safetensors
 from ..files.checkpoint import embed_config
 from ..files.model_files import plain_name
-from ..files.packages import needed
+from ..files.packages import require_package
 from ..lora import load_lora
 from ..model_base import require_text_width
 from ..sd import with_weights
 from ..supported_models import Release
 from .clips.buckets import sort_into_buckets
-from .clips.dataset import DatasetError, Item
+from .clips.dataset import Item
 from .clips.latent_cache import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
 from .clips.windows import cut_into_windows
 from .denoiser.lora import NAMINGS, LoraSettings
 from .denoiser.lora_run import DataSettings, teach
 from .denoiser.transformer import Teaching, motion_weights, train_transformer
-from .export import write_whole
 from .loop import Watch
 from .samples import Audience, SampleSettings, Show, subject_of
 from .training_plan import Plan
@@ -77,7 +78,7 @@ def train_lora(task: Task, lora: LoraSettings, naming: str, seen: Seen | None = 
     found, audience = _prepared(task, folder, seen or Seen(), reads=not lora.text)
     settings = task.data, lora, task.plan, folder
     adapters = teach(task.model, found, *settings, audience=audience, clip=task.clip)
-    write_whole(file, NAMINGS[naming](adapters), {"format": "pt"})
+    write_safetensors(file, NAMINGS[naming](adapters), {"format": "pt"})
     model, clip = load_lora(file, task.model, task.clip)
     return Trained(model, file, folder, clip)
 
@@ -97,7 +98,7 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
     settings = task.data, task.plan, folder, Teaching("motion")
     network = train_transformer(task.model, found, *settings, audience)
     weights, config = motion_weights(network.state_dict()), network.config
-    write_whole(file, weights | embed_config(transformer_config(config)), {"format": "pt"})
+    write_safetensors(file, weights | embed_config(transformer_config(config)), {"format": "pt"})
     return Trained(with_weights(task.model, config, weights), file, folder)
 
 
@@ -108,7 +109,7 @@ def _prepared(
 
     Where what is learnt `moves`, there must be clips of more than one frame.
     """
-    needed("accelerate")
+    require_package("accelerate")
     if not isinstance(task.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
     empty = task.clip.encode_from_tokens_scheduled(task.clip.tokenize(""))[0][0]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..files.messages import briefly
-from ..files.toml_settings import RecipeError, below, read_toml, section, top
+from ..files.messages import shorten
+from ..files.toml_settings import RecipeError, read_section, read_toml, read_value, resolve_path
 from .denoiser.lora import LoraSettings
 from .denoiser.lora_run import DataSettings
 from .denoiser.objective import PLAIN_NOISE, NoiseWeights
@@ -55,7 +55,7 @@ def read_recipe(file: str | Path) -> Recipe:
     told = read_toml(file, {"kind", "folder", "clips", "checkpointing", "fresh", *SECTIONS})
     kind = told.get("kind")
     if kind not in KINDS:
-        raise RecipeError(f"{file}: kind is {briefly(kind)}; it must be one of {', '.join(KINDS)}.")
+        raise RecipeError(f"{file}: kind is {shorten(kind)}; it must be one of {', '.join(KINDS)}.")
     if "folder" not in told or "clips" not in told:
         raise RecipeError(f"{file}: folder (of the run) and clips (of the data set) must be named at the top.")
     if kind == "lora" and "lora" not in told:
@@ -64,21 +64,21 @@ def read_recipe(file: str | Path) -> Recipe:
         raise RecipeError(f"{file}: a VAE makes no videos of its own; take [samples] out.")
     if kind == "vae" and (idle := {"windows", "lengths"} & told.get("data", {}).keys()):
         raise RecipeError(f"{file}: a VAE sees clips from anywhere; take {', '.join(sorted(idle))} out of [data].")
-    models = section(file, "models", Models, told)
-    data = section(file, "data", DataSettings, told)
+    models = read_section(file, "models", Models, told)
+    data = read_section(file, "data", DataSettings, told)
     if lacking := [name for name in NEEDED_MODELS if kind != "vae" and not getattr(models, name)]:
         raise RecipeError(f"{file}: [models] lacks {', '.join(lacking)}.")
     return Recipe(
         kind,
-        below(file, told["folder"]),
-        below(file, told["clips"]),
+        resolve_path(file, told["folder"]),
+        resolve_path(file, told["clips"]),
         models,
         replace(data, frames=1) if kind == "image_transformer" else data,
-        section(file, "plan", Plan, told),
-        section(file, "lora", LoraSettings, told) if kind == "lora" else None,
-        top(file, told, "checkpointing", bool, True),
-        section(file, "noise", NoiseWeights, told) if "noise" in told else PLAIN_NOISE,
-        section(file, "vae", VAESettings, told),
-        top(file, told, "fresh", bool, False),
-        section(file, "samples", SampleSettings, told),
+        read_section(file, "plan", Plan, told),
+        read_section(file, "lora", LoraSettings, told) if kind == "lora" else None,
+        read_value(file, told, "checkpointing", bool, True),
+        read_section(file, "noise", NoiseWeights, told) if "noise" in told else PLAIN_NOISE,
+        read_section(file, "vae", VAESettings, told),
+        read_value(file, told, "fresh", bool, False),
+        read_section(file, "samples", SampleSettings, told),
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..conditioning.inpainting import inpaint_latents
 from ..host import training
-from ..media.contact_sheet import contact_sheet, spread
+from ..media.contact_sheet import contact_sheet, evenly_spaced
 from ..sampling.schedules import release_sigmas
 from ..text_encoders.prompt_cleaning import clean_prompt
 from ..vae.host_vae import HostVAE
@@ -119,7 +119,7 @@ class Samples:
             frames = self._frames()
         self.settle()
         write_webp(self._file(done), frames, self.subject.rate)
-        sheet = contact_sheet(spread(frames, SHOWN))
+        sheet = contact_sheet(evenly_spaced(frames, SHOWN))
         if self.subject.show is not None:
             self.subject.show(done, sheet)
         return sheet

@@ -264,14 +264,14 @@ def test_the_originals_list_is_read_and_written(footage, tmp_path):
 )
 def test_a_list_that_cannot_be_trusted_is_refused(tmp_path, text, why):
     (tmp_path / files.NAME).write_text(text + "\n")
-    with pytest.raises(files.DataError, match=why):
+    with pytest.raises(files.DatasetError, match=why):
         files.read_rows(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "nothing here"])
 def test_folders_without_videos_are_named(tmp_path, name):
     (tmp_path / "note.txt").write_text("no video")
-    with pytest.raises(files.DataError, match="holds no videos" if not name else "There is no folder"):
+    with pytest.raises(files.DatasetError, match="holds no videos" if not name else "There is no folder"):
         stages.split_footage(tmp_path / name, tmp_path / "set", SHORT, HERE)
 
 

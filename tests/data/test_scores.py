@@ -82,7 +82,7 @@ def test_raft_is_used_where_its_weights_are(tmp_path):
     torch.save(network.state_dict(), tmp_path / "raft.pth")
     file = write_video(tmp_path / "clip.mp4", pan(16, frames=26, width=192, height=128))
     found = motion.Motion(tmp_path / "raft.pth")(file)["motion"]
-    before, after = (motion.picture(f, motion.SIDE) for f in motion.frames(file, motion.FPS, rough=True))
+    before, after = (motion.upright(f, motion.SIDE) for f in motion.frames(file, motion.FPS, rough=True))
     shown = [torch.from_numpy(p.copy()).movedim(-1, 0)[None].float() / 127.5 - 1 for p in (before, after)]
     with torch.inference_mode():
         assert found == pytest.approx(float(network(*shown)[-1][0].norm(dim=0).mean()), rel=1e-4)
@@ -154,7 +154,7 @@ def test_looks_are_the_predictors_mean_over_four_frames(tmp_path):
     tensors = head(tmp_path / "head.pth", 3, 5, 1)
     file = write_video(tmp_path / "a.mp4", [texture(64, 48, seed=i) for i in range(20)])
     found = aesthetics.Aesthetics(see, tmp_path / "head.pth")(file)["aesthetics"]
-    shown = torch.from_numpy(numpy.stack(aesthetics.spread(file, 4)).astype(numpy.float32) / 255)
+    shown = torch.from_numpy(numpy.stack(aesthetics.sample_frames(file, 4)).astype(numpy.float32) / 255)
     x = torch.nn.functional.normalize(see(shown), dim=-1)
     for number in (0, 2):
         x = x @ tensors[f"layers.{number}.weight"].T + tensors[f"layers.{number}.bias"]
@@ -171,7 +171,7 @@ def test_looks_through_clip_are_scored_anew_with_another_clip(tmp_path):
     file = write_video(tmp_path / "a.mp4", [texture(64, 48, seed=i) for i in range(8)])
     work = aesthetics.by_host(eye, tmp_path / "head.pth")
     found = work(file)["aesthetics"]
-    shown = torch.from_numpy(numpy.stack(aesthetics.spread(file, 4)).astype(numpy.float32) / 255)
+    shown = torch.from_numpy(numpy.stack(aesthetics.sample_frames(file, 4)).astype(numpy.float32) / 255)
     embeds = torch.nn.functional.normalize(eye.encode_image(shown).image_embeds.float(), dim=-1)
     ((weight, bias),) = aesthetics.layers(tmp_path / "head.pth")
     assert found == pytest.approx(float((embeds @ weight.T + bias).mean()), rel=1e-3)

@@ -9,7 +9,7 @@ from conftest import part
 from footage import texture, write_video
 
 video_file = part("easyanimate_models.media.video_file")
-probe, frames, picture, VideoError = video_file.probe, video_file.frames, video_file.picture, video_file.VideoError
+probe, frames, picture, MediaError = video_file.probe, video_file.frames, video_file.upright, video_file.MediaError
 
 SHOWN = [texture(64, 48, seed=i) for i in range(30)]
 
@@ -60,7 +60,7 @@ def test_hdr_is_named_and_not_guessed_at(tmp_path, trc, name):
         stream.codec_context.color_trc = trc
 
     file = write_video(tmp_path / "a.mp4", SHOWN, pix_fmt="yuv420p10le", prepare=prepare)
-    with pytest.raises(VideoError, match=rf"a\.mp4 is HDR \({name}\); convert it to SDR"):
+    with pytest.raises(MediaError, match=rf"a\.mp4 is HDR \({name}\); convert it to SDR"):
         probe(file)
 
 
@@ -74,9 +74,9 @@ def test_odd_sizes_are_read(tmp_path, side):
 
 def test_pictures_spread_over_a_clip_come_from_the_middle_of_each_part(tmp_path):
     file = write_video(tmp_path / "a.mp4", SHOWN)
-    seen = video_file.spread(file, 3)
+    seen = video_file.sample_frames(file, 3)
     assert all(close(pixels, SHOWN[i]) for pixels, i in zip(seen, (5, 15, 25), strict=True))
-    assert len(video_file.spread(file, 100)) == 30
+    assert len(video_file.sample_frames(file, 100)) == 30
 
 
 def sound_only(file):
@@ -101,7 +101,7 @@ def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
         "sound": "has sound but no picture; leave it out",
         "gone": "is not there any more",
     }.items():
-        with pytest.raises(VideoError, match=rf"{name}\.mp4 {why}"):
+        with pytest.raises(MediaError, match=rf"{name}\.mp4 {why}"):
             probe(tmp_path / f"{name}.mp4")
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_breaks_off_says_where(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert probe(file).width == 160
-    with pytest.raises(VideoError, match=r"a\.mp4 breaks off after \d+ .*; replace it"):
+    with pytest.raises(MediaError, match=r"a\.mp4 breaks off after \d+ .*; replace it"):
         list(frames(file))
 
 

@@ -126,7 +126,7 @@ def _list_that_is_none(folder: Path) -> None:
         (_without_captions, r"1 of 4 files in .* have no caption \(a.mp4\); write what each shows into a .txt file"),
         (_all_broken, "None of the 4 files in .* can be read"),
         (_list_that_leaves, "names ../../secret.mp4, which lies outside of"),
-        (_list_that_is_none, "metadata.jsonl is not JSON"),
+        (_list_that_is_none, "metadata.jsonl has a line that is not JSON"),
     ],
 )
 def test_a_folder_that_teaches_nothing_says_why(folder, spoil, said):

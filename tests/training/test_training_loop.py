@@ -229,7 +229,7 @@ def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch)
 def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_path):
     extras = part("easyanimate_models.files.packages")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(extras.ExtraMissing, match="pip install accelerate"):
+    with pytest.raises(extras.MissingPackageError, match="pip install accelerate"):
         loop.fit(tmp_path, layer(), lambda step: (torch.zeros(1), {}), PLAN)
 
 

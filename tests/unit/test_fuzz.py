@@ -199,7 +199,7 @@ def test_lists_of_clips(name, tmp_path):
     def prepare():
         rows = dataset_file.read_rows(tmp_path)
         for row in filters.judged(rows, filters.Limits()):
-            dataset_file.beside(tmp_path / row["file"])
+            dataset_file.read_caption(tmp_path / row["file"])
         dataset_file.write_rows(tmp_path / "again", rows)
 
     @fuzzed

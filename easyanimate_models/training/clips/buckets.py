@@ -7,8 +7,9 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ...data.dataset_file import DatasetError
 from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
-from .dataset import DatasetError, Item
+from .dataset import Item
 
 WIDEST = 4.0  # the longer side by the shorter
 LARGEST_ZOOM = 2.0  # a smaller clip would only teach blur

@@ -6,26 +6,20 @@ in other words each time; it is then learnt from as often.
 """
 
 import hashlib
-import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
-from ...data.dataset_file import beside, lies_in
+from ...data.dataset_file import DatasetError, find_files, is_hidden, read_caption, read_list
+from ...media import video_file
+from ...media.errors import MediaError
+from ...media.image_file import IMAGES
+from ...media.video_file import VIDEOS, count_frames, probe
 
-CLIPS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-LISTS = ("metadata.jsonl", "metadata.json")
-NAMED, SHOWN = 3, 80  # files, and letters of an entry, in an error
-
-
-class DatasetError(ValueError):
-    """A folder that nothing can be learned from; the message says why and what to do."""
+NAMED = 3  # files in an error
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,20 +71,16 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}; give the one that holds the clips.")
-    rows = list(_listed(folder)) or [(f, "") for f in sorted(folder.rglob("*")) if f.suffix.lower() in CLIPS | IMAGES]
-    rows = [row for row in rows if not any(part.startswith(".") for part in row[0].relative_to(folder).parts)]
-    if not rows:
-        raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
-    rows = sorted((file, beside(file) or text) for file, text in rows)
-    files = sorted({file for file, _ in rows})
-    silent = sorted({file.name for file, text in rows if not text})
+    captioned = _captioned_files(folder)
+    files = sorted({file for file, _ in captioned})
+    silent = sorted({file.name for file, text in captioned if not text})
     if silent and with_captions:
         raise DatasetError(
             f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); write "
             "what each shows into a .txt file of the same name beside it."
         )
     found = {file: item for file in files if (item := _probe(file)) is not None}
-    items = [replace(found[file], text=text) for file, text in rows if file in found]
+    items = [replace(found[file], text=text) for file, text in captioned if file in found]
     if not items:
         raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
     if lost := len(files) - len(found):
@@ -99,65 +89,37 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
 
 
 def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
-    """`count` frames from `start`, every so many, `[T, H, W, 3]` in 0..1. Raises `OSError` when they aren't there."""
+    """`count` frames from `start` on, every so many, `[T, H, W, 3]` in 0..1. Raises `MediaError`."""
     if item.pixels is not None:
         return item.pixels[start : start + count * every : every]
-    wanted = {start + i * every for i in range(count)}
-    found = []
-    try:
-        for i, frame in enumerate(_decoded(item.file)):
-            if i in wanted:
-                found.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
-            if len(found) == count:
-                return torch.stack(found).float() / 255
-    except (av.FFmpegError, OSError) as error:
-        raise OSError(f"{item.file} can't be read beyond frame {len(found)} ({error}); replace it.") from error
-    raise OSError(f"{item.file} has {len(found)} of the {count} frames wanted; it has changed since it was counted.")
+    return torch.from_numpy(video_file.read_frames(item.file, start, count, every)).float() / 255
 
 
-def _listed(folder: Path) -> Iterator[tuple[Path, str]]:
-    """File and text of every line of the folder's list, if it has one."""
-    file = next((folder / name for name in LISTS if (folder / name).is_file()), None)
-    if file is None:
-        return
-    try:
-        whole = file.read_text(encoding="utf-8")
-    except ValueError as error:
-        raise DatasetError(f"{file} is not text in UTF-8 ({error}); save it anew as such.") from error
-    try:
-        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
-        rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
-    except (ValueError, RecursionError):
-        try:
-            rows = json.loads(whole)
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{file} is not JSON ({error}); mend it, or remove it to use .txt files.") from error
-    for row in rows:
-        name = row.get("file") or row.get("file_path") if isinstance(row, dict) else None
-        if not isinstance(name, str):
-            raise DatasetError(f"An entry of {file} has neither file nor file_path: {str(row)[:SHOWN]}; mend it.")
-        if not lies_in(folder, name):
-            raise DatasetError(f"{file} names {name[:SHOWN]}, which lies outside of {folder}; move it in.")
-        path, text = (folder / name).resolve(), str(row.get("text") or "").encode(errors="replace").decode()
-        if not row.get("rejected"):
-            yield folder / path.relative_to(folder.resolve()), " ".join(text.split())
+def _captioned_files(folder: Path) -> list[tuple[Path, str]]:
+    """Files with their captions, "" without one: those in the folder's list, or all clips and images below it."""
+    rows = read_list(folder)
+    if rows is None:
+        captioned = [(file, "") for file in find_files(folder, VIDEOS | IMAGES)]
+    else:
+        chosen = [(_path(folder, row["file"]), row.get("text", "")) for row in rows if not row.get("rejected")]
+        captioned = [(file, text) for file, text in chosen if not is_hidden(folder, file)]
+    if rows and not captioned:
+        raise DatasetError(f"All clips in the list of {folder} are rejected; loosen the limits, or remove the list.")
+    if not captioned:
+        raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
+    return sorted((file, read_caption(file) or " ".join(text.split())) for file, text in captioned)
+
+
+def _path(folder: Path, name: str) -> Path:
+    """Where a list's entry lies, the same for every way to write its name."""
+    return folder / (folder / name).resolve().relative_to(folder.resolve())
 
 
 def _probe(file: Path) -> Item | None:
     """The item without its caption, None when it can't be read: each frame is decoded once, to be sure and to count."""
     try:
-        with av.open(str(file)) as container:
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or 24)
-            frames, size = 0, (0, 0)
-            for frame in container.decode(stream):
-                frames, size = frames + 1, (frame.height, frame.width)
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
-        logging.warning("%s can't be read (%s) and is left out.", file, error)
+        video = probe(file)
+        return Item(file, "", count_frames(file), video.height, video.width, float(video.fps))
+    except MediaError as error:
+        logging.warning("%s It is left out.", error)
         return None
-    return Item(file, "", frames, *size, fps) if frames else None
-
-
-def _decoded(file: Path) -> Iterator[av.VideoFrame]:
-    with av.open(str(file)) as container:
-        yield from container.decode(video=0)

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from ...conditioning.inpainting import inpaint_latents
+from ...data.dataset_file import DatasetError
 from ...dit.motion_dit import CLIP_TOKENS
+from ...files.atomic import make_folder, write_safetensors, write_text
 from ...files.checkpoint import fingerprint
+from ...media.errors import MediaError
 from ...model_base import clip_tokens
 from ...text_encoders.prompt_cleaning import clean_prompt
 from ..denoiser.objective import Batch
-from ..export import write_whole
 from ..loop import share
 from .batches import Batches
 from .buckets import Bucket
-from .dataset import DatasetError, Item, read_frames
+from .dataset import Item, read_frames
 from .tensor_cache import Kept
 
 PLACE, INDEX = ".easyanimate", "index.json"
@@ -102,8 +104,7 @@ def encode_dataset(
     Takes every so many frames of a clip, from its `start` on. A clip that fails is named in the log and left out.
     Without `clip` texts stay as they are; without `image_encoder` (CLIP_VISION) starts are not shown to it.
     """
-    place = folder / PLACE
-    place.mkdir(parents=True, exist_ok=True)
+    place = make_folder(folder / PLACE)
     maker = fingerprint(vae.first_stage_model)
     eye = None if image_encoder is None else fingerprint(image_encoder.model)
     wanted = [(bucket, item) for bucket, items in buckets.items() for item in items]
@@ -113,7 +114,7 @@ def encode_dataset(
             latents = _encoded_clip(place, item, bucket, vae, maker, inpainting, every)
             seen = None if eye is None else _encoded_start(place, item, bucket, image_encoder, eye)
             examples.setdefault(bucket, []).append(Example(latents, item.text, seen))
-        except OSError as error:
+        except MediaError as error:
             logging.warning("%s It is left out.", error)
         if progress is not None:
             progress(done, len(wanted))
@@ -168,7 +169,7 @@ def _encoded_clip(place: Path, item: Item, bucket: Bucket, vae, maker: str, inpa
         tensors = {"latents": vae.encode(pixels)[0]}
         if inpainting:
             tensors |= _all_given(vae, pixels)
-        write_whole(file, {name: tensor.half() for name, tensor in tensors.items()})
+        write_safetensors(file, {name: tensor.half() for name, tensor in tensors.items()})
     return file
 
 
@@ -179,7 +180,7 @@ def _encoded_start(place: Path, item: Item, bucket: Bucket, image_encoder, maker
     if not _is_whole(file):
         first = fit_into(read_frames(item, item.start, 1), bucket.height, bucket.width)
         embeds, _ = clip_tokens(image_encoder.encode_image(first), None)
-        write_whole(file, {"embeds": embeds[0].half()})
+        write_safetensors(file, {"embeds": embeds[0].half()})
     return file
 
 
@@ -194,7 +195,7 @@ def _encoded_text(place: Path, text: str, clip, maker: str) -> Path:
     if not _is_whole(file):
         context, more = clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0]
         mask = more.get("attention_mask", torch.ones(context.shape[:2]))
-        write_whole(file, {"context": context[0].half(), "mask": mask[0].float()})
+        write_safetensors(file, {"context": context[0].half(), "mask": mask[0].float()})
     return file
 
 
@@ -264,9 +265,7 @@ def _write_index(place: Path, found: EncodedSet, inpainting: bool) -> None:
             rows.append({"bucket": [bucket.frames, bucket.height, bucket.width], **about})
     texts = {text: file.name for text, file in found.texts.items()}
     index = {"inpainting": inpainting, "texts": texts, "examples": rows}
-    partial = place / f"{INDEX}.part"
-    partial.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(place / INDEX)
+    write_text(place / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
 
 def _is_whole(file: Path) -> bool:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ...configs.motion_dit import transformer_config
 from ...dit.motion_dit import MotionDiT, MotionDiTConfig
+from ...files.atomic import write_safetensors
 from ...files.checkpoint import embed_config
 from ...host import patcher_class
 from ...supported_models import RELEASES
 from ..clips.latent_cache import EncodedSet
-from ..export import write_whole
 from ..loop import fit, initialise
 from ..samples import NOBODY, Audience, samples_of
 from ..training_plan import Plan
@@ -116,7 +116,7 @@ def save_transformer(config: MotionDiTConfig, weights: dict[str, Tensor], folder
     told = json.dumps(transformer_config(config), indent=2)
     (folder / "config.json").write_text(told + "\n", encoding="utf-8")
     file = folder / "diffusion_pytorch_model.safetensors"
-    write_whole(file, {key: tensor.bfloat16() for key, tensor in weights.items()}, {"format": "pt"})
+    write_safetensors(file, {key: tensor.bfloat16() for key, tensor in weights.items()}, {"format": "pt"})
     return file
 
 
@@ -124,7 +124,7 @@ def save_motion_module(config: MotionDiTConfig, weights: dict[str, Tensor], fold
     """The motion modules alone, as `NAME_mm.safetensors`; which kind they are is said inside, for any folder."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}_mm.safetensors"
-    write_whole(file, motion_weights(weights) | embed_config(transformer_config(config)), {"format": "pt"})
+    write_safetensors(file, motion_weights(weights) | embed_config(transformer_config(config)), {"format": "pt"})
     return file
 
 

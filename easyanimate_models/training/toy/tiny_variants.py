@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...dit.motion_dit import MotionDiT
+from ...files.atomic import write_safetensors
 from ...files.model_files import TINY
 from ...model_detection import RELEASED_SCALING
 from ...sd import load_transformer
 from ...vae.slice_vae import SliceVAE
 from ..denoiser import objective as dit_training
 from ..denoiser.lora import LoraSettings, adapted, learn, original_names
-from ..export import write_whole
 from ..loop import fit
 from ..training_plan import Plan
 from ..vae.reconstruct import VAEStage, encode_moments
@@ -61,7 +61,7 @@ def encode_inpainting(run: Path) -> None:
         new = {k: v.half() if v.is_floating_point() else v for k, v in _given_clips(vae, start).items()}
         found = {k: torch.cat([found[k], v]) for k, v in new.items()} if found else new
         if start % 80 == 0 or start + AT_ONCE >= GIVEN_CLIPS:
-            write_whole(path, found)
+            write_safetensors(path, found)
 
 
 def _given_clips(vae: SliceVAE, start: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...files.checkpoint import CheckpointError, read_checkpoint
-from ...files.packages import needed
+from ...files.packages import require_package
 
 WHERE = "vgg16-397923af.pth of torchvision"
 FEATURES = "features."
@@ -17,7 +17,7 @@ class Perceptual(nn.Module):
 
     def __init__(self, backbone: Path):
         super().__init__()
-        self.lpips = needed("lpips").LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        self.lpips = require_package("lpips").LPIPS(net="vgg", pnet_rand=True, verbose=False)
         _fill(self.lpips.net, backbone)
         self.requires_grad_(False).eval()
 

@@ -8,6 +8,7 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
+from ...files.atomic import write_safetensors
 from ...model_detection import RELEASED_SCALING
 from ...supported_models import RELEASES, EasyAnimateV1, EasyAnimateV2, EasyAnimateV3, Release
 from ...vae.host_vae import HostVAE
@@ -18,7 +19,7 @@ from ..clips.buckets import Bucket
 from ..clips.dataset import Item
 from ..clips.pixel_batches import PixelBatches
 from ..denoiser.lora_run import DataSettings
-from ..export import vae_config, write_whole
+from ..export import vae_config
 from ..loop import Lesson, Watch, fit, initialise
 from ..training_plan import Plan
 from .critics import critics
@@ -107,5 +108,5 @@ def save_vae(network: VideoVAE, weights: dict[str, Tensor], folder: Path) -> Pat
     config = json.dumps(vae_config(network.config, release), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
     file = folder / "diffusion_pytorch_model.safetensors"
-    write_whole(file, weights, {"format": "pt"})
+    write_safetensors(file, weights, {"format": "pt"})
     return file
