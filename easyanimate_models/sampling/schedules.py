@@ -1,12 +1,21 @@
-"""The noise levels that the released pipelines step through."""
+"""The noise levels that the released models are trained at, and those that their pipelines step through."""
 
 import torch
+from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
 from torch import Tensor
 
 TIMESTEPS = 1000
 STEPS_OFFSET = 1
 LEADING = ("ddim",)  # samplers that the releases space from the start of each interval
 ROUNDED = "dpmpp"  # these stop one step short of timestep 0, at whole timesteps
+
+
+def alphas_cumprod(sampling_settings: dict) -> Tensor:
+    """The share of signal power left at each trained timestep, `[timesteps]`, of a release's `sampling_settings`."""
+    schedule, timesteps = sampling_settings["beta_schedule"], sampling_settings["timesteps"]
+    start, end = sampling_settings["linear_start"], sampling_settings["linear_end"]
+    betas = make_beta_schedule(schedule, timesteps, linear_start=start, linear_end=end)
+    return torch.cumprod(1 - betas, dim=0).float()
 
 
 def release_sigmas(model_sampling, sampler: str, steps: int, denoise: float = 1.0) -> Tensor:
