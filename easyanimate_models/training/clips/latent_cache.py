@@ -22,8 +22,8 @@ from ...files.checkpoint import fingerprint
 from ...model_base import clip_tokens
 from ...text_encoders.prompt_cleaning import clean_prompt
 from ..denoiser.objective import Batch
-from ..export import write_whole
-from ..loop import share
+from ..devices import local_shard
+from ..export import write_safetensors
 from .batches import Batches
 from .buckets import Bucket
 from .dataset import DatasetError, Item, read_frames
@@ -65,7 +65,7 @@ class EncodedSet:
         Texts are `read` anew, by default as they were encoded.
         """
         plan = Batches({bucket: len(found) for bucket, found in self.examples.items()}, batch, seed)
-        mine, kept = share(batch), Kept()
+        mine, kept = local_shard(batch), Kept()
         read = read or partial(self._encoded, kept)
 
         def batches(step: int, _: random.Random) -> Batch:
@@ -78,7 +78,7 @@ class EncodedSet:
                 rows.append(_shown(example, kept, chance, clip_dropout))
             shown = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
             context, mask = read(texts)
-            return Batch(**shown, context=context, mask=mask, first=mine.start, of=batch)
+            return Batch(**shown, context=context, mask=mask, first=mine.start, global_batch=batch)
 
         return batches
 
@@ -168,7 +168,7 @@ def _encoded_clip(place: Path, item: Item, bucket: Bucket, vae, maker: str, inpa
         tensors = {"latents": vae.encode(pixels)[0]}
         if inpainting:
             tensors |= _all_given(vae, pixels)
-        write_whole(file, {name: tensor.half() for name, tensor in tensors.items()})
+        write_safetensors(file, {name: tensor.half() for name, tensor in tensors.items()})
     return file
 
 
@@ -179,7 +179,7 @@ def _encoded_start(place: Path, item: Item, bucket: Bucket, image_encoder, maker
     if not _is_whole(file):
         first = fit_into(read_frames(item, item.start, 1), bucket.height, bucket.width)
         embeds, _ = clip_tokens(image_encoder.encode_image(first), None)
-        write_whole(file, {"embeds": embeds[0].half()})
+        write_safetensors(file, {"embeds": embeds[0].half()})
     return file
 
 
@@ -194,7 +194,7 @@ def _encoded_text(place: Path, text: str, clip, maker: str) -> Path:
     if not _is_whole(file):
         context, more = clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0]
         mask = more.get("attention_mask", torch.ones(context.shape[:2]))
-        write_whole(file, {"context": context[0].half(), "mask": mask[0].float()})
+        write_safetensors(file, {"context": context[0].half(), "mask": mask[0].float()})
     return file
 
 
