@@ -22,7 +22,7 @@ NAMES = ["comfyui", "original"]
 
 
 def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
-    """Which models learn, from what, under which name, for how long."""
+    """The models, the data set, the name of the result, and how long and fast to train."""
     return [
         io.Model.Input("model", tooltip="The EasyAnimate transformer that is to learn."),
         io.Clip.Input("clip", tooltip="The T5 text encoder, to read the captions."),
@@ -48,7 +48,7 @@ def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
 
 
 def _clips() -> list:
-    """In which size clips are learnt from, how many at once; clips that are connected."""
+    """The size of clips and batches, the seed, and clips that are connected."""
     side = "Clips are scaled to about this, squared, in their own shape: 512, 768 or 960, 64 for the tiny model."
     frames = "At most, from the beginning of each clip: 48 to 144 for V3, 24 for the tiny model."
     return [
@@ -60,7 +60,7 @@ def _clips() -> list:
             default=0,
             min=0,
             max=2**31 - 1,
-            control_after_generate=False,  # a seed that changes by itself would begin anew instead of going on
+            control_after_generate=False,  # a seed that changes by itself would start over instead of resuming
             tooltip="The same seed teaches the same.",
         ),
         io.Image.Input(
@@ -79,7 +79,7 @@ def _every() -> io.Int.Input:
 
 
 def _samples() -> list:
-    """A look at what is learnt, meanwhile."""
+    """Previews while training."""
     return [
         io.Int.Input(
             "sample_every",
@@ -338,7 +338,7 @@ def _outputs_of(result) -> tuple:
 
 
 class _Progress:
-    """What the artist sees meanwhile: the progress bar and the loss; Cancel takes effect here."""
+    """What the node shows while it trains: progress, loss and previews. Cancel takes effect here."""
 
     def __init__(self, node: str, steps: int):
         self.node, self.bar = node, comfy.utils.ProgressBar(steps)

@@ -45,7 +45,7 @@ def require_same_settings(folder: Path, settings: dict) -> None:
         if now != then:
             raise ValueError(
                 f"{folder} was begun with {name} = {then}, now it is {now}; set it back to go on, or name another "
-                "folder to begin anew."
+                "folder to start over."
             )
 
 
@@ -118,7 +118,7 @@ def _write(file: Path, state: dict) -> None:
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         raise OSError(
             f"{file} could not be written ({error.__cause__ or error}); make room on the disk and start again: "
-            "training goes on from the last state saved."
+            "training resumes from the last state saved."
         ) from error
 
 

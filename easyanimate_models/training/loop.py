@@ -50,10 +50,10 @@ def fit(
     settings: dict | None = None,
     sampler: Sampler | None = None,
 ) -> Network:
-    """Train `network` in place and return it with its averaged weights, those that `sampler` makes its previews with.
+    """Train `network` in place and return it with its averaged weights, which previews by `sampler` show too.
 
-    An `adversary` (a discriminator) takes each step right after the network. `state.pt`, `log.csv` and `loss.png` are
-    kept in `folder`; calling again with the same folder resumes, and raises `ValueError` unless `plan` and the other
+    An `adversary` (a discriminator) takes each step right after the network. `state.pt`, `log.csv` and `loss.png` lie
+    in `folder`; calling again with the same folder resumes, and raises `ValueError` unless `plan` and the other
     `settings` of the run are still the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,9 @@ def _train(
     learners: list[Learner], plan: TrainingPlan, accelerator, journal: Journal, saver: Saver, callback, sampler
 ) -> None:
     """The steps that are left, each: forward, backward, clip, step, EMA, log; then preview, callback, checkpoint."""
-    _preview(sampler, learners[0], journal)  # a run may have been stopped before this one was made
+    _preview(
+        sampler, learners[0], journal
+    )  # of the step to resume at: the run may have been stopped before it was made
     for step in journal.steps(plan.steps):
         metrics: Metrics = {}
         with saver.save_on_error(step, one_process_only=True):
@@ -119,7 +121,7 @@ def _as_numbers(metrics: Metrics, accelerator) -> Metrics:
 
 
 def _preview(sampler: Sampler | None, learner: Learner, journal: Journal) -> None:
-    """A preview by the averaged weights, if one is due."""
+    """Make a preview with the averaged weights if one is due."""
     if sampler is None or not journal.enabled or not sampler.is_due(learner.steps):
         return
     with learner.ema.swapped_in():

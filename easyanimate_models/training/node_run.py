@@ -93,7 +93,7 @@ def train_motion_module(job: TrainingJob, progress: ProgressCallbacks | None = N
     file, folder = _paths(job.name, "diffusion_models", "_mm")
     if job.model.patches:
         raise ValueError(
-            "The MODEL has a LoRA on it, which motion modules can't be taught under; connect the transformer as it "
+            "The MODEL has a LoRA on it, under which motion modules can't be trained; connect the transformer as it "
             "was loaded."
         )
     encoded, monitor = _prepare(job, folder, progress or ProgressCallbacks(), needs_motion=True)

@@ -48,7 +48,7 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
 def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     """Encode clips and captions, and the inputs of previews if there are any.
 
-    The encoders are in memory only meanwhile, but for the VAE, which previews need.
+    Afterwards the encoders are released, except the VAE where previews need it.
     """
     data, inpainting = recipe.data, is_inpainting(model)
     buckets = cut_into_windows(_buckets(recipe), data, recipe.plan.seed)

@@ -1,4 +1,4 @@
-"""Previews while training: a short video of one prompt after every so many steps, kept in the folder of the run.
+"""Previews while training: a short video of one prompt after every so many steps, saved in the folder of the run.
 
 They leave no trace in the run: weights, gradients and random numbers are afterwards what they were before.
 """
@@ -129,7 +129,7 @@ class VideoSampler:
         return steps > 0 and steps % self.inputs.settings.every == 0 and not self._file(steps).exists()
 
     def preview(self, steps: int) -> Image.Image:
-        """Sample a video, keep it in the folder of the run, and show its contact sheet."""
+        """Sample a video and save it in the folder of the run; returns its contact sheet."""
         with torch.no_grad(), training(False), _preserved_rng(self.model.load_device):
             frames = self._frames()
         self.restore_models()

@@ -58,8 +58,7 @@ class NoiseWeights:
 
     def draw(self, batch: int, timesteps: int) -> Tensor:
         """Random timesteps below `timesteps`, `[batch]`."""
-        few = batch <= timesteps
-        uniform = torch.randperm(timesteps)[:batch] if few else torch.randint(timesteps, (batch,))
+        uniform = torch.randperm(timesteps)[:batch] if batch <= timesteps else torch.randint(timesteps, (batch,))
         if self.decisive is None:
             return uniform
         return torch.where(torch.rand(batch) < 0.2, uniform, torch.randint(*self.decisive, (batch,)))
@@ -132,10 +131,10 @@ def _checkpointed_block(args: dict, extra: dict) -> dict:
 
 
 def _noise(batch: Batch, seed: int) -> Tensor:
-    """Noise for each clip from its place in the global batch alone, whichever process has it."""
+    """Noise for each clip from its index in the global batch alone, whichever process has it."""
     noise = []
-    for place, clip in enumerate(batch.latents, batch.first):
-        generator = torch.Generator(clip.device).manual_seed(seed * 4096 + place)
+    for index, clip in enumerate(batch.latents, batch.first):
+        generator = torch.Generator(clip.device).manual_seed(seed * 4096 + index)
         noise.append(torch.randn(clip.shape, generator=generator, device=clip.device, dtype=clip.dtype))
     return torch.stack(noise)
 

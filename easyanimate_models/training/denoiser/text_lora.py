@@ -1,4 +1,4 @@
-"""Low-rank adapters on T5, so that a LoRA can teach new words: texts are encoded anew in every step."""
+"""Low-rank adapters on T5, so that a LoRA can teach new words: texts are encoded again in every step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ class TrainableTextEncoder:
         return context, extra["attention_mask"].float()
 
     def encode_prompts(self, inputs: PreviewInputs) -> tuple[list, list]:
-        """Positive and negative conditioning of previews, encoded with what has been learnt so far."""
+        """Positive and negative conditioning of previews, encoded with the adapters as they are now."""
         settings = inputs.settings
         positive = conditioning(self.clip, [settings.prompt], inputs.positive[0][1])
         return positive, conditioning(self.clip, [settings.negative], inputs.negative[0][1])

@@ -36,7 +36,7 @@ class TransformerSettings:
 def trainable_network(model, settings: TransformerSettings) -> nn.Module:
     """The network of a MODEL in float32; if motion modules learn and it has none, with new ones (V1's).
 
-    New motion modules are zero at first: the network makes of each frame what it made before.
+    New motion modules are zero at first, so the network still predicts each frame as before.
     """
     release, config = model.model.model_config, model.model.diffusion_model.config
     if settings.learns == "motion":

@@ -87,5 +87,5 @@ def reconstruction_psnr(folder: Path, count: int = 44, seed: int = 9) -> float:
     _, scenes = split_scenes()
     pixels, _ = render([scenes[i % len(scenes)] for i in range(count)], random.Random(seed))
     images = (pixels.movedim(1, -1) + 1) / 2
-    decoded = torch.cat([vae.decode(vae.encode(few)) for few in images.split(4)])  # more would wait for memory
+    decoded = torch.cat([vae.decode(vae.encode(chunk)) for chunk in images.split(4)])  # larger ones are slower
     return float(torch.stack([psnr(4 * F.mse_loss(a, b)) for a, b in zip(decoded, images, strict=True)]).mean())

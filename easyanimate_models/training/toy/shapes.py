@@ -65,16 +65,16 @@ def split_scenes(seed: int = 0) -> tuple[list[Scene], list[Scene]]:
 def caption(scene: Scene, rng: random.Random, moving: bool = True) -> str:
     """One of many wordings; the background is named three times in four, the motion only if `moving`."""
     subject = f"{scene.colour} {rng.choice((SHAPES | NEW_SHAPES)[scene.shape])}"
-    place = f" on a {scene.background} background" if rng.random() < 0.75 else ""
+    background = f" on a {scene.background} background" if rng.random() < 0.75 else ""
     action = f" {rng.choice(MOTIONS[scene.motion])}" if moving else ""
     form = rng.randrange(4)
     if form == 0:
-        return f"a {subject}{action}{place}"
+        return f"a {subject}{action}{background}"
     if form == 1:
-        return f"the {subject}{action}{place}"
+        return f"the {subject}{action}{background}"
     if form == 2:
-        return f"{subject}{action}{place}"
-    return f"{place.removeprefix(' ') + ', ' if place else ''}a {subject}{action}"
+        return f"{subject}{action}{background}"
+    return f"{background.removeprefix(' ') + ', ' if background else ''}a {subject}{action}"
 
 
 def render(
@@ -98,7 +98,7 @@ def across(motion: str, rng: random.Random, frames: int) -> Tensor:
 
 
 def from_anywhere(motion: str, rng: random.Random, frames: int) -> Tensor:
-    """Centre and radius over time; where it starts does not tell where it goes."""
+    """Centre and radius over time; its start does not give away its direction."""
 
     def travel(room: float) -> tuple[float, float]:
         length = rng.uniform(0.8, 1.4) * room

@@ -115,9 +115,9 @@ def encode_latents(run: Path) -> None:
     stills, clips, scenes, colours = [], [], [], []
     for index, scene in enumerate(split_scenes()[0]):
         pixels, _ = render([scene] * CLIPS_PER_SCENE, rng)
-        clips += [encode_moments(vae, few)[0] for few in pixels.split(8)]  # more would wait for memory
+        clips += [encode_moments(vae, chunk)[0] for chunk in pixels.split(8)]  # larger ones are slower
         images = pixels[:, :, [0, FRAMES // 2]].transpose(1, 2).flatten(0, 1)[:, :, None]
-        stills += [vae.moments(few)[0] for few in images.split(16)]
+        stills += [vae.moments(chunk)[0] for chunk in images.split(16)]
         colours.append(F.avg_pool3d(images, (1, 8, 8)))
         scenes += [index] * CLIPS_PER_SCENE
     moving, still = torch.cat(clips), torch.cat(stills)
