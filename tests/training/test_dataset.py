@@ -16,7 +16,7 @@ dataset = part("easyanimate_models.training.clips.dataset")
 buckets = part("easyanimate_models.training.clips.buckets")
 windows = part("easyanimate_models.training.clips.windows")
 kept = part("easyanimate_models.training.clips.tensor_cache")
-DataSettings = part("easyanimate_models.training.denoiser.lora_run").DataSettings
+DataSettings = part("easyanimate_models.training.clips.settings").DataSettings
 Item, Bucket = dataset.Item, buckets.Bucket
 
 

@@ -25,7 +25,7 @@ from ...media.errors import MediaError
 from ...model_base import clip_tokens
 from ...text_encoders.prompt_cleaning import clean_prompt
 from ..denoiser.objective import Batch
-from ..loop import share
+from ..devices import local_shard
 from .batches import Batches
 from .buckets import Bucket
 from .dataset import Item, read_frames
@@ -67,7 +67,7 @@ class EncodedSet:
         Texts are `read` anew, by default as they were encoded.
         """
         plan = Batches({bucket: len(found) for bucket, found in self.examples.items()}, batch, seed)
-        mine, kept = share(batch), Kept()
+        mine, kept = local_shard(batch), Kept()
         read = read or partial(self._encoded, kept)
 
         def batches(step: int, _: random.Random) -> Batch:
@@ -80,7 +80,7 @@ class EncodedSet:
                 rows.append(_shown(example, kept, chance, clip_dropout))
             shown = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
             context, mask = read(texts)
-            return Batch(**shown, context=context, mask=mask, first=mine.start, of=batch)
+            return Batch(**shown, context=context, mask=mask, first=mine.start, global_batch=batch)
 
         return batches
 

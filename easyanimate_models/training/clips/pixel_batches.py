@@ -6,12 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from ..denoiser.lora_run import DataSettings
-from ..loop import share
+from ..devices import local_shard
 from .batches import Batches
 from .buckets import Bucket
 from .dataset import Item, read_frames
 from .latent_cache import fit_into
+from .settings import DataSettings
 
 
 class PixelBatches:
@@ -24,7 +24,7 @@ class PixelBatches:
     def __init__(self, buckets: dict[Bucket, list[Item]], data: DataSettings, seed: int, stills: float, crop: int):
         self.items, self.every, self.seed, self.stills, self.crop = buckets, data.every, seed, stills, crop
         self.plan = Batches({bucket: len(items) for bucket, items in buckets.items()}, data.batch, seed)
-        self.mine = share(data.batch)
+        self.mine = local_shard(data.batch)
         self.reader = ThreadPoolExecutor(1, "clips")
         self.ahead: dict[int, Future] = {}
 

@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import replace
 
 from ...vae.video_sizes import LENGTH_STEP
-from ..denoiser.lora_run import DataSettings
 from .buckets import Bucket
 from .dataset import Item
+from .settings import DataSettings
 
 WHOLE = 0.9  # share of windows that are as long as they can be, as the original draws them
 
