@@ -13,6 +13,7 @@ from ..lora import load_lora
 from ..model_base import require_text_width
 from ..sd import with_weights
 from ..supported_models import Release
+from ..text_encoders.prompt import embeddings_of, encode_prompt
 from .clips.buckets import sort_into_buckets
 from .clips.dataset import DatasetError, Item
 from .clips.latent_cache import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
@@ -115,7 +116,7 @@ def _prepare(
     require_package("accelerate")
     if not isinstance(job.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
-    empty_text = job.clip.encode_from_tokens_scheduled(job.clip.tokenize(""))[0][0]
+    empty_text = embeddings_of(encode_prompt(job.clip, [""])).context
     require_text_width(empty_text, job.model.model.diffusion_model.config.caption_channels)
     data, inpainting = job.data, is_inpainting(job.model)
     buckets = sort_into_buckets(job.items, data.side, data.frames, data.every)

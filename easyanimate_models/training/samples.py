@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import comfy.model_management as mm
 import comfy.sample
 import comfy.samplers
 import torch
@@ -19,8 +18,8 @@ from ..conditioning.inpainting import inpaint_latents
 from ..files.atomic import atomic_write
 from ..host import training
 from ..media.contact_sheet import contact_sheet, evenly_spaced
-from ..sampling.schedules import release_sigmas
-from ..text_encoders.prompt_cleaning import clean_prompt
+from ..sampling.sample import sample_latents
+from ..text_encoders.prompt import Encode, encode_prompt
 from ..vae.host_vae import HostVAE
 from ..vae.video_sizes import latent_size
 from ..vae.video_vae import SPACE_RATIO
@@ -162,33 +161,10 @@ def make_sampler(
     return VideoSampler(monitor.preview, model, run_folder, restore_models, encode_prompts)
 
 
-def sample_latents(model, prompts: tuple[list, list], empty: Tensor, settings, seed: int | None = None) -> Tensor:
-    """Latents sampled by the host, at the noise levels of the releases, from positive and negative `prompts`.
-
-    `settings` have steps, cfg and sampler, and the seed unless one is given.
-    """
-    sigmas = release_sigmas(model, settings.sampler, settings.steps)
-    noise = comfy.sample.prepare_noise(empty, settings.seed if seed is None else seed)
-    return comfy.sample.sample(
-        model,
-        noise,
-        settings.steps,
-        settings.cfg,
-        settings.sampler,
-        "normal",
-        *prompts,
-        empty,
-        sigmas=sigmas,
-        callback=lambda *_: mm.throw_exception_if_processing_interrupted(),
-        disable_pbar=True,
-    )
-
-
-def conditioning(clip, texts: list[str], extra: dict) -> list:
-    """Several prompts as one conditioning, a row each; `extra` is what else it holds."""
-    parts = [clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0] for text in texts]
-    masks = torch.cat([values["attention_mask"] for _, values in parts])
-    return [[torch.cat([context for context, _ in parts]), {"attention_mask": masks, **extra}]]
+def conditioning(clip, texts: list[str], extra: dict, encode: Encode | None = None) -> list:
+    """Several prompts as one conditioning, a row each; `extra` is what else it holds. See `encode_prompt`."""
+    entries = encode_prompt(clip, texts, encode=encode)
+    return [[context, {**options, **extra}] for context, options in entries]
 
 
 def write_webp(file: Path, frames: list[Image.Image], fps: float) -> None:

@@ -23,7 +23,7 @@ from ...files.atomic import make_folder, write_safetensors, write_text
 from ...files.checkpoint import fingerprint
 from ...media.errors import MediaError
 from ...model_base import clip_tokens
-from ...text_encoders.prompt_cleaning import clean_prompt
+from ...text_encoders.prompt import embeddings_of, encode_prompt
 from ..denoiser.objective import Batch
 from ..devices import local_shard
 from .batches import Batches
@@ -193,8 +193,7 @@ def _encoded_texts(place: Path, examples: dict[Bucket, list[Example]], clip) -> 
 def _encoded_text(place: Path, text: str, clip, maker: str) -> Path:
     file = place / f"text.{hashlib.sha256(text.encode()).hexdigest()[:16]}.{maker}.safetensors"
     if not _is_whole(file):
-        context, more = clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0]
-        mask = more.get("attention_mask", torch.ones(context.shape[:2]))
+        context, mask = embeddings_of(encode_prompt(clip, [text]))
         write_safetensors(file, {"context": context[0].half(), "mask": mask[0].float()})
     return file
 

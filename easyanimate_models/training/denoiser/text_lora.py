@@ -7,7 +7,7 @@ from comfy.text_encoders.t5 import T5LayerNorm
 from torch import Tensor, nn
 
 from ...lora import T5
-from ...text_encoders.prompt_cleaning import clean_prompt
+from ...text_encoders.prompt import embeddings_of, encode_prompt
 from ...text_encoders.t5 import T5Encoder
 from ..samples import PreviewInputs, conditioning
 from .lora import LoraSettings, LowRank
@@ -30,19 +30,24 @@ class TrainableTextEncoder:
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Embeddings `[B, L, D]` and their mask `[B, L]`; the host must have loaded the CLIP."""
-        t5 = self.clip.cond_stage_model.t5xxl
-        t5.reset_clip_options()
-        t5.set_clip_options({"execution_device": self.clip.patcher.load_device})
-        rows = (self.clip.tokenize(clean_prompt(text))["t5xxl"][0] for text in texts)
-        with _inputs_of_norms_kept(t5):
-            context, _, extra = t5.encode([[token for token, *_ in row] for row in rows])
-        return context, extra["attention_mask"].float()
+        return embeddings_of(encode_prompt(self.clip, texts, encode=_with_gradients))
 
     def encode_prompts(self, inputs: PreviewInputs) -> tuple[list, list]:
         """Positive and negative conditioning of previews, encoded with the adapters as they are now."""
         settings = inputs.settings
         positive = conditioning(self.clip, [settings.prompt], inputs.positive[0][1])
         return positive, conditioning(self.clip, [settings.negative], inputs.negative[0][1])
+
+
+def _with_gradients(clip, tokens: list) -> list:
+    """The conditioning of several texts at once, a row each; the host's own way leaves no gradients."""
+    t5 = clip.cond_stage_model.t5xxl
+    t5.reset_clip_options()
+    t5.set_clip_options({"execution_device": clip.patcher.load_device})
+    rows = [[token for token, *_ in each["t5xxl"][0]] for each in tokens]
+    with _inputs_of_norms_kept(t5):
+        context, _, extra = t5.encode(rows)
+    return [[context, {"attention_mask": extra["attention_mask"]}]]
 
 
 @contextmanager
