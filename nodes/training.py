@@ -231,7 +231,7 @@ def _asked(inputs: dict) -> SimpleNamespace:
 def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
     """What is to be learnt, by the inputs that both nodes have."""
     from ..easyanimate_models.training.clips.dataset import in_memory, read_dataset
-    from ..easyanimate_models.training.denoiser.lora_run import DataSettings
+    from ..easyanimate_models.training.clips.settings import DataSettings
     from ..easyanimate_models.training.node_run import Task
     from ..easyanimate_models.training.samples import SampleSettings
     from ..easyanimate_models.training.training_plan import Plan

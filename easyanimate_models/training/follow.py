@@ -12,7 +12,7 @@ from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_v
 from .checkpoints import whole_weights
 from .clips.buckets import Bucket, sort_into_buckets
 from .clips.dataset import Item, read_dataset
-from .clips.latent_cache import EncodedSet, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
+from .clips.latent_cache import LatentDataset, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
 from .clips.windows import cut_into_windows
 from .denoiser.lora import LoraSettings, original_names
 from .denoiser.lora_run import teach
@@ -62,7 +62,7 @@ def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
     return sort_into_buckets(items, data.side, data.frames, data.every)
 
 
-def _lora(recipe: Recipe, lora: LoraSettings, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
+def _lora(recipe: Recipe, lora: LoraSettings, model, found: LatentDataset, audience: Audience, is_main: bool) -> Path:
     clip = load_text_encoder(_place(recipe.models.text_encoder)) if lora.text else None
     settings = recipe.data, lora, recipe.plan, recipe.folder
     adapters = teach(model, found, *settings, _method(recipe), audience, clip)
@@ -73,7 +73,7 @@ def _lora(recipe: Recipe, lora: LoraSettings, model, found: EncodedSet, audience
     return file
 
 
-def _transformer(recipe: Recipe, model, found: EncodedSet, audience: Audience, is_main: bool) -> Path:
+def _transformer(recipe: Recipe, model, found: LatentDataset, audience: Audience, is_main: bool) -> Path:
     teaching = Teaching(LEARNS[recipe.kind], _method(recipe), recipe.fresh)
     network = train_transformer(model, found, recipe.data, recipe.plan, recipe.folder, teaching, audience)
     folder, weights = recipe.folder / "transformer", whole_weights(network)

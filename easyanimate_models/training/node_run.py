@@ -18,10 +18,11 @@ from ..sd import with_motion_weights
 from ..supported_models import Release
 from .clips.buckets import sort_into_buckets
 from .clips.dataset import Item
-from .clips.latent_cache import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
+from .clips.latent_cache import LatentDataset, Progress, encode_dataset, is_inpainting, wants_clip_tokens
+from .clips.settings import DataSettings
 from .clips.windows import cut_into_windows
 from .denoiser.lora import NAMINGS, LoraSettings
-from .denoiser.lora_run import DataSettings, teach
+from .denoiser.lora_run import teach
 from .denoiser.transformer import Teaching, motion_weights, train_transformer
 from .loop import Watch
 from .samples import Audience, SampleSettings, Show, subject_of
@@ -104,7 +105,7 @@ def train_motion_module(task: Task, seen: Seen | None = None) -> Trained:
 
 def _prepared(
     task: Task, folder: Path, seen: Seen, reads: bool = True, moves: bool = False
-) -> tuple[EncodedSet, Audience]:
+) -> tuple[LatentDataset, Audience]:
     """The encoded clips, their captions too unless it `reads` none yet, and who looks on.
 
     Where what is learnt `moves`, there must be clips of more than one frame.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..files.messages import shorten
 from ..files.toml_settings import RecipeError, read_section, read_toml, read_value, resolve_path
+from .clips.settings import DataSettings
 from .denoiser.lora import LoraSettings
-from .denoiser.lora_run import DataSettings
 from .denoiser.objective import PLAIN_NOISE, NoiseWeights
 from .samples import SampleSettings
 from .training_plan import Plan

@@ -14,7 +14,7 @@ from torch import nn
 loop = part("easyanimate_models.training.loop")
 checkpoints = part("easyanimate_models.training.checkpoints")
 Plan = part("easyanimate_models.training.training_plan").Plan
-Batches = part("easyanimate_models.training.clips.batches").Batches
+BatchSchedule = part("easyanimate_models.training.clips.batches").BatchSchedule
 BATCH = 4
 
 
@@ -23,7 +23,7 @@ def main(folder: Path, options: list[str]) -> None:
     network = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 8))
     rows = torch.randn(30, 8)
     plan = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
-    batches = Batches({"all": len(rows)}, BATCH, plan.seed)
+    batches = BatchSchedule({"all": len(rows)}, BATCH, plan.seed)
     loop.SAVE_EVERY, loop.LOG_EVERY = 0.0, 1
     stop = int(options[options.index("--stop-at") + 1]) if "--stop-at" in options else None
 

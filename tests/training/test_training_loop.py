@@ -20,7 +20,7 @@ from torch import nn
 loop = part("easyanimate_models.training.loop")
 journal = part("easyanimate_models.training.journal")
 Plan = part("easyanimate_models.training.training_plan").Plan
-Batches = part("easyanimate_models.training.clips.batches").Batches
+BatchSchedule = part("easyanimate_models.training.clips.batches").BatchSchedule
 PLAN = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
 RUNNER = Path(__file__).parent.parent / "support" / "toy_run.py"
 
@@ -234,18 +234,18 @@ def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_pa
 
 
 def test_every_item_is_seen_once_an_epoch_and_batches_keep_to_a_bucket():
-    batches = Batches({"a": 6, "b": 4}, 2, seed=1)
+    batches = BatchSchedule({"a": 6, "b": 4}, 2, seed=1)
     assert batches.per_epoch == 5
     for epoch in range(3):
         seen = [batches(epoch * 5 + i) for i in range(5)]
         for bucket, count in (("a", 6), ("b", 4)):
             assert sorted(i for b, items in seen if b == bucket for i in items) == list(range(count))
-    assert batches(7) == Batches({"a": 6, "b": 4}, 2, seed=1)(7)
-    assert [Batches({"a": 6}, 2, seed=s)(0) for s in range(9)].count(batches(0)) < 9
+    assert batches(7) == BatchSchedule({"a": 6, "b": 4}, 2, seed=1)(7)
+    assert [BatchSchedule({"a": 6}, 2, seed=s)(0) for s in range(9)].count(batches(0)) < 9
 
 
 def test_a_last_short_batch_is_filled_from_its_bucket():
-    batches = Batches({"a": 3}, 2, seed=1)
+    batches = BatchSchedule({"a": 3}, 2, seed=1)
     rows = [batches(i)[1] for i in range(2)]
     assert all(len(row) == 2 for row in rows) and set(sum(rows, [])) == {0, 1, 2}
 

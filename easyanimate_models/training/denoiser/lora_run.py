@@ -1,48 +1,22 @@
 """A LoRA of a MODEL, learnt from a data set that is encoded."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..clips.latent_cache import EncodedSet
+from ..clips.latent_cache import LatentDataset
+from ..clips.settings import DataSettings
 from ..samples import NOBODY, Audience
 from ..training_plan import Plan
 from .lora import LoraSettings, adapted, learn, scaled
 from .objective import METHOD, Method
 from .text_lora import Reader
 
-LENGTHS = ("full", "random")
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """In which size clips are shown: about `side` x `side` pixels, at most so many frames, every so many of them.
-
-    Of each clip so many `windows` are learnt from: one is its beginning, more lie anywhere. Their `lengths` are "full",
-    or "random": one in ten is shorter than it could be, as with the original's random frame crop.
-    """
-
-    side: int
-    frames: int
-    every: int = 1
-    batch: int = 1
-    text_dropout: float = 0.1
-    clip_dropout: float = 0.5
-    windows: int = 1
-    lengths: str = "full"
-
-    def __post_init__(self):
-        if self.windows < 1:
-            raise ValueError(f"{self.windows} windows of a clip teach nothing; set windows to 1 or more.")
-        if self.lengths not in LENGTHS:
-            raise ValueError(f"lengths is {self.lengths!r}; it must be one of {', '.join(LENGTHS)}.")
-
 
 def teach(
     model,
-    found: EncodedSet,
+    found: LatentDataset,
     data: DataSettings,
     lora: LoraSettings,
     plan: Plan,

@@ -16,12 +16,12 @@ from ...files.atomic import write_safetensors
 from ...files.checkpoint import embed_config
 from ...host import patcher_class
 from ...supported_models import RELEASES
-from ..clips.latent_cache import EncodedSet
+from ..clips.latent_cache import LatentDataset
+from ..clips.settings import DataSettings
 from ..loop import fit, initialise
 from ..samples import NOBODY, Audience, samples_of
 from ..training_plan import Plan
 from .lora import on_device, scaled
-from .lora_run import DataSettings
 from .objective import METHOD, Method, initialise_dit, initialise_motion, noise_objective
 
 MOTION = "attn_temporal."
@@ -71,7 +71,7 @@ def learning(network: MotionDiT, teaching: Teaching) -> Iterator[str]:
 
 def train_transformer(
     model,
-    found: EncodedSet,
+    found: LatentDataset,
     data: DataSettings,
     plan: Plan,
     folder: Path,

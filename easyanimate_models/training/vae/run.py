@@ -17,7 +17,7 @@ from ...vae.video_vae import VideoVAE
 from ..clips.buckets import Bucket
 from ..clips.dataset import Item
 from ..clips.pixel_batches import PixelBatches
-from ..denoiser.lora_run import DataSettings
+from ..clips.settings import DataSettings
 from ..export import vae_config
 from ..loop import Lesson, Watch, fit, initialise
 from ..training_plan import Plan
