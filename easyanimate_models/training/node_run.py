@@ -6,6 +6,7 @@ from typing import Any
 
 import folder_paths
 
+from ..data.dataset_file import DatasetError
 from ..files.atomic import write_safetensors
 from ..files.model_files import plain_name
 from ..files.packages import require_package
@@ -15,8 +16,8 @@ from ..sd import with_weights
 from ..supported_models import Release
 from ..text_encoders.prompt import embeddings_of, encode_prompt
 from .clips.buckets import sort_into_buckets
-from .clips.dataset import DatasetError, Item
-from .clips.latent_cache import EncodedSet, Progress, encode_dataset, is_inpainting, wants_clip_tokens
+from .clips.dataset import Item
+from .clips.latent_cache import LatentDataset, Progress, encode_dataset, is_inpainting, wants_clip_tokens
 from .clips.settings import DataSettings
 from .clips.windows import cut_into_windows
 from .denoiser.lora import NAMINGS, LoraSettings
@@ -108,7 +109,7 @@ def train_motion_module(job: TrainingJob, progress: ProgressCallbacks | None = N
 
 def _prepare(
     job: TrainingJob, folder: Path, progress: ProgressCallbacks, with_texts: bool = True, needs_motion: bool = False
-) -> tuple[EncodedSet, Monitor]:
+) -> tuple[LatentDataset, Monitor]:
     """The encoded clips, `with_texts` or without, and the monitor of the run.
 
     Raises `DatasetError` when motion is needed and all clips are images.

@@ -11,7 +11,7 @@ from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from .clips.buckets import Bucket, sort_into_buckets
 from .clips.dataset import Item, read_dataset
-from .clips.latent_cache import EncodedSet, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
+from .clips.latent_cache import LatentDataset, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
 from .clips.windows import cut_into_windows
 from .denoiser.lora import LoraSettings, original_names
 from .denoiser.lora_training import train_adapters
@@ -69,7 +69,7 @@ def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
 
 
 def _train_lora(
-    recipe: Recipe, lora: LoraSettings, model, encoded: EncodedSet, run: DenoiserRun, is_main: bool
+    recipe: Recipe, lora: LoraSettings, model, encoded: LatentDataset, run: DenoiserRun, is_main: bool
 ) -> Path:
     clip = load_text_encoder(_path(recipe.models.text_encoder)) if lora.text else None
     adapters = train_adapters(model, encoded, recipe.data, lora, run, clip)
@@ -80,7 +80,7 @@ def _train_lora(
     return file
 
 
-def _train_transformer(recipe: Recipe, model, encoded: EncodedSet, run: DenoiserRun, is_main: bool) -> Path:
+def _train_transformer(recipe: Recipe, model, encoded: LatentDataset, run: DenoiserRun, is_main: bool) -> Path:
     network = train_transformer(model, encoded, recipe.data, _transformer_settings(recipe), run)
     folder, weights = recipe.folder / "transformer", full_state_dict(network)
     if not is_main:

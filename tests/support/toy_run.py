@@ -15,7 +15,7 @@ loop = part("easyanimate_models.training.loop")
 devices = part("easyanimate_models.training.devices")
 sharding = part("easyanimate_models.training.sharding")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
-Batches = part("easyanimate_models.training.clips.batches").Batches
+Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
 BATCH = 4
 
 

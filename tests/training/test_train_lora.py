@@ -128,8 +128,8 @@ def test_a_run_reads_no_file_twice_and_learns_the_same(models, clips, tmp_path, 
     read, load = [], kept.load_file
     monkeypatch.setattr(kept, "load_file", lambda file: read.append(file) or load(file))
     draws = []
-    for most in (kept.MOST, 0):
-        monkeypatch.setattr(kept, "MOST", most)
+    for most in (kept.MAX_BYTES, 0):
+        monkeypatch.setattr(kept, "MAX_BYTES", most)
         batches = found.batches(2, seed=0, text_dropout=0.2)
         draws.append([batches(step, None) for step in range(6)])
         assert (len(read) == len(set(read))) == (most > 0)
@@ -145,7 +145,7 @@ def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path
     inpaint_latents = part("easyanimate_models.conditioning.inpainting").inpaint_latents
     kinds = set()
     for seed in range(40):
-        given, starts = encoded._given(shown, random.Random(seed))
+        given, starts = encoded._draw_given(shown, random.Random(seed))
         start = [i for i in range(4) if torch.equal(given[:, :2], shown["start"][i])]
         end = [i for i in range(4) if torch.equal(given[:, -2:], shown["end"][i])]
         kinds.add((bool(start), bool(end)))
@@ -202,7 +202,7 @@ def test_clip_is_left_out_as_often_as_asked_and_all_else_is_as_without_it(shown)
     found, _ = shown
     shares = [sum(float(mask[0]) for *_, mask in rows(found.batches(2, 0, 0.0, p), 60)) / 120 for p in (0.0, 0.5, 1.0)]
     assert shares[2] == 0 and 0.3 < shares[1] / shares[0] < 0.7
-    blind = {bucket: [replace(example, seen=None) for example in few] for bucket, few in found.examples.items()}
+    blind = {bucket: [replace(example, clip_embeds=None) for example in few] for bucket, few in found.examples.items()}
     with_clip, without = (set_.batches(2, 0, 0.3) for set_ in (found, replace(found, examples=blind)))
     for step in range(6):
         ours, theirs = with_clip(step, None), without(step, None)

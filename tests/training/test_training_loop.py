@@ -21,7 +21,7 @@ loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
 journal = part("easyanimate_models.training.journal")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
-Batches = part("easyanimate_models.training.clips.batches").Batches
+Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
 PLAN = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
 RUNNER = Path(__file__).parent.parent / "support" / "toy_run.py"
 

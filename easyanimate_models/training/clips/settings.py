@@ -1,4 +1,4 @@
-"""In which sizes, windows and batches clips are trained on."""
+"""How clips are shown in training: the section [data] of a recipe."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ LENGTHS = ("full", "random")
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Clips of about `side` x `side` pixels and at most so many `frames`, of which every so many are taken.
+    """The size clips are trained in: about `side` x `side` pixels, at most `frames` frames, one in `every` of them.
 
     Each clip gives so many `windows`: one is its beginning, more lie anywhere. Their `lengths` are "full", or "random":
-    one in ten is shorter than it could be, as with the original's random frame crop.
+    one in ten is shorter than it could be, as with the original's random frame crop. `text_dropout` and `clip_dropout`
+    are the shares of examples trained without their caption, and without the CLIP embedding of their first frame.
     """
 
     side: int

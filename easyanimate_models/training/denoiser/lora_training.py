@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...host import training
 from ...sampling.schedules import alphas_cumprod
-from ..clips.latent_cache import EncodedSet
+from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
 from ..loop import fit
 from ..samples import make_sampler
@@ -21,7 +21,7 @@ EVERYTHING = 1e20  # bytes: the host makes all the room it can
 
 
 def train_adapters(
-    model, encoded: EncodedSet, data: DataSettings, lora: LoraSettings, run: DenoiserRun, clip=None
+    model, encoded: LatentDataset, data: DataSettings, lora: LoraSettings, run: DenoiserRun, clip=None
 ) -> nn.ModuleDict:
     """Adapters of the MODEL, trained on `encoded`; with `lora.text` also those of `clip`, which then reads captions."""
     seed = run.plan.seed

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...host import patcher_class
 from ...sampling.schedules import alphas_cumprod
-from ..clips.latent_cache import EncodedSet
+from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
 from ..export import write_component
 from ..initialize import reset_parameters
@@ -64,7 +64,7 @@ def trained_names(network: nn.Module, settings: TransformerSettings, release: Re
 
 
 def train_transformer(
-    model, encoded: EncodedSet, data: DataSettings, settings: TransformerSettings, run: DenoiserRun
+    model, encoded: LatentDataset, data: DataSettings, settings: TransformerSettings, run: DenoiserRun
 ) -> nn.Module:
     """The network of `model`, trained on `encoded`, with its averaged weights; the MODEL itself stays as it is."""
     with torch.inference_mode(False), torch.enable_grad():
