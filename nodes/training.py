@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..easyanimate_models.host import chosen, say_in_node
-from .dataset import home_of, input_folder, input_folders, state_of
+from .dataset import dataset_folder, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
 from .prompts import require_text_encoder
 
@@ -164,7 +164,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        return state_of(folder[0])
+        return input_digest(folder[0])
 
     @classmethod
     def execute(
@@ -210,7 +210,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        return state_of(folder[0])
+        return input_digest(folder[0])
 
     @classmethod
     def execute(
@@ -255,7 +255,7 @@ def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
 def _home(asked: SimpleNamespace) -> Path | None:
     """The folder that holds what is learnt from; None for clips that are connected."""
     if dataset := getattr(asked, "dataset", None):
-        return home_of(dataset)
+        return dataset_folder(dataset)
     return None if asked.folder == NO_FOLDER else input_folder(asked.folder)
 
 
