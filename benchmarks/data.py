@@ -12,7 +12,7 @@ import skvideo
 
 from easyanimate_models.data.motion import Motion
 from easyanimate_models.data.split import SplitSettings, split
-from easyanimate_models.data.stages import CLIPS, Hands, score_clips, split_footage
+from easyanimate_models.data.stages import CLIPS, Execution, score_clips, split_footage
 from easyanimate_models.data.text_area import TextArea
 
 from .measure import Row, in_own_process, peak_above, report, seconds
@@ -20,7 +20,7 @@ from .measure import Row, in_own_process, peak_above, report, seconds
 SIZE, FPS = (1280, 720), 25
 LENGTHS = (30, 120)  # seconds of a video
 FILMS, REPETITIONS = 2, 3  # as many as cores
-HANDS = Hands("threads", 2)  # as the nodes do
+EXECUTION = Execution("threads", 2)  # as the nodes do
 SHARE = 1.1  # of the memory for the shorter video
 HOW = f"{FILMS} videos of {LENGTHS[0]} s at 720p and {FPS} frames a second, h264, real shots; 2 workers"
 
@@ -60,9 +60,9 @@ def speeds(place: Path) -> list[Row]:
     settings, took = SplitSettings(0.5, 10.0), {"split": [], "motion": [], "text": []}
     for i in range(REPETITIONS):
         home = place / f"set {i}"
-        took["split"].append(seconds(lambda home=home: split_footage(place / "footage", home, settings, HANDS)))
+        took["split"].append(seconds(lambda home=home: split_footage(place / "footage", home, settings, EXECUTION)))
         for name, work in (("motion", Motion()), ("text", TextArea())):
-            took[name].append(seconds(lambda home=home, work=work: score_clips(home, [work], HANDS)))
+            took[name].append(seconds(lambda home=home, work=work: score_clips(home, [work], EXECUTION)))
     kept = sum(_length(clip) for clip in (place / "set 0" / CLIPS).iterdir())
     return [
         speed("Data: split into clips", 5, took["split"], FILMS * LENGTHS[0]),

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..easyanimate_models.host import chosen, say_in_node
-from .dataset import home_of, input_folder, input_folders, state_of
+from .dataset import dataset_folder, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
 from .prompts import require_text_encoder
 
@@ -164,7 +164,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        return state_of(folder[0])
+        return input_digest(folder[0])
 
     @classmethod
     def execute(
@@ -229,7 +229,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        return state_of(folder[0])
+        return input_digest(folder[0])
 
     @classmethod
     def execute(
@@ -320,7 +320,7 @@ def _job(inputs: TrainingInputs):
 def _dataset_folder(inputs: TrainingInputs) -> Path | None:
     """The folder of the data set; None for clips that are connected."""
     if inputs.dataset:
-        return home_of(inputs.dataset)
+        return dataset_folder(inputs.dataset)
     return None if inputs.folder == NO_FOLDER else input_folder(inputs.folder)
 
 

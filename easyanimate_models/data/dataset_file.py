@@ -101,7 +101,7 @@ def read_text(file: Path) -> str:
     except UnicodeError:
         text = "\0"
     if content.startswith(UTF_32) or "\0" in text:  # as of UTF-16 without a mark
-        raise DatasetError(f"{file} is not text in UTF-8 or UTF-16; save it anew as UTF-8.")
+        raise DatasetError(f"{file} is not text in UTF-8 or UTF-16; save it as UTF-8.")
     return text
 
 

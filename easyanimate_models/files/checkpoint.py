@@ -110,8 +110,9 @@ def _shards(index: Path) -> list[Path]:
         if Path(name).name != name or "\\" in name:
             raise CheckpointError(f"{index} points outside its folder, to {shorten(name)}; don't trust this file.")
         if not os.path.isfile(index.parent / name):  # pathlib's raises for names that are too long
-            shown = name[:SHOWN]
-            raise CheckpointError(f"{index.name} names {shown}, which is missing from {index.parent}; download it too.")
+            raise CheckpointError(
+                f"{index.name} names {name[:SHOWN]}, which is missing from {index.parent}; download it too."
+            )
     return [index.parent / name for name in names]
 
 

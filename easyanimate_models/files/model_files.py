@@ -45,9 +45,9 @@ def choices(component: str) -> dict[str, Path]:
     for folder in HOST_FOLDERS[component]:
         for name in folder_paths.get_filename_list(folder):
             if name.endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
-                shown = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
+                label = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
                 if (path := folder_paths.get_full_path(folder, name)) is not None:  # a link may lead nowhere
-                    found.setdefault(shown, Path(path))
+                    found.setdefault(label, Path(path))
     return found
 
 

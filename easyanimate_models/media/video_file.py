@@ -170,17 +170,17 @@ def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
 
 def _at_rate(decoded: Iterator[av.VideoFrame], fps: float, default_seconds: float) -> Iterator[av.VideoFrame]:
     """The frame on screen at each tick; the last one lasts `default_seconds` if it does not say."""
-    tick, start, shown = 0, 0.0, None
+    tick, start, current = 0, 0.0, None
     for frame in decoded:
         time = float(frame.time or 0)
-        start = time if shown is None else start
-        while shown is not None and start + (tick + 0.5) / fps <= time:
-            yield shown
+        start = time if current is None else start
+        while current is not None and start + (tick + 0.5) / fps <= time:
+            yield current
             tick += 1
-        shown = frame
-    end = start if shown is None else float(shown.time or 0) + _seconds_of(shown, default_seconds)
-    while shown is not None and (tick == 0 or start + (tick + 0.5) / fps <= end):
-        yield shown
+        current = frame
+    end = start if current is None else float(current.time or 0) + _seconds_of(current, default_seconds)
+    while current is not None and (tick == 0 or start + (tick + 0.5) / fps <= end):
+        yield current
         tick += 1
 
 

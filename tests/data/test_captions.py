@@ -31,8 +31,8 @@ def test_clips_are_described_several_at_once_as_alone(captioner, footage):  # no
     """With one among them that can't be read."""
     clips = [footage / "pan.mp4", footage / "broken.mp4", footage / "日本 ü.mp4", footage / "sub" / "pan.mp4"]
     alone = caption.Captioner(captioner, frames=2, longest=5)
-    done = list(engines.in_order(caption.Captioner(captioner, frames=2, longest=5, batch=3), clips))
-    assert [one.file for one in done] == clips and "can't be read" in done[1].wrong
+    done = list(engines.run_in_process(caption.Captioner(captioner, frames=2, longest=5, batch=3), clips))
+    assert [one.file for one in done] == clips and "can't be read" in done[1].error
     assert [one.row for one in done if one.row] == [alone(clip) for i, clip in enumerate(clips) if i != 1]
 
 

@@ -23,11 +23,11 @@ report = part("easyanimate_models.data.report")
 engines = part("easyanimate_models.data.engines")
 video_file = part("easyanimate_models.media.video_file")
 split = part("easyanimate_models.data.split")
-Basics = part("easyanimate_models.data.pixel_scores").Basics
+PixelScores = part("easyanimate_models.data.pixel_scores").PixelScores
 Motion = part("easyanimate_models.data.motion").Motion
 read_dataset = part("easyanimate_models.training.clips.dataset").read_dataset
 
-HERE, SHORT = stages.HERE, split.SplitSettings(0.5, 2.0)
+HERE, SHORT = stages.IN_PROCESS, split.SplitSettings(0.5, 2.0)
 ANY = filters.Limits(motion=(None, None))
 
 
@@ -61,7 +61,7 @@ def test_footage_becomes_clips_with_the_captions_beside_it(footage, tmp_path):
 
 def test_no_two_videos_share_clips(tmp_path):
     names = ("a/b.mp4", "a_b.mp4", "A_B.mov", "a/b.mkv")
-    called = stages._names(tmp_path, [tmp_path / name for name in names])
+    called = stages._stems(tmp_path, [tmp_path / name for name in names])
     assert len({name.casefold() for name in called.values()}) == len(names)
 
 
@@ -162,7 +162,7 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(footag
 def test_limits_choose_and_choose_anew_without_measuring(footage, tmp_path):
     home = tmp_path / "set"
     stages.split_footage(footage, home, SHORT, HERE)
-    stages.score_clips(home, [Basics(), Motion()], HERE)
+    stages.score_clips(home, [PixelScores(), Motion()], HERE)
     strict = {row["file"]: row["rejected"] for row in stages.choose_clips(home, filters.Limits())}
     assert strict["clips/pan_001.mp4"] == "" and re.match("motion .* is below 3", strict["clips/日本_ü_001.mp4"])
     loose = filters.Limits(motion=(None, None), change=(None, None))
@@ -206,15 +206,15 @@ class Saying(Counting):
     ],
 )
 def test_each_limit_names_what_it_found(row, reason):
-    (judged,) = filters.judged([{"file": "a.mp4", **row}], filters.Limits())
+    (judged,) = filters.apply_limits([{"file": "a.mp4", **row}], filters.Limits())
     assert judged["rejected"] == reason
 
 
 def test_of_copies_the_first_is_kept_unless_they_are_wanted():
     rows = [{"file": name, "hash": hash_} for name, hash_ in (("a", "00ff"), ("b", "00fe"), ("c", "ff00"))]
-    assert [row["rejected"] for row in filters.judged(rows, ANY)] == ["", "copy of a", ""]
+    assert [row["rejected"] for row in filters.apply_limits(rows, ANY)] == ["", "copy of a", ""]
     wanted = filters.Limits(copies=True)
-    assert all(not row["rejected"] for row in filters.judged(rows, wanted))
+    assert all(not row["rejected"] for row in filters.apply_limits(rows, wanted))
 
 
 def test_copies_are_found_wherever_their_hashes_differ():
@@ -224,7 +224,7 @@ def test_copies_are_found_wherever_their_hashes_differ():
         for bits, same in ((filters.SAME, True), (filters.SAME + 1, False)):
             other = one ^ sum(1 << bit for bit in chance.sample(range(64), bits))
             rows = [{"file": "a", "hash": f"{one:016x}"}, {"file": "b", "hash": f"{other:016x}"}]
-            assert bool(list(filters.judged(rows, ANY))[1]["rejected"]) == same
+            assert bool(list(filters.apply_limits(rows, ANY))[1]["rejected"]) == same
 
 
 def test_limits_the_wrong_way_round_are_refused():
@@ -278,7 +278,7 @@ def test_folders_without_videos_are_named(tmp_path, name):
 def test_the_report_shows_what_was_kept_and_why(footage, tmp_path):
     home = tmp_path / "set"
     stages.split_footage(footage, home, SHORT, HERE)
-    stages.score_clips(home, [Basics(), Motion()], HERE)
+    stages.score_clips(home, [PixelScores(), Motion()], HERE)
     rows = stages.choose_clips(home, filters.Limits())
     page = report.write_report(home, rows, filters.Limits()).read_text(encoding="utf-8")
     kept = sum(not row["rejected"] for row in rows)
@@ -369,7 +369,7 @@ def test_recipes_say_what_is_wrong_with_them(films, tmp_path):
 def test_threads_stop_when_nobody_listens(tmp_path):
     clips = [tmp_path / f"{i}.mp4" for i in range(50)]
     work = Counting()
-    for i, _ in enumerate(engines.by_threads(work, clips, 2)):
+    for i, _ in enumerate(engines.run_in_threads(work, clips, 2)):
         if i == 3:
             break
     assert len(work.asked) < 30

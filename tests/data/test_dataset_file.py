@@ -50,7 +50,7 @@ def test_lists_are_read_as_editors_save_them(folder, encoding, name):
 def test_other_encodings_are_refused_by_name(folder, content, name):
     (folder / name).write_bytes(content)
     for read in (dataset_file.read_rows, read_dataset):
-        with pytest.raises(dataset_file.DatasetError, match=f"{name} is not text in UTF-8 or UTF-16; save it anew"):
+        with pytest.raises(dataset_file.DatasetError, match=f"{name} is not text in UTF-8 or UTF-16; save it as UTF-8"):
             read(folder)
 
 

@@ -116,7 +116,7 @@ def test_pictures_without_writing_have_none(name):
 
 def test_basics_are_what_the_clip_is(tmp_path):
     file = write_video(tmp_path / "a.mp4", [numpy.full((48, 64, 3), 128, numpy.uint8)] * 50, fps=25)
-    seen = basics.Basics()(file)
+    seen = basics.PixelScores()(file)
     assert (seen["width"], seen["height"], seen["frames"], seen["fps"], seen["seconds"]) == (64, 48, 50, 25.0, 2.0)
     assert seen["light"] == pytest.approx(0.5, abs=0.02) and seen["change"] < 0.002
 
@@ -126,7 +126,7 @@ def test_copies_share_a_hash_and_others_do_not(tmp_path):
     clips = {"a": film[:30], "again": film[:30], "b": film[76:137], "c": film[137:187], "d": film[187:242]}
     told = {"again": {"crf": "35"}}
     files = {n: write_video(tmp_path / f"{n}.mp4", f, options=told.get(n)) for n, f in clips.items()}
-    hashes = {name: basics.Basics()(file)["hash"] for name, file in files.items()}
+    hashes = {name: basics.PixelScores()(file)["hash"] for name, file in files.items()}
     assert basics.distance(hashes["a"], hashes["again"]) <= filters.SAME
     others = [hashes[name] for name in "abcd"]
     assert min(basics.distance(a, b) for i, a in enumerate(others) for b in others[:i]) > 3 * filters.SAME
@@ -169,15 +169,15 @@ def test_looks_through_clip_are_scored_anew_with_another_clip(tmp_path):
     eye = part("easyanimate_models.sd").load_image_encoder(tmp_path)
     head(tmp_path / "head.pth", recorded.config["constructor"]["projection_dim"], 1)
     file = write_video(tmp_path / "a.mp4", [texture(64, 48, seed=i) for i in range(8)])
-    work = aesthetics.by_host(eye, tmp_path / "head.pth")
+    work = aesthetics.clip_vision_aesthetics(eye, tmp_path / "head.pth")
     found = work(file)["aesthetics"]
     shown = torch.from_numpy(numpy.stack(aesthetics.sample_frames(file, 4)).astype(numpy.float32) / 255)
     embeds = torch.nn.functional.normalize(eye.encode_image(shown).image_embeds.float(), dim=-1)
-    ((weight, bias),) = aesthetics.layers(tmp_path / "head.pth")
+    ((weight, bias),) = aesthetics.read_layers(tmp_path / "head.pth")
     assert found == pytest.approx(float((embeds @ weight.T + bias).mean()), rel=1e-3)
     with torch.no_grad():
         next(eye.model.parameters()).add_(1)
-    assert aesthetics.by_host(eye, tmp_path / "head.pth").encoder != work.encoder
+    assert aesthetics.clip_vision_aesthetics(eye, tmp_path / "head.pth").encoder != work.encoder
 
 
 def test_other_files_are_no_predictors(tmp_path):

@@ -40,7 +40,7 @@ def test_a_single_real_shot_has_none(name):
 
 
 def split_cuts(file) -> list[int]:
-    pieces, _ = split.plan(video_file.probe(file), split.SplitSettings(0.01, 1e6))
+    pieces, _ = split.find_segments(video_file.probe(file), split.SplitSettings(0.01, 1e6))
     return [piece.start for piece in pieces if piece.start]
 
 

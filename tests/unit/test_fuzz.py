@@ -43,8 +43,8 @@ def lora_onto_the_tiny_model(path: Path) -> None:
 
 
 def aesthetic_head(path: Path) -> None:
-    aesthetics.layers.cache_clear()
-    aesthetics.layers(path)
+    aesthetics.read_layers.cache_clear()
+    aesthetics.read_layers(path)
 
 
 READERS = {  # by what it reads: the reader, its file's name, and the tensors that it looks at first
@@ -198,7 +198,7 @@ def test_lists_of_clips(name, tmp_path):
 
     def prepare():
         rows = dataset_file.read_rows(tmp_path)
-        for row in filters.judged(rows, filters.Limits()):
+        for row in filters.apply_limits(rows, filters.Limits()):
             dataset_file.read_caption(tmp_path / row["file"])
         dataset_file.write_rows(tmp_path / "again", rows)
 

@@ -1,4 +1,4 @@
-"""How clips are shown in training: the section [data] of a recipe."""
+"""The size in which clips are trained, and how many at once: the section [data] of a recipe."""
 
 from dataclasses import dataclass
 
