@@ -1,7 +1,7 @@
 """The workflows that train: clips or footage in, a LoRA or motion modules out, and a video with them."""
 
-from author import Stage, TinyRun, Workflow, node, note
-from blocks import CLIP, LOADERS, PROMPT, from_release, given
+from .author import Stage, TinyRun, Workflow, node, note
+from .blocks import CLIP, LOADERS, PROMPT, conditioning, from_release
 
 LORA_NOTE = """**Teach the model something from your clips.** Put 10 to 50 clips (or images) into a folder of \
 ComfyUI's `input` folder, each with a `.txt` file of the same name that says what it shows, and choose that folder; \
@@ -28,17 +28,17 @@ a video, or beside a clip in `output/easyanimate_data`. More in `docs/prepare_da
 
 
 def footage_to_lora() -> Workflow:
-    """Split, score, filter, caption, learn, and a video with what was learnt."""
+    """Split, score, filter, caption, train, and a video with the LoRA."""
     return Workflow(
         name="footage_to_lora",
         nodes={
-            **from_release("a red ball moves to the left on a black background", model=["learnt", 0]),
+            **from_release("a red ball moves to the left on a black background", model=["train", 0]),
             "split": node("EasyAnimateSplitVideos", folder="my_footage"),
             "score": node("EasyAnimateScoreClips", dataset=["split", 0]),
             "filter": node("EasyAnimateFilterClips", dataset=["score", 0]),
-            "kept": node("PreviewImage", images=["filter", 1]),
+            "preview": node("PreviewImage", images=["filter", 1]),
             "describe": node("EasyAnimateCaptionClips", dataset=["filter", 0]),
-            "learnt": node(
+            "train": node(
                 "EasyAnimateTrainLora",
                 model=["model", 0],
                 clip=["clip", 0],
@@ -46,15 +46,15 @@ def footage_to_lora() -> Workflow:
                 dataset=["describe", 0],
                 steps=500,
             ),
-            "curve": node("PreviewImage", images=["learnt", 1]),
-            "given": given(),
+            "curve": node("PreviewImage", images=["train", 1]),
+            "conditioning": conditioning(),
             "note": note(FOOTAGE_NOTE),
         },
         stages=[
             LOADERS,
-            Stage("2. Clips from footage", [["split", "score"], ["filter", "describe"], ["kept", "note"]]),
-            Stage("3. Learn", [["learnt", "curve"]]),
-            Stage("4. See it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
+            Stage("2. Clips from footage", [["split", "score"], ["filter", "describe"], ["preview", "note"]]),
+            Stage("3. Learn", [["train", "curve"]]),
+            Stage("4. See it", [["prompt", "conditioning"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -68,8 +68,8 @@ def footage_to_lora() -> Workflow:
                 },
                 "score": {"text_area": False},
                 "filter": {"min_motion": 0.0, "max_motion": 1000.0},
-                "given": {"length": 24},
-                "learnt": {"name": "easyanimate-tiny-footage", "resolution": 64, "frames": 24, "steps": 50},
+                "conditioning": {"length": 24},
+                "train": {"name": "easyanimate-tiny-footage", "resolution": 64, "frames": 24, "steps": 50},
             },
         ),
     )
@@ -83,16 +83,16 @@ def train_motion_module() -> Workflow:
     return _training("train_motion_module", "EasyAnimateTrainMotionModule", MOTION_NOTE, steps=2000)
 
 
-def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
-    """What a node of this kind learns from one clip, and a video with it."""
+def _training(name: str, kind: str, text: str, steps: int) -> Workflow:
+    """Train on one clip by a node of this kind, and a video with the result."""
     return Workflow(
         name=name,
         nodes={
-            **from_release("a red ball moves to the left on a black background", model=["learnt", 0]),
+            **from_release("a red ball moves to the left on a black background", model=["train", 0]),
             "clip_file": node("LoadVideo", file="clip.mp4"),
             "parts": node("GetVideoComponents", video=["clip_file", 0]),
             "caption": node("PrimitiveString", value="what the clip shows"),
-            "learnt": node(
+            "train": node(
                 kind,
                 model=["model", 0],
                 clip=["clip", 0],
@@ -101,15 +101,15 @@ def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
                 captions=["caption", 0],
                 steps=steps,
             ),
-            "curve": node("PreviewImage", images=["learnt", 1]),
-            "given": given(),
-            "note": note(told),
+            "curve": node("PreviewImage", images=["train", 1]),
+            "conditioning": conditioning(),
+            "note": note(text),
         },
         stages=[
             LOADERS,
             Stage("2. What to learn", [["clip_file", "parts", "caption"], ["note"]]),
-            Stage("3. Learn it", [["learnt", "curve"]]),
-            Stage("4. See it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
+            Stage("3. Learn it", [["train", "curve"]]),
+            Stage("4. See it", [["prompt", "conditioning"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -117,8 +117,8 @@ def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
                 "prompt": {"positive": PROMPT, "negative": ""},
                 "clip_file": CLIP["clip_file"],
                 "caption": {"value": PROMPT},
-                "given": {"length": 24},
-                "learnt": {"name": "easyanimate-tiny-test", "resolution": 64, "frames": 24, "steps": 50},
+                "conditioning": {"length": 24},
+                "train": {"name": "easyanimate-tiny-test", "resolution": 64, "frames": 24, "steps": 50},
             },
         ),
     )
