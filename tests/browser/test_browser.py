@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
-import client
-import front_end as driver
-import graphs
 import pytest
-import tiny
-from conftest import ROOT, dev, part
-from front_end import FrontEnd
 from playwright.sync_api import Locator, expect
-from seeing import assert_shows, read_video
-from stand_ins import files_for, swapped
+
+from support.pack import ROOT, part
+from support.stand_ins import files_for, swapped
+from support.videos import assert_shows, read_video
+from tools import comfyui
+from tools.browser import front_end as driver
+from tools.browser.front_end import FrontEnd
+from tools.workflows import client, graphs, tiny
 
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
@@ -31,7 +31,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 @pytest.fixture(scope="module")
 def window():
     """The one window that all these tests look at; one core computes, the other draws."""
-    tiny.bring_inputs(dev.BASE)
+    tiny.bring_inputs(comfyui.BASE)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")
         with files_for(WORKFLOWS.values()), driver.opened() as opened:

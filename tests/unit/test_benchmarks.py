@@ -7,7 +7,8 @@ import sys
 import time
 
 import torch
-from conftest import HOST, ROOT, part
+
+from support.pack import HOST, ROOT, part
 
 measure = part("benchmarks.measure")
 SCRIPTS = part("benchmarks.__main__").SCRIPTS

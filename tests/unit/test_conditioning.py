@@ -4,10 +4,11 @@ import comfy.sample
 import comfy.utils
 import pytest
 import torch
-from conftest import part, relative_error
-from tiny_networks import DIT, random, tiny_transformer, tiny_vae
 
 import nodes as host_nodes
+from support.pack import part
+from support.recorded import relative_error
+from support.tiny_networks import DIT, random, tiny_transformer, tiny_vae
 
 conditioning = part("nodes.conditioning")
 inpainting = part("easyanimate_models.conditioning.inpainting")

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import part
-from control_arithmetic import pixart_file
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import OURS, answered, fuzzed, joined, objects, parts_of, safetensors, spoilt, tomls, values
 from safetensors.torch import load_file, save_file
-from stand_ins import IMAGE_ENCODER, image_encoder
-from test_dataset import write_clip, write_image
-from test_fuzz_pickles import Runs, saved
+
+from support.control_arithmetic import pixart_file
+from support.footage import write_clip, write_image
+from support.mutations import OURS, answered, fuzzed, joined, objects, parts_of, safetensors, spoilt, tomls, values
+from support.pack import part
+from support.pickles import Call, saved
+from support.stand_ins import IMAGE_ENCODER, image_encoder
 
 sd = part("easyanimate_models.sd")
 files = part("easyanimate_models.files.model_files")
@@ -288,7 +289,7 @@ def _packed(place: Path) -> Path:
 
 def _long(place: Path) -> Path:
     """A pickle that asks for room for a trillion bytes."""
-    (place / "weights.pt").write_bytes(saved({"a": torch.zeros(1), "b": Runs(bytearray, 10**12)}))
+    (place / "weights.pt").write_bytes(saved({"a": torch.zeros(1), "b": Call(bytearray, 10**12)}))
     return place / "weights.pt"
 
 

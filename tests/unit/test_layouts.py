@@ -12,9 +12,11 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.pixart.pixartms import PixArtMS
 from comfy.ops import disable_weight_init
-from conftest import golden, part
 from safetensors.torch import load_file, save_file
-from tiny_networks import random, randomise
+
+from support.pack import part
+from support.recorded import golden
+from support.tiny_networks import random, randomise
 
 sd = part("easyanimate_models.sd")
 pickles = part("easyanimate_models.files.pickles")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import part
 from safetensors.torch import load_file, save_file
+
+from support.pack import part
 
 sd = part("easyanimate_models.sd")
 files = part("easyanimate_models.files.model_files")

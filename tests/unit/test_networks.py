@@ -9,11 +9,12 @@ import comfy.utils
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import part
-from tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
+
+from support.pack import part
+from support.tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 
 slicing = part("easyanimate_models.vae.slicing")
 CPU = torch.device("cpu")

@@ -3,7 +3,9 @@
 import comfy.ops
 import pytest
 import torch
-from conftest import part, relative_error
+
+from support.pack import part
+from support.recorded import relative_error
 
 single_clips = part("easyanimate_models.vae.onednn_conv")
 layers = part("easyanimate_models.vae.layers")

@@ -5,10 +5,10 @@ import comfy.utils
 import pytest
 import torch
 from comfy.ops import disable_weight_init
-from conftest import part
-from tiny_networks import DIT, random, randomise, tiny_release_vae, tiny_transformer
 
 import nodes as host_nodes
+from support.pack import part
+from support.tiny_networks import DIT, random, randomise, tiny_release_vae, tiny_transformer
 
 motion_module = part("easyanimate_models.dit.motion_module")
 motion_dit = part("easyanimate_models.dit.motion_dit")

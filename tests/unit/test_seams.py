@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from conftest import part
-from tiny_networks import random, tiny_release_vae
+
+from support.pack import part
+from support.tiny_networks import random, tiny_release_vae
 
 decoding = part("nodes.decoding")
 host_vae = part("easyanimate_models.vae.host_vae")

@@ -1,7 +1,8 @@
 """How a video is cut into slices, in plain ints."""
 
 import pytest
-from conftest import part
+
+from support.pack import part
 
 slicing = part("easyanimate_models.vae.slicing")
 SOME_LENGTHS = range(1, 150)

@@ -1,7 +1,8 @@
 """Frame and size arithmetic, in plain ints."""
 
 import pytest
-from conftest import part
+
+from support.pack import part
 
 sizes = part("easyanimate_models.vae.video_sizes")
 slicing = part("easyanimate_models.vae.slicing")
