@@ -1,4 +1,4 @@
-"""What nodes, workflows and files promise each other."""
+"""What nodes, workflows and files rely on in each other."""
 
 import ast
 import functools
@@ -108,9 +108,9 @@ def test_sockets_and_widgets_of_our_nodes_are_those_of_the_schema(path):
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md", "README.ja.md"])
 def test_a_readme_shows_every_workflow_and_only_what_is_there(name):
     text = _read(ROOT / name)
-    places = set(re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', text))
-    assert [place for place in places if not (ROOT / place).exists()] == []
-    assert {f"workflows/{path.stem}{end}" for path in WORKFLOWS for end in (".json", ".jpg")} <= places
+    files = set(re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', text))
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert {f"workflows/{path.stem}{end}" for path in WORKFLOWS for end in (".json", ".jpg")} <= files
 
 
 def test_the_readme_lists_every_node():

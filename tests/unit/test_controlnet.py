@@ -235,9 +235,9 @@ def test_every_layout_gives_the_same_weights(official, tmp_path):
     diffusers = {k.replace("controlnet.", "controlnet_blocks.", 1).replace(*inside): v for k, v in expected.items()}
     save_file(diffusers, tmp_path / "diffusers.safetensors", metadata={"num_attention_heads": "2"})
     for name in ("official.pth", "diffusers.safetensors"):
-        held = sd.load_controlnet(tmp_path / name).patcher.model.state_dict()
-        assert held.keys() == expected.keys()
-        assert all(torch.equal(held[k], v) for k, v in expected.items())
+        loaded = sd.load_controlnet(tmp_path / name).patcher.model.state_dict()
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[k], v) for k, v in expected.items())
 
 
 def refused(path) -> str:

@@ -30,8 +30,8 @@ def test_pickles(kind, tmp_path):
 
     @fuzzed
     @given(st.integers(0, len(whole)), some, st.integers(0, 9), st.integers(0, len(whole) * 4))
-    def test(place, some, gone, end):
-        file.write_bytes((whole[:place] + some + whole[place + gone :])[:end])
+    def test(start, some, gone, end):
+        file.write_bytes((whole[:start] + some + whole[start + gone :])[:end])
         answered(lambda: read_checkpoint(file, "vae"))
         assert not target.exists()
 
@@ -53,7 +53,7 @@ def test_pickles_that_would_run_code(call, tmp_path):
 
 
 def test_links_that_lead_nowhere_hide_no_other_file(tmp_path, monkeypatch):
-    """One broken link among the models once kept every loader from being listed."""
+    """One broken link among the models once hid every loader."""
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})

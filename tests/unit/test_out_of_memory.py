@@ -45,20 +45,20 @@ def out_of_memory():
 
 def test_a_network_out_of_memory_holds_nothing_and_works_again(no_collector):
     expected, model = sampled(tiny_transformer(), 2), tiny_transformer()
-    held = fails(model.model.diffusion_model.transformer_blocks[3], 2)
+    inputs = fails(model.model.diffusion_model.transformer_blocks[3], 2)
     with out_of_memory():
         sampled(model, 2)
-    assert [reference() for reference in held] == [None]
+    assert [reference() for reference in inputs] == [None]
     assert torch.equal(sampled(model, 2), expected)
 
 
 def test_a_text_encoder_out_of_memory_holds_nothing_and_works_again(no_collector):
     clip = sd.load_text_encoder(TINY)
     expected = clip.encode_from_tokens(clip.tokenize("a red ball"))
-    held = fails(clip.cond_stage_model.t5xxl.transformer.encoder.block[1].layer[1].DenseReluDense.wo, 1)
+    inputs = fails(clip.cond_stage_model.t5xxl.transformer.encoder.block[1].layer[1].DenseReluDense.wo, 1)
     with out_of_memory():
         clip.encode_from_tokens(clip.tokenize("a red ball"))
-    assert [reference() for reference in held] == [None]
+    assert [reference() for reference in inputs] == [None]
     assert torch.equal(clip.encode_from_tokens(clip.tokenize("a red ball")), expected)
 
 
@@ -72,21 +72,21 @@ def encode(vae, tile_size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("work", "layer"), [(decode, "decoder.conv_out"), (encode, "encoder.conv_out")])
 def test_the_vae_goes_on_in_smaller_tiles_and_frees_what_it_had(no_collector, work, layer):
-    """192 pixels wide: whole, then in tiles of 96; those asked for of 128, then of 64."""
-    for asked, smaller in ((0, 96), (128, 64)):
+    """192 pixels wide: whole, then in tiles of 96; tiles of 128, then of 64."""
+    for tile_size, smaller in ((0, 96), (128, 64)):
         expected, vae = work(tiny_vae(), smaller), tiny_vae()
-        held = fails(vae.first_stage_model.get_submodule(layer), 2)
-        assert torch.equal(work(vae, asked), expected)
-        assert [reference() for reference in held] == [None]
+        inputs = fails(vae.first_stage_model.get_submodule(layer), 2)
+        assert torch.equal(work(vae, tile_size), expected)
+        assert [reference() for reference in inputs] == [None]
 
 
 @pytest.mark.parametrize(("work", "layer"), [(decode, "decoder.conv_out"), (encode, "encoder.conv_out")])
 def test_the_smallest_tiles_out_of_memory_are_the_end(no_collector, work, layer):
     vae = tiny_vae()
-    held = fails(vae.first_stage_model.get_submodule(layer), 1, 2, 3)
+    inputs = fails(vae.first_stage_model.get_submodule(layer), 1, 2, 3)
     with out_of_memory():
         work(vae, 128)
-    assert [reference() for reference in held] == [None, None]
+    assert [reference() for reference in inputs] == [None, None]
 
 
 @pytest.mark.parametrize("error", [mm.OOM_EXCEPTION("Allocation failed"), MemoryError()])
