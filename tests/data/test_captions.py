@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import part
-from footage import pan, write_video
-from small_captioner import write_captioner, write_writer
-from test_data_set import footage  # noqa: F401  (a fixture)
+
+from support.footage import pan, write_video
+from support.pack import part
+from support.tiny_captioner import write_captioner, write_writer
 
 caption = part("easyanimate_models.data.caption")
 engines = part("easyanimate_models.data.engines")
@@ -27,7 +27,7 @@ def test_a_local_model_describes_what_it_is_shown(captioner, tmp_path):
     assert again == words
 
 
-def test_clips_are_described_several_at_once_as_alone(captioner, footage):  # noqa: F811
+def test_clips_are_described_several_at_once_as_alone(captioner, footage):
     """With one among them that can't be read."""
     clips = [footage / "pan.mp4", footage / "broken.mp4", footage / "日本 ü.mp4", footage / "sub" / "pan.mp4"]
     alone = caption.Captioner(captioner, frames=2, longest=5)
@@ -36,7 +36,7 @@ def test_clips_are_described_several_at_once_as_alone(captioner, footage):  # no
     assert [one.row for one in done if one.row] == [alone(clip) for i, clip in enumerate(clips) if i != 1]
 
 
-def test_a_second_model_words_it_anew(captioner, footage, tmp_path):  # noqa: F811
+def test_a_second_model_words_it_anew(captioner, footage, tmp_path):
     writer = write_writer(tmp_path / "writer")
     told = caption.Captioner(captioner, frames=2, longest=5, rewriter=writer)(footage / "pan.mp4")["text"]
     plain = caption.Captioner(captioner, frames=2, longest=5)(footage / "pan.mp4")["text"]

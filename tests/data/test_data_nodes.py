@@ -4,18 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
-import client
 import pytest
-from conftest import dev
-from footage import pan, texture, write_video
-from graphs import node
 from PIL import Image
-from seeing import saved_files
-from small_captioner import write_captioner
+
+from support.footage import pan, texture, write_video
+from support.tiny_captioner import write_captioner
+from support.videos import saved_files
+from tools import comfyui
+from tools.workflows import client
+from tools.workflows.author import node
 
 NAME, FOLDER = "easyanimate-test-data", "easyanimate-test-footage"
-HOME = dev.OUTPUT / "easyanimate_data" / NAME
-MODEL = dev.BASE / "models" / "LLM" / "easyanimate-test-captioner"
+HOME = comfyui.OUTPUT / "easyanimate_data" / NAME
+MODEL = comfyui.BASE / "models" / "LLM" / "easyanimate-test-captioner"
 LIMITS = {
     "min_motion": 0.5, "max_motion": 50.0, "max_text_area": 0.02, "min_aesthetics": 4.0, "min_side": 0, "copies": False,
 }  # fmt: skip
@@ -32,7 +33,7 @@ def captioner():
 @pytest.fixture
 def footage():
     """A film of two shots, a still one and a broken file in the host's input folder; nothing is left of them."""
-    place = dev.BASE / "input" / FOLDER
+    place = comfyui.BASE / "input" / FOLDER
     write_video(place / "film.mp4", [*pan(16, frames=40), *pan(24, frames=40)[::-1], *[texture(320, 192)] * 30])
     write_video(place / "moving.mp4", pan(16, frames=40, grain=16)).with_suffix(".txt").write_text("a pan")
     (place / "broken.mp4").write_bytes(b"no video")

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HOST, ROOT, part
-from footage import pan, real_clip, texture, write_video
+
+from support.footage import pan, real_clip, write_video
+from support.pack import HOST, ROOT, part
 
 stages = part("easyanimate_models.data.stages")
 filters = part("easyanimate_models.data.filters")
@@ -29,18 +30,6 @@ read_dataset = part("easyanimate_models.training.clips.dataset").read_dataset
 
 HERE, SHORT = stages.IN_PROCESS, split.SplitSettings(0.5, 2.0)
 ANY = filters.Limits(motion=(None, None))
-
-
-@pytest.fixture
-def footage(tmp_path) -> Path:
-    """Three videos, names in any script, one with a caption; a broken one, an empty one, one with sound only."""
-    folder = tmp_path / "footage"
-    write_video(folder / "pan.mp4", pan(20, frames=40)).with_suffix(".txt").write_text("a slow  pan\n")
-    write_video(folder / "日本 ü.mp4", pan(0, frames=30))
-    write_video(folder / "sub" / "pan.mp4", [texture(64, 48, seed=i // 20) for i in range(40)])
-    (folder / "broken.mp4").write_bytes(b"no video")
-    (folder / "empty.mov").write_bytes(b"")
-    return folder
 
 
 def test_footage_becomes_clips_with_the_captions_beside_it(footage, tmp_path):

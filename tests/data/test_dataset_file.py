@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import part
-from footage import texture, write_video
+
+from support.footage import texture, write_video
+from support.pack import part
 
 dataset_file = part("easyanimate_models.data.dataset_file")
 read_dataset = part("easyanimate_models.training.clips.dataset").read_dataset

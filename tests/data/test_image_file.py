@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy
 import pytest
-from conftest import part
-from footage import texture
 from PIL import Image
+
+from support.footage import texture
+from support.pack import part
 
 image_file = part("easyanimate_models.media.image_file")
 video_file = part("easyanimate_models.media.video_file")

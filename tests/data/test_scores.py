@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from conftest import golden, part
-from footage import pan, pictures, real_clip, texture, write_video
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
+
+from support.footage import pan, pictures, real_clip, texture, write_video
+from support.pack import part
+from support.recorded import golden
 
 motion = part("easyanimate_models.data.motion")
 text_area = part("easyanimate_models.data.text_area")

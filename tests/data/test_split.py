@@ -4,8 +4,9 @@ import random
 
 import numpy
 import pytest
-from conftest import part
-from footage import pan, pictures, real_clip, texture, write_video
+
+from support.footage import pan, pictures, real_clip, texture, write_video
+from support.pack import part
 
 cuts = part("easyanimate_models.data.cuts")
 split = part("easyanimate_models.data.split")

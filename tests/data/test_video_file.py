@@ -5,8 +5,9 @@ from fractions import Fraction
 import av
 import numpy
 import pytest
-from conftest import part
-from footage import texture, write_video
+
+from support.footage import texture, write_video
+from support.pack import part
 
 video_file = part("easyanimate_models.media.video_file")
 probe, frames, picture, MediaError = video_file.probe, video_file.frames, video_file.upright, video_file.MediaError

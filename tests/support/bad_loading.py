@@ -1,7 +1,23 @@
-"""What users choose in loaders that can't load it, with the essential words of the answer."""
+"""What users choose in loaders that can't load it, and the error."""
 
-from bad_files import FOLDER, name_of
-from bad_graphs import SAMPLER, C, E, L, N, Row, T, V, controlled, lora, other, seen, text_encoder, transformer, vae
+from .bad_files import FOLDER, name_of
+from .bad_graphs import (
+    SAMPLER,
+    C,
+    E,
+    L,
+    N,
+    Row,
+    T,
+    V,
+    clip_vision,
+    controlled,
+    lora,
+    other,
+    text_encoder,
+    transformer,
+    vae,
+)
 
 AGAIN = r"is not a valid safetensors file; download it again\.$"
 CUT = r"^cut.safetensors is cut short; download it again\.$"
@@ -49,7 +65,7 @@ NOT_ONE = {
         (("a transformer", "a-transformer.safetensors", "an EasyAnimate V1-V3 transformer"),),
     ),
 }
-LOADS = {T: transformer, V: vae, C: text_encoder, E: seen, L: lambda name: lora(name_of(name)), N: controlled}
+LOADS = {T: transformer, V: vae, C: text_encoder, E: clip_vision, L: lambda name: lora(name_of(name)), N: controlled}
 
 
 def _files_of_other_kinds() -> list[Row]:
@@ -59,8 +75,8 @@ def _files_of_other_kinds() -> list[Row]:
         rest, others = NOT_ONE[kind]
         answers = [*WRONG, *((name, file, f"^{file} is {what}, {rest}") for name, file, what in others)]
         rows += [
-            Row(f"{name} as {kind}", kind, says, load(file))
-            for name, file, says in answers
+            Row(f"{name} as {kind}", kind, error, load(file))
+            for name, file, error in answers
             if not (file.endswith(".bin") and kind == L)  # it offers safetensors only
         ]
     return rows
@@ -70,15 +86,15 @@ def _outside() -> list[Row]:
     """Names that lead out of the models' folders."""
     away, control = "../../x.safetensors", controlled("narrow.safetensors")
     control["control"]["inputs"]["control_net"] = away
-    asked = {
+    nodes_of = {
         T: other("model", transformer=away),
         V: other("vae", vae=away),
         C: other("clip", text_encoder=away),
         L: lora(away),
         N: control,
     }
-    says = r"^There is no [\w ]+ named '../../x.safetensors'( in models/\w+)?; refresh and choose again\.$"
-    return [Row(f"out of the folder in {kind}", kind, says, nodes, by="list") for kind, nodes in asked.items()]
+    error = r"^There is no [\w ]+ named '../../x.safetensors'( in models/\w+)?; refresh and choose again\.$"
+    return [Row(f"out of the folder in {kind}", kind, error, nodes, by="list") for kind, nodes in nodes_of.items()]
 
 
 LOADING = (
@@ -167,7 +183,7 @@ LOADING = (
         T,
         "There is no transformer named .* refresh and choose again",
         transformer("gone.safetensors"),
-        gone=f"diffusion_models/{FOLDER}/gone.safetensors",
+        deleted=f"diffusion_models/{FOLDER}/gone.safetensors",
     ),
     Row("V4's VAE", V, "is an EasyAnimate V4 VAE; only those of V1 to V3", vae("v4/vae.safetensors")),
     Row("V5's VAE", V, "is an EasyAnimate V5 or V5.1 VAE; only those of V1 to V3", vae("v5/vae.safetensors")),
@@ -183,7 +199,7 @@ LOADING = (
         "CLIP-G",
         E,
         "is not a complete CLIP ViT-L/14 vision model: its num_hidden_layers is 1 instead",
-        seen("clip-g.safetensors"),
+        clip_vision("clip-g.safetensors"),
     ),
     Row(
         "Stable Diffusion's LoRA",
@@ -203,7 +219,7 @@ LOADING = (
         L,
         "There is no .*named .*refresh and choose again",
         lora(name_of("gone.safetensors")),
-        gone=f"loras/{FOLDER}/gone.safetensors",
+        deleted=f"loras/{FOLDER}/gone.safetensors",
     ),
     Row(
         "Stable Diffusion's ControlNet",
@@ -219,7 +235,7 @@ LOADING = (
         N,
         "There is no .*named .*refresh and choose again",
         controlled("gone.safetensors"),
-        gone=f"controlnet/{FOLDER}/gone.safetensors",
+        deleted=f"controlnet/{FOLDER}/gone.safetensors",
     ),
     Row(
         "a ControlNet of another width",

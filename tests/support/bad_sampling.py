@@ -1,8 +1,9 @@
-"""What users wire to prompts, conditioning, latents, samplers and VAEs, with the essential words of the answer."""
+"""What users wire to prompts, conditioning, latents, samplers and VAEs, and the error."""
 
-from bad_files import name_of
-from bad_graphs import NOT_OURS, OURS_ONLY, SAMPLER, SD, Row, T, V, given, grey, lora, other, seen, transformer
-from graphs import node
+from tools.workflows.author import node
+
+from .bad_files import name_of
+from .bad_graphs import NOT_OURS, OURS_ONLY, SAMPLER, SD, Row, T, V, clip_vision, given, grey, lora, other, transformer
 
 P, I2V, INPAINT = "EasyAnimateEncodePrompt", "EasyAnimateImageToVideo", "EasyAnimateInpaintVideo"
 INP = {"model": node(T, transformer="built-in tiny InP model", weight_dtype="default")}
@@ -32,7 +33,7 @@ CONDITIONING = (
         {**SD, **other("prompt", clip=["sd", 1])},
     ),
     Row(
-        "a transformer made for other text",
+        "a transformer for another text encoder",
         SAMPLER,
         "gives 32-dimensional embeddings, .* takes 48; load the text encoder",
         transformer("wide-text.safetensors"),
@@ -55,8 +56,8 @@ CONDITIONING = (
         I2V,
         r"clip_start_percent \(0.9\) must be below clip_end_percent \(0.1\)",
         {
-            **seen("clip-b/model.safetensors"),
-            **given(clip_vision_output=["see", 0], clip_start_percent=0.9, clip_end_percent=0.1),
+            **clip_vision("clip-b/model.safetensors"),
+            **given(clip_vision_output=["embeds", 0], clip_start_percent=0.9, clip_end_percent=0.1),
         },
     ),
     Row("no width", I2V, "width", given(width=0), by="host"),
@@ -96,7 +97,7 @@ CONDITIONING = (
         "another CLIP vision model",
         SAMPLER,
         "gives 512-dimensional embeddings, EasyAnimate takes 768; load CLIP ViT",
-        {**transformer("sees.safetensors"), **seen("clip-b/model.safetensors")},
+        {**transformer("with-clip.safetensors"), **clip_vision("clip-b/model.safetensors")},
     ),
     Row(
         "masks of another length",
@@ -116,8 +117,8 @@ CONDITIONING = (
         INPAINT,
         r"clip_start_percent \(0.9\) must be below clip_end_percent \(0.1\)",
         {
-            **seen("clip-b/model.safetensors"),
-            **inpainted(clip_vision_output=["see", 0], clip_start_percent=0.9, clip_end_percent=0.1),
+            **clip_vision("clip-b/model.safetensors"),
+            **inpainted(clip_vision_output=["embeds", 0], clip_start_percent=0.9, clip_end_percent=0.1),
         },
     ),
 )

@@ -4,13 +4,12 @@ import json
 import logging
 from pathlib import Path
 
-import av
-import numpy
 import pytest
 import torch
-from conftest import part
-from PIL import Image
 from safetensors.torch import save_file
+
+from support.footage import write_clip, write_image
+from support.pack import part
 
 dataset = part("easyanimate_models.training.clips.dataset")
 buckets = part("easyanimate_models.training.clips.buckets")
@@ -18,23 +17,6 @@ windows = part("easyanimate_models.training.clips.windows")
 kept = part("easyanimate_models.training.clips.tensor_cache")
 DataSettings = part("easyanimate_models.training.clips.settings").DataSettings
 Item, Bucket = dataset.Item, buckets.Bucket
-
-
-def write_clip(file: Path, frames: int = 12, width: int = 64, height: int = 48) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("mpeg4", rate=24)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(frames):
-            pixels = numpy.full((height, width, 3), 255 * i // max(1, frames - 1), numpy.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return file
-
-
-def write_image(file: Path, width: int = 64, height: int = 64) -> Path:
-    Image.new("RGB", (width, height), (255, 0, 0)).save(file)
-    return file
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import part
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from support.pack import part
 
 export = part("easyanimate_models.training.export")
 checkpoints = part("easyanimate_models.training.checkpoints")

@@ -5,13 +5,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import comfy.ops
 import pytest
 import torch
-from conftest import ROOT, part
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from test_train_lora import eye
+from safetensors.torch import load_file
+
+from support.pack import ROOT, part
+from support.stand_ins import write_image_encoder
+from support.transformer_files import write_image_transformer, write_transformer
 
 recipes = part("easyanimate_models.training.recipe")
 run = part("easyanimate_models.training.recipe_run")
@@ -24,11 +25,7 @@ MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 SHIPPED = sorted((ROOT / "easyanimate_models" / "training" / "recipes").glob("*.toml"))
 TINY_RECIPE = next(file for file in SHIPPED if file.stem == "lora_tiny")
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +100,8 @@ def test_a_recipe_may_show_starts_to_an_image_encoder(clips, tmp_path):
     config = replace(tiny.DIT, in_channels=12, clip_tokens=True)
     models = replace(
         recipes.read_recipe(TINY_RECIPE).models,
-        transformer=str(transformer(tmp_path / "base", config)),
-        image_encoder=str(eye(tmp_path / "eye")),
+        transformer=str(write_transformer(tmp_path / "base", config)),
+        image_encoder=str(write_image_encoder(tmp_path / "eye")),
     )
     run.run_recipe(short(clips, tmp_path / "run", models=models))
     rows = json.loads((clips / ".easyanimate" / "index.json").read_text())["examples"]
@@ -125,25 +122,6 @@ def test_a_transformer_recipe_makes_a_folder_that_loads(clips, tmp_path):
     assert taught.config == before.config
     moved = {n for (n, a), b in zip(taught.named_parameters(), before.parameters(), strict=True) if (a - b).norm() > 0}
     assert any("attn_temporal" in name for name in moved) and any("attn1" in name for name in moved)
-
-
-def image_transformer(folder: Path) -> Path:
-    """A PixArt transformer of the tiny model's size, with random weights."""
-    return transformer(folder, replace(tiny.DIT, motion=(), skips=None))
-
-
-def transformer(folder: Path, config) -> Path:
-    """A transformer with random weights."""
-    torch.manual_seed(0)
-    network = initialize.reset_parameters(
-        MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    )
-    network.initialize_weights()
-    torch.nn.init.normal_(network.proj_out.weight, std=0.1)
-    folder.mkdir()
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "base.safetensors")
-    (folder / "config.json").write_text(json.dumps(EasyAnimateV3.config_json(config)))
-    return folder / "base.safetensors"
 
 
 def test_an_image_transformer_learns_from_frames_and_its_motion_modules_stay(clips, tmp_path):
@@ -174,7 +152,7 @@ def test_a_fresh_transformer_has_forgotten_everything(clips, tmp_path):
 
 
 def test_motion_modules_learn_alone(clips, tmp_path):
-    base = image_transformer(tmp_path / "base")
+    base = write_image_transformer(tmp_path / "base")
     models = replace(recipes.read_recipe(TINY_RECIPE).models, transformer=str(base))
     file = run.run_recipe(short(clips, tmp_path / "walk", kind="motion_module", lora=None, models=models))
     assert file.name == "walk_mm.safetensors"
@@ -198,7 +176,7 @@ def test_a_recipe_may_ask_for_samples(clips, tmp_path):
 
 
 def test_silent_motion_modules_change_no_frame(tmp_path):
-    base = image_transformer(tmp_path / "base")
+    base = write_image_transformer(tmp_path / "base")
     model = sd.load_transformer(base)
     runs = part("easyanimate_models.training.denoiser.transformer")
     network = runs.trainable_network(model, runs.TransformerSettings("motion"))

@@ -5,8 +5,10 @@ from pathlib import Path
 import comfy.model_management as mm
 import pytest
 import torch
-from conftest import part, relative_error
 from PIL import Image
+
+from support.pack import part
+from support.recorded import relative_error
 
 samples = part("easyanimate_models.training.samples")
 lora = part("easyanimate_models.training.denoiser.lora")
@@ -29,11 +31,6 @@ NAMES = [f"step_{step:06d}.webp" for step in (2, 4)]
 
 class Stop(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def encoders():
-    return sd.load_text_encoder(TINY), sd.load_vae(TINY)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import json
 
 import torch
-from conftest import ROOT, part
 from safetensors.torch import load_file
+
+from support.pack import ROOT, part
 
 evaluation = part("easyanimate_models.training.toy.evaluation")
 judging = part("easyanimate_models.training.toy.judging")

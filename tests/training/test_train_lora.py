@@ -1,20 +1,20 @@
 """A LoRA learnt from clips: encoded once, learnt by the host's model, read by every loader, gone without a trace."""
 
-import json
 import logging
 import random
 from dataclasses import replace
-from pathlib import Path
 
-import comfy.sample
 import comfy.sd
 import comfy.utils
 import pytest
-import stand_ins
 import torch
-from conftest import part, relative_error
 from safetensors.torch import load_file, save_file
-from tiny_networks import tiny_transformer
+
+from support.components import one_step
+from support.pack import part
+from support.recorded import relative_error
+from support.stand_ins import write_image_encoder
+from support.tiny_networks import tiny_transformer
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
@@ -38,11 +38,6 @@ SETTINGS = lora.LoraSettings(rank=4, alpha=4)
 
 
 @pytest.fixture(scope="module")
-def models():
-    return sd.load_transformer(TINY), sd.load_text_encoder(TINY), sd.load_vae(TINY)
-
-
-@pytest.fixture(scope="module")
 def clips():
     scenes = shapes.split_scenes()[0][:4]
     pixels, _ = shapes.render(scenes, random.Random(0))
@@ -52,17 +47,6 @@ def clips():
 
 def sorted_clips(clips):
     return buckets.sort_into_buckets(clips, 64, 24)
-
-
-def noise_of(model, seed: int = 1) -> torch.Tensor:
-    """What the model makes of fixed noise in one step."""
-    x = torch.randn(1, 4, 6, 8, 8, generator=torch.Generator().manual_seed(seed))
-    text = [[torch.ones(1, 5, 32), {"attention_mask": torch.ones(1, 5)}]]
-    sigmas = torch.tensor([10.0, 5.0])
-    with torch.inference_mode():
-        return comfy.sample.sample(
-            model, x, 1, 1.0, "euler", "normal", text, text, torch.zeros_like(x), sigmas=sigmas, disable_pbar=True
-        ).clone()
 
 
 def test_what_is_encoded_once_is_not_encoded_again(models, clips, tmp_path, monkeypatch):
@@ -157,18 +141,10 @@ def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path
     assert kinds == {(False, False), (True, False), (True, True)}
 
 
-def eye(folder: Path) -> Path:
-    """A folder with an image encoder as a release has it, only thinner."""
-    torch.manual_seed(0)
-    save_file(stand_ins.image_encoder(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(stand_ins.IMAGE_ENCODER))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def shown(models, clips, tmp_path_factory):
     """Clips encoded for a model that sees starts through CLIP, and the image encoder."""
-    image_encoder = sd.load_image_encoder(eye(tmp_path_factory.mktemp("image_encoder")))
+    image_encoder = sd.load_image_encoder(write_image_encoder(tmp_path_factory.mktemp("image_encoder")))
     folder, (_, clip, vae) = tmp_path_factory.mktemp("set"), models
     with torch.no_grad():
         found = encoded.encode_dataset(
@@ -241,7 +217,7 @@ def test_a_model_learns_with_its_clip_tokens(shown, models, tmp_path, caplog):
 def trained(models, clips, tmp_path_factory):
     """A short run: the MODEL before, what it made, and what came out."""
     folder = tmp_path_factory.mktemp("run")
-    before = noise_of(models[0])
+    before = one_step(models[0])
     patch = pytest.MonkeyPatch()
     patch.setattr(node_run, "_paths", lambda name, _: (folder / f"{name}.safetensors", folder / name))
     data = data_settings.DataSettings(side=64, frames=24, batch=2)
@@ -253,19 +229,19 @@ def trained(models, clips, tmp_path_factory):
 
 def test_the_model_that_was_given_is_as_it_was(trained):
     model, before, _ = trained
-    assert torch.equal(noise_of(model), before)
+    assert torch.equal(one_step(model), before)
 
 
 def test_all_loaders_read_the_file_as_it_was_learnt(trained, tmp_path):
     model, before, result = trained
-    learnt = noise_of(result.model)
+    learnt = one_step(result.model)
     assert relative_error(learnt, before) > 1e-3
     ours, _ = load_lora(result.file, model)
     stock, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(result.file)), 1.0, 0.0)
     for loaded in (ours, stock):
-        assert relative_error(noise_of(loaded), learnt) < 1e-3
+        assert relative_error(one_step(loaded), learnt) < 1e-3
     off, _ = load_lora(result.file, model, strength_model=0.0)
-    assert torch.equal(noise_of(off), before)
+    assert torch.equal(one_step(off), before)
 
 
 def test_the_names_of_the_original_are_read_too(trained, tmp_path):
@@ -281,11 +257,11 @@ def test_the_names_of_the_original_are_read_too(trained, tmp_path):
     assert {k.split(".", 1)[0] for k in written} == {"lora_unet__transformer_blocks_0_attn1_to_q"}
     save_file(renamed, tmp_path / "renamed.safetensors")
     loaded, _ = load_lora(tmp_path / "renamed.safetensors", model)
-    assert relative_error(noise_of(loaded), noise_of(result.model)) < 1e-3
+    assert relative_error(one_step(loaded), one_step(result.model)) < 1e-3
 
 
 def test_adapters_change_nothing_at_first(models):
-    assert torch.equal(noise_of(lora.add_adapters(models[0], SETTINGS)[0]), noise_of(models[0]))
+    assert torch.equal(one_step(lora.add_adapters(models[0], SETTINGS)[0]), one_step(models[0]))
 
 
 def test_motion_modules_learn_or_not(models):
@@ -310,7 +286,7 @@ def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
     assert all(torch.allclose(files[0][k], files[1][k], atol=1e-4) for k in files[0])
     save_file(files[1], tmp_path / "learnt.safetensors")  # and the file is what was learnt
     loaded, _ = load_lora(tmp_path / "learnt.safetensors", model)
-    assert relative_error(noise_of(loaded), noise_of(patcher)) < 1e-3
+    assert relative_error(one_step(loaded), one_step(patcher)) < 1e-3
 
 
 @pytest.mark.parametrize(("rank", "alpha", "said"), [(0, 4, "rank 0 can't learn"), (4, 0, "alpha 0 changes nothing")])

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import part
 from safetensors.torch import load_file
-from test_recipes import image_transformer, transformer
-from test_train_lora import eye
+
+from support.pack import part
+from support.stand_ins import write_image_encoder
+from support.transformer_files import write_image_transformer, write_transformer
 
 sd = part("easyanimate_models.sd")
 node_run = part("easyanimate_models.training.node_run")
@@ -21,11 +22,6 @@ tiny = part("easyanimate_models.training.toy.tiny")
 TINY = model_files.TINY
 PLAN = TrainingPlan(steps=2, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
 DATA = data_settings.DataSettings(side=32, frames=8)
-
-
-@pytest.fixture(scope="module")
-def encoders():
-    return sd.load_text_encoder(TINY), sd.load_vae(TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +47,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 @pytest.fixture(params=["image", "video"])
 def base(request, tmp_path):
     """A transformer without motion modules, which is given V1's, and one with V3's."""
-    return image_transformer(tmp_path / "base") if request.param == "image" else TINY / "transformer"
+    return write_image_transformer(tmp_path / "base") if request.param == "image" else TINY / "transformer"
 
 
 def test_all_but_the_motion_modules_stays_bit_by_bit(base, encoders):
@@ -75,7 +71,7 @@ def test_the_file_goes_into_the_transformer_it_was_taught_in(base, encoders):
 
 
 def test_motion_modules_of_another_kind_do_not_go_into_a_video_transformer(encoders, tmp_path):
-    v1 = taught(sd.load_transformer(image_transformer(tmp_path / "base")), encoders).file
+    v1 = taught(sd.load_transformer(write_image_transformer(tmp_path / "base")), encoders).file
     with pytest.raises(CheckpointError, match="already has motion modules"):
         sd.load_transformer(TINY / "transformer", v1)
 
@@ -87,8 +83,8 @@ def test_images_teach_no_motion(encoders):
 
 def test_starts_are_shown_to_the_image_encoder(encoders, tmp_path):
     (tmp_path / "eye").mkdir()
-    base = transformer(tmp_path / "base", replace(tiny.DIT, in_channels=12, clip_tokens=True))
-    image_encoder = sd.load_image_encoder(eye(tmp_path / "eye"))
+    base = write_transformer(tmp_path / "base", replace(tiny.DIT, in_channels=12, clip_tokens=True))
+    image_encoder = sd.load_image_encoder(write_image_encoder(tmp_path / "eye"))
     asked = replace(task(sd.load_transformer(base), encoders), clip_vision=image_encoder)
     trained = node_run.train_motion_module(asked)
     rows = json.loads((trained.folder / ".easyanimate" / "index.json").read_text())["examples"]

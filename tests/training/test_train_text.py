@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import comfy.sd
 import pytest
 import torch
-from conftest import GOLDEN, part, relative_error
 from safetensors.torch import load_file, save_file
-from test_train_lora import PLAN, SETTINGS, noise_of
+
+from support.components import one_step
+from support.pack import part
+from support.recorded import GOLDEN, relative_error
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
@@ -20,12 +22,10 @@ text_lora = part("easyanimate_models.training.denoiser.text_lora")
 dataset = part("easyanimate_models.training.clips.dataset")
 load_lora = part("easyanimate_models.lora").load_lora
 TINY = part("easyanimate_models.files.model_files").TINY
+TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
+PLAN = TrainingPlan(steps=4, learning_rate=3e-3, warmup=2, ema=0.9, clip=1.0, seed=3, schedule="constant")
+SETTINGS = lora.LoraSettings(rank=4, alpha=4)
 TEXT = "A red ball, moving LEFT"
-
-
-@pytest.fixture(scope="module")
-def models():
-    return sd.load_transformer(TINY), sd.load_text_encoder(TINY), sd.load_vae(TINY)
 
 
 def reading(clip, text: str = TEXT) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_layers_are_called_as_by_the_original(reader):
 def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatch):
     model, clip, _ = models
     frozen = {name: tensor.clone() for name, tensor in clip.cond_stage_model.state_dict().items()}
-    before = reading(clip), noise_of(model)
+    before = reading(clip), one_step(model)
     monkeypatch.setattr(node_run, "_paths", lambda name, _: (tmp_path / f"{name}.safetensors", tmp_path / name))
     clips = dataset.in_memory([torch.rand(8, 32, 32, 3) for _ in range(3)], ["a red ball", "a blue ball", "a box"])
     data, settings = data_settings.DataSettings(side=32, frames=8, batch=2), replace(SETTINGS, text=True)
@@ -104,7 +104,7 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
     assert any(name.startswith("diffusion_model.") for name in learnt)
     assert not list(tmp_path.rglob("text.*"))
     assert relative_error(reading(result.clip), before[0]) > 1e-4
-    assert torch.equal(reading(clip), before[0]) and torch.equal(noise_of(model), before[1])
+    assert torch.equal(reading(clip), before[0]) and torch.equal(one_step(model), before[1])
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in clip.cond_stage_model.state_dict().items())
 
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 import comfy.ops
 import pytest
 import torch
-from conftest import part, relative_error
 from safetensors.torch import load_file, save_file
-from test_dataset import write_image
+
+from support.footage import write_image
+from support.pack import part
+from support.recorded import relative_error
 
 loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
@@ -31,11 +33,7 @@ SMALL = {"channels": (8, 8, 16, 16), "norm_groups": 4}
 PLAN = loop.TrainingPlan(steps=6, learning_rate=2e-3, warmup=1, ema=0.5, clip=1.0, seed=3)
 PLAIN = objectives.VAESettings(perceptual=0.0, adversary=0.0, **SMALL)
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,11 @@ from dataclasses import replace
 import comfy.ops
 import pytest
 import torch
-from conftest import part, relative_error
 from safetensors.torch import load_file
 from torch import nn
+
+from support.pack import part
+from support.recorded import relative_error
 
 loop = part("easyanimate_models.training.loop")
 precision = part("easyanimate_models.training.precision")
@@ -26,11 +28,7 @@ SliceVAE = part("easyanimate_models.vae.slice_vae").SliceVAE
 OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
 PLAN = loop.TrainingPlan(steps=8, learning_rate=1e-2, warmup=2, ema=0.9, clip=1.0, seed=3)
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def small_vae() -> SliceVAE:

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
-from conftest import part
 from torch import nn
+
+from support.pack import TESTS, part
 
 loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
@@ -23,23 +24,19 @@ journal = part("easyanimate_models.training.journal")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
 PLAN = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
-RUNNER = Path(__file__).parent.parent / "support" / "toy_run.py"
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def toy(folder: Path, *options: str, processes: int = 1) -> subprocess.Popen:
-    """The run of toy_run.py in a process of its own, or in several."""
+    """`support.toy_run` in a process of its own, or in several."""
     command = [sys.executable]
     if processes > 1:
         port = 29500 + os.getpid() % 1000
         command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, str(RUNNER), str(folder), *options], env=environment, stderr=subprocess.PIPE)
+    command += ["-m", "support.toy_run", str(folder), *options]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=TESTS, env=variables, stderr=subprocess.PIPE)
 
 
 def done(process: subprocess.Popen) -> None:

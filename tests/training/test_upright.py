@@ -7,8 +7,9 @@ import av
 import numpy
 import pytest
 import torch
-from conftest import part
 from PIL import Image
+
+from support.pack import part
 
 dataset = part("easyanimate_models.training.clips.dataset")
 buckets = part("easyanimate_models.training.clips.buckets")

@@ -8,8 +8,9 @@ import av
 import numpy
 import pytest
 import torch
-from conftest import part
 from safetensors.torch import load_file
+
+from support.pack import part
 
 atomic = part("easyanimate_models.files.atomic")
 
