@@ -15,7 +15,7 @@ HEADINGS = {  # of a page: what goes in, what comes out, and what a table says o
     "zh": ("输入", "输出", "说明"),
     "ja": ("入力", "出力", "説明"),
 }
-DEFAULT = {"en": " Default: `{}`.", "zh": "默认：`{}`。", "ja": "初期値：`{}`。"}
+DEFAULT = {"en": " Default: `{}`.", "zh": "默认：`{}`。", "ja": "既定値：`{}`。"}
 
 
 def english(known: dict) -> dict:
