@@ -197,7 +197,7 @@ class EasyAnimateStepCache(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Largest relative error allowed for a skipped step: 0 = skip nothing, 0.05 = cautious; "
-                    "above 0.2 it shows.",
+                    "above 0.2 the difference is visible.",
                 ),
                 io.Float.Input(
                     "start_percent",

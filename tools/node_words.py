@@ -17,7 +17,7 @@ HEADINGS = {  # of a page: what goes in, what comes out, and the head of the col
     "zh": ("输入", "输出", "说明"),
     "ja": ("入力", "出力", "説明"),
 }
-DEFAULT = {"en": " Default: `{}`.", "zh": "默认：`{}`。", "ja": "初期値：`{}`。"}
+DEFAULT = {"en": " Default: `{}`.", "zh": "默认：`{}`。", "ja": "既定値：`{}`。"}
 
 
 def words(arguments: list[str]) -> int:
