@@ -23,7 +23,7 @@ def main(file: Path) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Stopped; run it again to go on.")
+        sys.exit("Interrupted; run it again to resume.")
 
 
 if __name__ == "__main__":

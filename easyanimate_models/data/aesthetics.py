@@ -58,7 +58,7 @@ def read_layers(head: Path) -> list[tuple[Tensor, Tensor]]:
     layers = [(weight, bias.float()) for weight, bias in pairs if weight.dim() == 2 and bias is not None]
     shapes = [weight.shape for weight, _ in layers] if len(layers) == len(pairs) else []
     if not shapes or shapes[-1][0] != 1 or any(a[0] != b[1] for a, b in zip(shapes, shapes[1:], strict=False)):
-        raise CheckpointError(f"{head.name} is no aesthetic predictor; choose {HEAD}.")
+        raise CheckpointError(f"{head.name} is not an aesthetic predictor; choose {HEAD}.")
     return layers
 
 
@@ -66,8 +66,8 @@ def _predict(x: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
     for weight, bias in layers:  # there were only dropouts between them
         if x.shape[-1] != weight.shape[1]:
             raise CheckpointError(
-                f"The aesthetic predictor is for embeddings of {weight.shape[1]} numbers and the image encoder gives "
-                f"{x.shape[-1]}; load CLIP ViT-L/14 with it."
+                f"The aesthetic predictor needs {weight.shape[1]}-dimensional embeddings, but the image encoder gives "
+                f"{x.shape[-1]}; load CLIP ViT-L/14."
             )
         x = F.linear(x, weight, bias)
     return x

@@ -42,9 +42,9 @@ class Captioner:
 
     def __post_init__(self):
         if self.rewriter is not None and "{text}" not in self.rewriting:
-            raise ValueError("The instruction for rewriting must hold {text}, where the description goes.")
+            raise ValueError("The rewriting instruction must contain {text}, which stands for the description.")
         if self.batch < 1:
-            raise ValueError(f"{self.batch} clips at once are none; set batch to 1 or more.")
+            raise ValueError(f"batch is {self.batch}; set it to 1 or more.")
 
     def __call__(self, file: Path) -> dict[str, str]:
         """`text`, in one line."""
@@ -83,7 +83,7 @@ def _pipeline(task: str, folder: Path, device: str):
     """A pipeline of `transformers`: from this folder alone, weights as safetensors, no code of its own."""
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder} holds no model (no config.json); give the folder of one that transformers can load."
+            f"{folder} contains no model (no config.json); choose the folder of a model that transformers can load."
         )
     transformers = require_package("transformers")
     precision = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= DTYPE_SINCE else "torch_dtype"

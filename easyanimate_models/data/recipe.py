@@ -35,7 +35,7 @@ class ScoreSettings:
 
     def __post_init__(self):
         if bool(self.image_encoder) != bool(self.aesthetics_head):
-            raise ValueError("names one of image_encoder and aesthetics_head; looks need both, or neither.")
+            raise ValueError("sets only one of image_encoder and aesthetics_head; set both, or neither.")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_data_recipe(file: str | Path) -> DataRecipe:
     file = Path(file)
     table = read_toml(file, {"source", "folder", "original", *SECTIONS})
     if "folder" not in table or "source" not in table:
-        raise RecipeError(f"{file}: source (the footage) and folder (of the data set) must be named at the top.")
+        raise RecipeError(f"{file}: set source (the footage) and folder (the dataset) at the top.")
     return DataRecipe(
         split=read_section(file, "split", SplitSettings, table),
         scores=read_section(file, "scores", ScoreSettings, table),
@@ -97,7 +97,7 @@ def run_recipe(recipe: DataRecipe, progress_of: Callable[[str], Progress | None]
         write_original(folder, rows)
     report = write_report(folder, rows, recipe.limits)
     kept = [row for row in rows if not row.get("rejected")]
-    logging.info("%d of %d clips are kept; %s shows which and why.", len(kept), len(rows), report)
+    logging.info("%d of %d clips kept; %s shows which ones and why.", len(kept), len(rows), report)
     return folder
 
 

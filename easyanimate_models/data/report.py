@@ -52,8 +52,8 @@ def _summary(rows: list[Row], kept: list[Row]) -> str:
     lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in reasons.most_common())
     seconds = sum(float(row.get("seconds", 0)) for row in kept)
     return (
-        f"<p><b>{len(kept)} of {len(rows)} clips are kept</b>, {seconds / 60:.1f} minutes. Left out, by what for "
-        f"(a clip can have several reasons):</p><table>{lines}</table>"
+        f"<p><b>{len(kept)} of {len(rows)} clips kept</b>, {seconds / 60:.1f} minutes. Rejected clips by reason (a "
+        f"clip can have several reasons):</p><table>{lines}</table>"
     )
 
 
@@ -142,4 +142,4 @@ def _captions(folder: Path, kept: list[Row]) -> str:
 
 def _unusable(rows: list[Row]) -> str:
     lines = "".join(f"<li>{html.escape(str(row['wrong']))}</li>" for row in rows)
-    return f"<h2>Can't be used</h2><ul>{lines}</ul>" if rows else ""
+    return f"<h2>Unusable files</h2><ul>{lines}</ul>" if rows else ""

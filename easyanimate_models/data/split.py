@@ -30,8 +30,8 @@ class SplitSettings:
     def __post_init__(self):
         if not 0 < self.least <= self.most / 2:
             raise ValueError(
-                f"Clips of {self.least:g} to {self.most:g} seconds can't be cut from every shot; let most be at least "
-                "twice as long as least."
+                f"Clips of {self.least:g} to {self.most:g} seconds can't be cut from every shot; make the maximum at "
+                "least twice the minimum."
             )
 
 

@@ -32,7 +32,7 @@ class Execution:
         if self.engine not in ENGINES:
             raise DatasetError(f"There is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}.")
         if self.workers < 1:
-            raise DatasetError(f"{self.workers} workers do nothing; set workers to 1 or more.")
+            raise DatasetError(f"workers is {self.workers}; set it to 1 or more.")
 
     def run(self, task: Task, files: list[Path]) -> Iterator[Result]:
         """The task on each file, in any order."""
@@ -127,12 +127,12 @@ def _run_on_all(
     """A row for every file, from the ledger where it was done before, else by running the task now."""
     keys = {file: key for file in files if (key := _ledger_key(file, root, settings)) is not None}
     rows = {file: ledger[key] for file, key in keys.items() if key in ledger}
-    rows |= {file: {"wrong": f"{file} is not there any more; put it back."} for file in files if file not in keys}
+    rows |= {file: {"wrong": f"{file} no longer exists; put it back."} for file in files if file not in keys}
     remaining = [file for file in keys if file not in rows]
     for result in execution.run(task, remaining) if remaining else ():
         rows[result.file] = {"wrong": result.error} if result.row is None else result.row
         if result.row is None:
-            logging.warning("%s It is left out.", result.error)
+            logging.warning("%s The file is skipped.", result.error)
         ledger.write(keys[result.file], rows[result.file])
         if progress is not None:
             progress(len(rows), len(files))

@@ -103,9 +103,9 @@ def _part_beside(path: Path) -> Path:
 
 def _sentence(path: Path, error: OSError) -> str:
     if error.errno in FULL:
-        return f"The disk that holds {path} is full; make room and run it again."
+        return f"The disk that holds {path} is full; free some space and run it again."
     if error.errno in READ_ONLY:
         return f"{path.parent} can't be written to; change its permissions or choose another folder."
     if error.errno == errno.ENAMETOOLONG:
-        return f"The name {path.name[:SHOWN]}... is too long for the disk; shorten it."
+        return f"The name {path.name[:SHOWN]}... is too long for this file system; shorten it."
     return f"{path} can't be written ({error.strerror}); check the folder and the disk, then run it again."

@@ -57,7 +57,7 @@ class StepCache:
             return executor(*args, **kwargs)
         finally:
             self.run = None
-            logging.info("EasyAnimate Step Cache: %d of %d steps left out.", run.skipped, run.steps)
+            logging.info("EasyAnimate Step Cache: %d of %d steps skipped.", run.skipped, run.steps)
 
     def predict(self, executor, x: Tensor, sigma: Tensor, *args, **kwargs) -> Tensor:
         """Around one step: the denoised latents, computed or foretold."""

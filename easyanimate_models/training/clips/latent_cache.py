@@ -125,11 +125,11 @@ def encode_dataset(
             clip_embeds = encode_start(item, bucket) if encode_start else None
             examples.setdefault(bucket, []).append(Example(latents, item.text, clip_embeds))
         except MediaError as error:
-            logging.warning("%s It is left out.", error)
+            logging.warning("%s The clip is skipped.", error)
         if progress is not None:
             progress(done, len(items))
     if not examples:
-        raise DatasetError(f"No clip of {folder} could be encoded; see the log.")
+        raise DatasetError(f"No clip in {folder} could be encoded; see the log.")
     dataset = LatentDataset(examples, _encode_texts(cache, examples, clip) if clip is not None else {})
     _write_index(cache, dataset, inpainting)
     return dataset
@@ -164,7 +164,8 @@ def wants_clip_tokens(model, image_encoder) -> bool:
     takes = model.model.diffusion_model.config.clip_tokens
     if takes and not image_encoder:
         logging.warning(
-            "This transformer sees start images through CLIP, but no image encoder is given; it learns without them."
+            "This transformer can see start images through CLIP, but no image encoder is given; it is trained without "
+            "CLIP."
         )
     return takes and bool(image_encoder)
 

@@ -25,6 +25,6 @@ class DataSettings:
 
     def __post_init__(self):
         if self.windows < 1:
-            raise ValueError(f"{self.windows} windows of a clip teach nothing; set windows to 1 or more.")
+            raise ValueError(f"windows is {self.windows}; set it to 1 or more.")
         if self.lengths not in LENGTHS:
             raise ValueError(f"lengths is {self.lengths!r}; it must be one of {', '.join(LENGTHS)}.")

@@ -27,9 +27,9 @@ class LoraSettings:
 
     def __post_init__(self):
         if self.rank < 1:
-            raise ValueError(f"A LoRA of rank {self.rank} can't learn anything; give a rank of 1 or more, such as 16.")
+            raise ValueError(f"rank is {self.rank}; set it to 1 or more, such as 16.")
         if not self.alpha > 0:
-            raise ValueError(f"A LoRA with alpha {self.alpha} changes nothing; give an alpha above 0.")
+            raise ValueError(f"alpha is {self.alpha}; set it above 0.")
 
 
 class LowRank(nn.Module):

@@ -19,7 +19,9 @@ def load_image_weights(network: nn.Module, weights: dict[str, Tensor], release: 
     missing, unexpected = network.load_state_dict(weights, strict=False)
     wrong = [name for name in missing if release.motion_marker not in name] + list(unexpected)
     if wrong:
-        raise ValueError(f"The transformer can't be trained as it is loaded, first at {wrong[0]}; load it in bf16.")
+        raise ValueError(
+            f"The transformer can't be trained the way it was loaded (first mismatch: {wrong[0]}); load it in bf16."
+        )
 
 
 def motion_weights(weights: dict[str, Tensor], release: ReleaseClass) -> dict[str, Tensor]:

@@ -87,7 +87,7 @@ SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of
 def write_toys(folder: Path, name: str = "look", count: int | None = None) -> None:
     """Write the clips of a set, with captions in .txt files or a list. Raises `ValueError` for an unknown set."""
     if name not in SETS:
-        raise ValueError(f"There are no toy clips called {name!r}; there are {', '.join(SETS)}.")
+        raise ValueError(f"There is no set of toy clips named {name!r}; choose one of {', '.join(SETS)}.")
     scenes, suffix, usual = SETS[name]
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows = random.Random(SEED), []
