@@ -1,4 +1,4 @@
-"""The nodes that train on a real server: from a folder, from connected clips, stopped, and asked for nonsense."""
+"""The nodes that train on a real server: from a folder, from connected clips, stopped, and given nonsense."""
 
 import shutil
 import threading
