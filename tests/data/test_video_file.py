@@ -108,7 +108,9 @@ def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
 
 def test_a_file_that_breaks_off_says_where(tmp_path):
     written = [texture(160, 120, seed=i) for i in range(40)]
-    file = write_video(tmp_path / "a.mp4", written, container={"movflags": "faststart"})
+    file = write_video(
+        tmp_path / "a.mp4", written, prepare=lambda stream: stream.container.options.update(movflags="faststart")
+    )
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert probe(file).width == 160

@@ -219,7 +219,7 @@ def test_some_windows_are_shorter_and_go_where_they_fit():
     ("wrong", "message"),
     [({"windows": 0}, "0 windows of a clip teach nothing"), ({"lengths": "any"}, "lengths is 'any'")],
 )
-def test_windows_that_make_no_sense_are_said(wrong, message):
+def test_windows_that_make_no_sense_are_an_error(wrong, message):
     with pytest.raises(ValueError, match=message):
         DataSettings(512, 48, **wrong)
 

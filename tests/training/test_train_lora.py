@@ -228,7 +228,7 @@ def test_the_model_that_was_given_is_as_it_was(trained):
     assert torch.equal(one_step(model), before)
 
 
-def test_all_loaders_read_the_file_as_it_was_learnt(trained, tmp_path):
+def test_all_loaders_read_the_file_as_it_was_trained(trained, tmp_path):
     model, before, result = trained
     trained_step = one_step(result.model)
     assert relative_error(trained_step, before) > 1e-3
@@ -287,7 +287,7 @@ def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
 @pytest.mark.parametrize(
     ("rank", "alpha", "message"), [(0, 4, "rank 0 can't learn"), (4, 0, "alpha 0 changes nothing")]
 )
-def test_a_lora_that_changes_nothing_is_said(rank, alpha, message):
+def test_a_lora_that_changes_nothing_is_an_error(rank, alpha, message):
     with pytest.raises(ValueError, match=message):
         lora.LoraSettings(rank, alpha)
 

@@ -62,7 +62,7 @@ def test_all_but_the_motion_modules_stays_bit_by_bit(base, encoders):
     assert type(trained.model.model.model_config) is type(model.model.model_config)
 
 
-def test_the_file_goes_into_the_transformer_it_was_taught_in(base, encoders):
+def test_the_file_goes_into_the_transformer_it_was_trained_in(base, encoders):
     trained = train(sd.load_transformer(base), encoders)
     assert all("attn_temporal" in key or key == "easyanimate_config" for key in load_file(trained.file))
     loaded = sd.load_transformer(base, trained.file)
@@ -91,7 +91,7 @@ def test_starts_are_shown_to_the_image_encoder(encoders, tmp_path):
     assert load_file(trained.folder / ".easyanimate" / rows[0]["seen"])["embeds"].shape == (768,)
 
 
-def test_under_a_lora_nothing_is_taught(encoders):
+def test_under_a_lora_nothing_is_trained(encoders):
     with_lora, _ = part("easyanimate_models.lora").load_lora(
         model_files.lora_path(model_files.BUILT_IN_LORA), sd.load_transformer(TINY)
     )

@@ -68,7 +68,7 @@ def test_gradients_through_the_text_encoder_are_right(reader):
 
 
 @pytest.mark.parametrize("naming", lora.NAMINGS)
-def test_a_taught_text_encoder_comes_back_from_its_file(models, reader, tmp_path, naming):
+def test_a_trained_text_encoder_comes_back_from_its_file(models, reader, tmp_path, naming):
     model, clip, _ = models
     changed, file = reading(reader.clip), tmp_path / "words.safetensors"
     before = reading(clip)
@@ -107,7 +107,7 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in clip.cond_stage_model.state_dict().items())
 
 
-def test_samples_are_read_with_what_is_learnt(models, reader):
+def test_sample_prompts_are_encoded_by_the_trained_text_encoder(models, reader):
     data, wanted = lora_run.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
     subject = samples.subject_of(wanted, data, models[1:], inpainting=True)
     (context, told), negative = (prompt[0] for prompt in reader.prompts(subject))
@@ -123,6 +123,6 @@ def test_weights_that_the_host_scales_learn_what_the_file_says():
     assert torch.allclose(adapter(weight) * 0.25, plain(weight * 0.25), atol=1e-6)
 
 
-def test_a_text_encoder_of_another_kind_is_said():
+def test_a_text_encoder_of_another_kind_is_named():
     with pytest.raises(ValueError, match="can't learn; load T5 with Load EasyAnimate Text Encoder"):
         text_lora.Reader(SimpleNamespace(cond_stage_model=torch.nn.Module()), SETTINGS)

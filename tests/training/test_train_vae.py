@@ -188,7 +188,7 @@ def vgg_file(folder):
     return file, features
 
 
-def test_the_eye_sees_with_the_weights_of_the_file(tmp_path):
+def test_the_perceptual_loss_uses_the_weights_of_the_file(tmp_path):
     pytest.importorskip("lpips")
     file, features = vgg_file(tmp_path)
     perceptual_loss = perceptual.Perceptual(file)

@@ -211,7 +211,7 @@ def test_a_plan_says_what_is_wrong(wrong, message):
         replace(PLAN, **wrong)
 
 
-def test_nothing_to_train_is_said(tmp_path):
+def test_nothing_to_train_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="all weights are frozen"):
         loop.fit(tmp_path, layer().requires_grad_(False), lambda step: (torch.zeros(1), {}), PLAN)
 

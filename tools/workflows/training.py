@@ -27,6 +27,9 @@ good ones; its *report* is a page that shows which and why. Change the limits an
 a video, or beside a clip in `output/easyanimate_data`. More in `docs/prepare_data.md`."""
 
 
+SHORT_CLIPS = {"min_seconds": 0.5, "max_seconds": 4.0}
+
+
 def footage_to_lora() -> Workflow:
     """Split, score, filter, caption, train, and a video with the LoRA."""
     return Workflow(
@@ -38,15 +41,7 @@ def footage_to_lora() -> Workflow:
             "filter": node("EasyAnimateFilterClips", dataset=["score", 0]),
             "preview": node("PreviewImage", images=["filter", 1]),
             "describe": node("EasyAnimateCaptionClips", dataset=["filter", 0]),
-            "train": node(
-                "EasyAnimateTrainLora",
-                model=["model", 0],
-                clip=["clip", 0],
-                vae=["vae", 0],
-                dataset=["describe", 0],
-                steps=500,
-            ),
-            "curve": node("PreviewImage", images=["train", 1]),
+            **_train("EasyAnimateTrainLora", steps=500, dataset=["describe", 0]),
             "conditioning": conditioning(),
             "note": note(FOOTAGE_NOTE),
         },
@@ -60,12 +55,7 @@ def footage_to_lora() -> Workflow:
             {"save": (24, 64)},
             inputs={
                 "prompt": {"positive": PROMPT, "negative": ""},
-                "split": {
-                    "folder": "easyanimate",
-                    "name": "easyanimate-tiny-test",
-                    "min_seconds": 0.5,
-                    "max_seconds": 4.0,
-                },
+                "split": {"folder": "easyanimate", "name": "easyanimate-tiny-test", **SHORT_CLIPS},
                 "score": {"text_area": False},
                 "filter": {"min_motion": 0.0, "max_motion": 1000.0},
                 "conditioning": {"length": 24},
@@ -73,6 +63,15 @@ def footage_to_lora() -> Workflow:
             },
         ),
     )
+
+
+def _train(kind: str, steps: int, **inputs) -> dict:
+    """`train`, a node of this kind on `model`, `clip` and `vae`, and `curve`, its loss."""
+    links = {name: [name, 0] for name in ("model", "clip", "vae")}
+    return {
+        "train": node(kind, **links, **inputs, steps=steps),
+        "curve": node("PreviewImage", images=["train", 1]),
+    }
 
 
 def train_lora() -> Workflow:
@@ -92,16 +91,7 @@ def _training(name: str, kind: str, text: str, steps: int) -> Workflow:
             "clip_file": node("LoadVideo", file="clip.mp4"),
             "parts": node("GetVideoComponents", video=["clip_file", 0]),
             "caption": node("PrimitiveString", value="what the clip shows"),
-            "train": node(
-                kind,
-                model=["model", 0],
-                clip=["clip", 0],
-                vae=["vae", 0],
-                clips=["parts", 0],
-                captions=["caption", 0],
-                steps=steps,
-            ),
-            "curve": node("PreviewImage", images=["train", 1]),
+            **_train(kind, steps, clips=["parts", 0], captions=["caption", 0]),
             "conditioning": conditioning(),
             "note": note(text),
         },
