@@ -24,6 +24,8 @@ def test(arguments: list[str]) -> int:
         install.bring_browser()
     variables = {**os.environ, "COMFYUI_PATH": str(HOST), "OMP_NUM_THREADS": "1"}
     variables["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
+    if recordings := os.environ.get("EASYANIMATE_GOLDEN"):
+        variables["EASYANIMATE_GOLDEN"] = str(Path(recordings).resolve())
     whole = not set(arguments) - {"--browser"}
     tests = [["pytest", *pytest_arguments(arguments)]]
     if whole:

@@ -5,7 +5,6 @@ Tests set `BASE` and `OUTPUT` to folders of their own.
 
 import contextlib
 import functools
-import os
 import socket
 import subprocess
 import sys
@@ -28,7 +27,7 @@ def link_pack() -> None:
     if link.exists() or ROOT.parent == link.parent:
         return
     link.parent.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":
+    if sys.platform == "win32":
         import _winapi
 
         _winapi.CreateJunction(str(ROOT), str(link))

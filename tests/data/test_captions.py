@@ -38,9 +38,9 @@ def test_clips_are_described_several_at_once_as_alone(captioner, footage):
 
 def test_a_second_model_words_it_anew(captioner, footage, tmp_path):
     writer = write_writer(tmp_path / "writer")
-    told = caption.Captioner(captioner, frames=2, longest=5, rewriter=writer)(footage / "pan.mp4")["text"]
+    reworded = caption.Captioner(captioner, frames=2, longest=5, rewriter=writer)(footage / "pan.mp4")["text"]
     plain = caption.Captioner(captioner, frames=2, longest=5)(footage / "pan.mp4")["text"]
-    assert told and told != plain
+    assert reworded and reworded != plain
 
 
 def test_folders_without_a_model_say_so(tmp_path):

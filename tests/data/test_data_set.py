@@ -55,17 +55,17 @@ def test_no_two_videos_share_clips(tmp_path):
 
 
 class Counting:
-    """A work that counts what it is asked, and can be killed."""
+    """A work that counts its calls, and can be killed."""
 
     name = "counting"
 
     def __init__(self, dies_at: int | None = None):
-        self.asked, self.dies_at = [], [dies_at]  # no setting: those are plain
+        self.files, self.dies_at = [], [dies_at]  # no setting: those are plain
 
     def __call__(self, file: Path) -> dict:
-        if [len(self.asked)] == self.dies_at:
+        if [len(self.files)] == self.dies_at:
             raise KeyboardInterrupt
-        self.asked.append(file.name)
+        self.files.append(file.name)
         return {"count": len(file.name)}
 
 
@@ -78,8 +78,8 @@ def test_what_was_done_before_a_kill_is_not_done_again(footage, tmp_path):
     torn = home / stages.DONE / "counting.jsonl"
     torn.write_bytes(torn.read_bytes() + b'{"key": "clip')  # a line that the crash cut off
     rows = stages.score_clips(home, [second], HERE)
-    assert len(first.asked) == 2 and len(second.asked) == 2 and not set(first.asked) & set(second.asked)
-    assert sorted(row["count"] for row in rows if "count" in row) == sorted(map(len, first.asked + second.asked))
+    assert len(first.files) == 2 and len(second.files) == 2 and not set(first.files) & set(second.files)
+    assert sorted(row["count"] for row in rows if "count" in row) == sorted(map(len, first.files + second.files))
     assert len(ledger.Ledger(torn).rows) == 4
 
 
@@ -90,7 +90,7 @@ def test_a_clip_that_changed_is_measured_anew(footage, tmp_path):
     write_video(home / "clips" / "pan_001.mp4", pan(8, frames=30))
     again = Counting()
     stages.score_clips(home, [again], HERE)
-    assert again.asked == ["pan_001.mp4"]
+    assert again.files == ["pan_001.mp4"]
 
 
 def test_videos_are_not_split_twice(footage, tmp_path, monkeypatch):
@@ -156,8 +156,8 @@ def test_limits_choose_and_choose_anew_without_measuring(footage, tmp_path):
     assert strict["clips/pan_001.mp4"] == "" and re.match("motion .* is below 3", strict["clips/日本_ü_001.mp4"])
     loose = filters.Limits(motion=(None, None), change=(None, None))
     assert sum(not row["rejected"] for row in stages.choose_clips(home, loose)) == 4
-    kept = [item.file.name for item in read_dataset_of(home, filters.Limits())]
-    assert "pan_001.mp4" in kept and "日本_ü_001.mp4" not in kept
+    names = [item.file.name for item in read_dataset_of(home, filters.Limits())]
+    assert "pan_001.mp4" in names and "日本_ü_001.mp4" not in names
 
 
 def read_dataset_of(home: Path, limits):
@@ -202,16 +202,16 @@ def test_each_limit_names_what_it_found(row, reason):
 def test_of_copies_the_first_is_kept_unless_they_are_wanted():
     rows = [{"file": name, "hash": hash_} for name, hash_ in (("a", "00ff"), ("b", "00fe"), ("c", "ff00"))]
     assert [row["rejected"] for row in filters.apply_limits(rows, ANY)] == ["", "copy of a", ""]
-    wanted = filters.Limits(copies=True)
-    assert all(not row["rejected"] for row in filters.apply_limits(rows, wanted))
+    limits = filters.Limits(copies=True)
+    assert all(not row["rejected"] for row in filters.apply_limits(rows, limits))
 
 
 def test_copies_are_found_wherever_their_hashes_differ():
-    chance = random.Random(1)
+    rng = random.Random(1)
     for _ in range(200):
-        one = chance.getrandbits(64)
+        one = rng.getrandbits(64)
         for bits, same in ((filters.SAME, True), (filters.SAME + 1, False)):
-            other = one ^ sum(1 << bit for bit in chance.sample(range(64), bits))
+            other = one ^ sum(1 << bit for bit in rng.sample(range(64), bits))
             rows = [{"file": "a", "hash": f"{one:016x}"}, {"file": "b", "hash": f"{other:016x}"}]
             assert bool(list(filters.apply_limits(rows, ANY))[1]["rejected"]) == same
 
@@ -228,7 +228,7 @@ def test_captions_by_hand_win_and_only_silent_clips_are_described(footage, tmp_p
     stages.choose_clips(home, filters.Limits(motion=(None, None), change=(None, None)))
     says = Saying("a blotchy wall")
     rows = {row["file"]: row for row in stages.describe_clips(home, says)}
-    assert sorted(says.asked) == ["sub_pan_002.mp4", "日本_ü_001.mp4"]
+    assert sorted(says.files) == ["sub_pan_002.mp4", "日本_ü_001.mp4"]
     assert rows["clips/pan_001.mp4"]["text"] == "a slow pan" and rows["clips/sub_pan_001.mp4"]["text"] == "by hand"
     assert rows["clips/sub_pan_002.mp4"]["text"] == "a blotchy wall"
 
@@ -270,8 +270,8 @@ def test_the_report_shows_what_was_kept_and_why(footage, tmp_path):
     stages.score_clips(home, [PixelScores(), Motion()], HERE)
     rows = stages.choose_clips(home, filters.Limits())
     page = report.write_report(home, rows, filters.Limits()).read_text(encoding="utf-8")
-    kept = sum(not row["rejected"] for row in rows)
-    assert f"{kept} of {len(rows)} clips are kept" in page
+    accepted = sum(not row["rejected"] for row in rows)
+    assert f"{accepted} of {len(rows)} clips are kept" in page
     assert "Worst kept" in page and "Best rejected" in page and page.count("<svg") >= 3
     assert page.count("data:image/jpeg;base64,") >= 4 and "http" not in page.replace("http://www.w3.org", "")
     assert all(name in page for name in ("clips/pan_001.mp4", "broken.mp4", "日本_ü_001.mp4"))
@@ -326,7 +326,7 @@ def test_two_workers_make_what_one_makes(engine, films, tmp_path, refused):
     for name in ("here", engine):
         done = follow(tmp_path, name, films)
         assert done.returncode == 0, done.stderr[-2000:]
-    if engine == "ray" and refused.exists():  # whatever it is told, it asks whether it runs in a cloud
+    if engine == "ray" and refused.exists():  # it always asks whether it runs in a cloud
         assert all("ray/dashboard/dashboard.py" in line for line in refused.read_text().splitlines())
         refused.unlink()
     assert contents(tmp_path / engine) == contents(tmp_path / "here")
@@ -361,4 +361,4 @@ def test_threads_stop_when_nobody_listens(tmp_path):
     for i, _ in enumerate(engines.run_in_threads(work, clips, 2)):
         if i == 3:
             break
-    assert len(work.asked) < 30
+    assert len(work.files) < 30

@@ -95,7 +95,7 @@ def test_the_editor_reads_what_the_description_says(bench, workflow, tmp_path):
 
 
 @every_workflow
-def test_a_video_plays_as_fast_as_its_model_learnt(workflow):
+def test_a_video_plays_as_fast_as_its_model_was_trained(workflow):
     """V1 and the built-in model 12 frames a second, V2 and V3 24."""
     model = workflow.nodes["model"]["inputs"]
     slow = model["transformer"].startswith("built-in") or "motion_module" in model

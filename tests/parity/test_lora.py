@@ -12,9 +12,9 @@ from support.recorded import RECORDED, config_of, each, names, recorded, relativ
 
 lora = part("easyanimate_models.lora")
 LORAS = names("LoRA")
-STATES = "outputs.last_hidden_state"
+STATES, MASK = "outputs.last_hidden_state", "inputs.attention_mask"
 MERGED_TEXT = "outputs.t5_last_hidden_state_after_merge"
-CHANGED = 0.01  # relative: much more than any tolerance
+CHANGED = 10  # tolerances
 
 
 def file_of(name: str):
@@ -41,7 +41,9 @@ def test_the_output_is_that_of_the_original(merge, agree, name):
     with Patched(merge(name)) as patched:
         ours = predict(patched.diffusion_model, inputs)
     agree(name, None, "output", ours, noise_in(theirs, inputs))
-    assert relative_error(noise_in(base.outputs(case)["sample"], inputs), noise_in(theirs, inputs)) > CHANGED
+    assert relative_error(
+        noise_in(base.outputs(case)["sample"], inputs), noise_in(theirs, inputs)
+    ) > CHANGED * tolerance(name)
 
 
 @each("name", LORAS)
@@ -62,15 +64,26 @@ def test_the_merged_weights_are_those_of_the_formula(merge, name):
 
 @each("name", [name for name in LORAS if MERGED_TEXT in shapes_of(name)])
 def test_the_text_encoder_changes_as_recorded(load, agree, name):
+    """The record doesn't say which text encoder it was: one of those whose hidden states have its shape."""
     theirs = recorded(name).tensors[MERGED_TEXT]
     texts = [text for text in names("text encoder") if shapes_of(text)[STATES] == list(theirs.shape)]
     if not texts:
         pytest.skip(f"{RECORDED} holds no text encoder for {name}")
-    tensors, plain = recorded(texts[0]).tensors, load.text_encoder_in_float32(texts[0])
     base = load.transformer(config_of(name)["base_model"])
-    _, clip = lora.load_lora(file_of(name), base, plain, strength_clip=config_of(name)["multiplier"])
-    mask = tensors["inputs.attention_mask"].bool()
-    for row, ids in enumerate(tensors["inputs.input_ids"]):
-        before, after = (encode_ids(each_clip, ids)["cond"][0][mask[row]] for each_clip in (plain, clip))
-        agree(name, None, f"text, row {row}", after, theirs[row][mask[row]])
-        assert relative_error(before, theirs[row][mask[row]]) > CHANGED
+    closest: dict[float, tuple] = {}
+    for text in texts:
+        plain = load.text_encoder_in_float32(text)
+        _, clip = lora.load_lora(file_of(name), base, plain, strength_clip=config_of(name)["multiplier"])
+        before, after = (states_of(encoder, text) for encoder in (plain, clip))
+        expected = theirs[recorded(text).tensors[MASK] == 1]
+        closest[relative_error(after, expected)] = before, after, expected
+    before, after, expected = closest[min(closest)]
+    agree(name, None, "text", after, expected)
+    assert relative_error(before, expected) > CHANGED * tolerance(name)
+
+
+def states_of(clip, text: str) -> torch.Tensor:
+    """Hidden states of all recorded texts, one after the other, without padding."""
+    tensors = recorded(text).tensors
+    states = torch.cat([encode_ids(clip, ids)["cond"] for ids in tensors["inputs.input_ids"]])
+    return states[tensors[MASK] == 1]

@@ -48,12 +48,11 @@ def write_video(
     options: dict[str, str] | None = None,
     ticks: list[int] | None = None,
     prepare=None,
-    container: dict[str, str] | None = None,
 ) -> Path:
     """Frames as a video; `ticks` are their times in ms, if uneven; `prepare(stream)` may set more."""
     file.parent.mkdir(parents=True, exist_ok=True)
     frames = list(frames)
-    with av.open(str(file), "w", options=container or {}) as out:
+    with av.open(str(file), "w") as out:
         stream = out.add_stream(codec, rate=fps, options={"crf": "12"} if options is None else options)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix_fmt
         if ticks:

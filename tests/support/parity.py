@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comfy.cli_args
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from .components import write_component
 from .pack import part
@@ -66,3 +68,14 @@ def noise_in(sample: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Ten
 def encode_ids(clip, ids: torch.Tensor) -> dict:
     """What a text encoder makes of one row of recorded token ids, with its mask."""
     return clip.encode_from_tokens({"t5xxl": [[(int(i), 1.0) for i in ids]]}, return_dict=True)
+
+
+def prepare(image: torch.Tensor, processor: dict) -> torch.Tensor:
+    """An image `[H, W, 3]` in 0..255, resized and cropped by Pillow as a recorded image processor says; in 0..1."""
+    whole = Image.fromarray(image.numpy())
+    scale = processor["size"]["shortest_edge"] / min(whole.size)
+    whole = whole.resize((int(whole.width * scale), int(whole.height * scale)), processor["resample"])
+    width, height = processor["crop_size"]["width"], processor["crop_size"]["height"]
+    left, top = (whole.width - width) // 2, (whole.height - height) // 2
+    cropped = whole.crop((left, top, left + width, top + height))
+    return torch.from_numpy(np.array(cropped)).float() / 255

@@ -84,7 +84,9 @@ def names(kind: str) -> list[str]:
     return [name for name in found if (RECORDED / f"{name}.safetensors").exists() and _kind(config_of(name)) == kind]
 
 
-def _kind(config: dict) -> str | None:
+def _kind(config: dict | list) -> str | None:
+    if not isinstance(config, dict):
+        return None
     if "pipeline" in config:
         return "run"
     if "base_model" in config and "multiplier" in config:

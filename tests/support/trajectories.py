@@ -113,15 +113,13 @@ def _with_images(name: str, model, vae, sigmas, positive, negative) -> tuple[lis
     """By the node that an artist would use."""
     config, images = config_of(name), _images(name)
     video = images[VIDEO][0].movedim(0, -1).float() / 255 if VIDEO in images else None
+    clip = _clip(name, model, sigmas) if "clip_apply_ratio" in config else {}
     if "strength" in config:
         mask = (images[MASK][0, 0].float() / 255).expand(video.shape[:3])
-        out = conditioning.EasyAnimateInpaintVideo.execute(positive, negative, vae, video, False, mask)
+        out = conditioning.EasyAnimateInpaintVideo.execute(positive, negative, vae, video, False, mask, **clip)
     else:
-        size = (config["W"], config["H"], config["frames"], 1)
-        start, end, clip = None, None, {}
-        if video is not None:
-            start, end = _given_frames(video, images[MASK])
-            clip = _clip(name, model, sigmas)
+        size = (config["W"], config["H"], config["frames"], len(noise_of(recorded(name))))
+        start, end = (None, None) if video is None else _given_frames(video, images[MASK])
         out = conditioning.EasyAnimateImageToVideo.execute(positive, negative, vae, *size, start, end, **clip)
     positive, negative, latent, frames = out.result
     assert frames == config["frames"]

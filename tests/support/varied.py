@@ -18,6 +18,7 @@ from .parity import encode_ids, float32_text_encoder, predict
 from .recorded import GOLDEN, Golden, golden
 
 sd = part("easyanimate_models.sd")
+SIZED, WINDOW_VAE = "v3_transformer/sized", "v2_mag_vae/windows"
 T5, CLIP, RUN = "v3_e2e/words", "v3_e2e/sight", "v3_e2e/from_pictures"
 INP, SLICE_VAE = "v3_transformer/given_pictures", "v3_slice_vae/two_cases"
 V1, IMAGE_VAE, V1_RUN = "v1_transformer/fewer_heads", "v1_e2e/frames_reversed", "v1_e2e/three_steps"
@@ -49,6 +50,21 @@ def write_variation(folder: Path) -> None:
     _tables(folder)
 
 
+def write_wrong(folder: Path) -> None:
+    """Copies, each called wrong, with settings that aren't those of the outputs, or outputs off by two thousandths."""
+    _wrong_settings(folder, LORA, multiplier=1.1 * MULTIPLIER)
+    _wrong_settings(folder, V1_RUN, guidance_scale=1.1 * GUIDANCE)
+    for name in (SIZED, IMAGE_VAE, WINDOW_VAE, T5, CLIP):
+        source = golden(name, folder)
+        outputs = {k: 1.002 * v if k.startswith("outputs.") else v for k, v in source.tensors.items()}
+        write(folder, f"{name} wrong", source.config, outputs)
+
+
+def _wrong_settings(folder: Path, name: str, **changed) -> None:
+    source = golden(name, folder)
+    write(folder, f"{name} wrong", source.config | changed, source.tensors)
+
+
 def with_cases(source: Golden, names: dict[str, str], **changed) -> tuple[dict, dict[str, torch.Tensor]]:
     """JSON and tensors of a recording with only these of its cases, under other names."""
     tensors = {f"weights.{k}": v for k, v in source.weights.items()}
@@ -66,7 +82,7 @@ def _sized_transformer(folder: Path) -> None:
     )
     config["cases"]["pair"] = {**config["cases"]["pair"], "tolerance": 3e-4}
     flipped = {k: v.flip(0) if ".pair." in k else v for k, v in tensors.items()}
-    write(folder, "v3_transformer/sized", config, flipped)
+    write(folder, SIZED, config, flipped)
 
 
 def _models_for_pictures(folder: Path) -> None:
@@ -203,7 +219,7 @@ def _lora(folder: Path, base: Golden) -> None:
 
 def _window_vae(folder: Path) -> None:
     cases = {"enc_f5": "five", "dec_n2": "two", "tiled_f1": "tiles"}
-    write(folder, "v2_mag_vae/windows", *with_cases(golden("v2_mag_vae/mag_vae"), cases))
+    write(folder, WINDOW_VAE, *with_cases(golden("v2_mag_vae/mag_vae"), cases))
 
 
 def _tables(folder: Path) -> None:

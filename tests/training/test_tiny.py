@@ -1,4 +1,4 @@
-"""The built-in model does what held-out prompts say; the full figures stand in its model card."""
+"""The built-in model follows held-out prompts; its model card has the full figures."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The nodes that train on a real server: from a folder, from connected clips, stopped, and asked for nonsense."""
+"""The nodes that train on a real server: from a folder, from connected clips, stopped, and given nonsense."""
 
 import shutil
 import threading
@@ -135,7 +135,7 @@ def test_nonsense_is_answered_before_anything_is_made(server, folder, wrong, mes
     assert not any(path.exists() for path in (FILE, MOTION_FILE, RUN / "state.pt", MOTION_RUN / "state.pt"))
 
 
-def test_motion_modules_are_not_taught_under_a_lora(server, folder):
+def test_motion_modules_are_not_trained_under_a_lora(server, folder):
     lora = node("EasyAnimateLoadLora", model=["model", 0], lora=BUILT_IN_LORA, strength_model=1.0)
     with pytest.raises(client.WorkflowError, match="has a LoRA on it, .* connect the transformer as it was loaded"):
         client.run(server, training(MOTION, model=["lora", 0]) | {"lora": lora})
@@ -154,7 +154,7 @@ def _silent(folder: Path) -> None:
     ("spoil", "message"),
     [(_empty, "holds no clips or images"), (_silent, r"1 of 3 files .* have no caption \(a.mp4\)")],
 )
-def test_a_folder_that_teaches_nothing_is_said(server, folder, spoil, message):
+def test_a_folder_that_teaches_nothing_is_an_error(server, folder, spoil, message):
     spoil(folder)
     with pytest.raises(client.WorkflowError, match=message):
         client.run(server, training())

@@ -69,17 +69,17 @@ def test_gradients_through_the_text_encoder_are_right(reader):
 
 
 @pytest.mark.parametrize("naming", lora.NAMINGS)
-def test_a_taught_text_encoder_comes_back_from_its_file(models, reader, tmp_path, naming):
+def test_a_trained_text_encoder_comes_back_from_its_file(models, reader, tmp_path, naming):
     model, clip, _ = models
-    taught, file = reading(reader.clip), tmp_path / "words.safetensors"
+    changed, file = reading(reader.clip), tmp_path / "words.safetensors"
     before = reading(clip)
-    assert relative_error(taught, before) > 0.05
+    assert relative_error(changed, before) > 0.05
     save_file(lora.NAMINGS[naming](reader.adapters), file)
     loaded = [load_lora(file, model, clip)[1]]
     if naming == "comfyui":  # of the original's names the stock loader knows none
         loaded.append(comfy.sd.load_lora_for_models(model, clip, load_file(file), 1.0, 1.0)[1])
     for each in loaded:
-        assert relative_error(reading(each), taught) < 1e-2
+        assert relative_error(reading(each), changed) < 1e-2
     assert torch.equal(reading(load_lora(file, model, clip, strength_clip=0.0)[1]), before)
     assert torch.equal(reading(clip), before)
 
@@ -98,17 +98,17 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
     data, settings = data_settings.DataSettings(side=32, frames=8, batch=2), replace(SETTINGS, text=True)
     with torch.inference_mode():  # as the host runs nodes
         result = node_run.train_lora(node_run.TrainingJob("new", *models, clips, data, PLAN), settings, "comfyui")
-    learnt = load_file(result.file)
-    ups = [name for name in learnt if name.startswith("text_encoders.") and name.endswith("lora_up.weight")]
-    assert len(ups) == 14 and all(learnt[name].any() for name in ups)
-    assert any(name.startswith("diffusion_model.") for name in learnt)
+    tensors = load_file(result.file)
+    ups = [name for name in tensors if name.startswith("text_encoders.") and name.endswith("lora_up.weight")]
+    assert len(ups) == 14 and all(tensors[name].any() for name in ups)
+    assert any(name.startswith("diffusion_model.") for name in tensors)
     assert not list(tmp_path.rglob("text.*"))
     assert relative_error(reading(result.clip), before[0]) > 1e-4
     assert torch.equal(reading(clip), before[0]) and torch.equal(one_step(model), before[1])
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in clip.cond_stage_model.state_dict().items())
 
 
-def test_samples_are_read_with_what_is_learnt(models, reader):
+def test_sample_prompts_are_encoded_by_the_trained_text_encoder(models, reader):
     data, wanted = data_settings.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
     subject = samples.preview_inputs(wanted, data, *models[1:], inpainting=True)
     (context, told), negative = (prompt[0] for prompt in reader.encode_prompts(subject))
@@ -124,6 +124,6 @@ def test_weights_that_the_host_scales_learn_what_the_file_says():
     assert torch.allclose(adapter(weight) * 0.25, plain(weight * 0.25), atol=1e-6)
 
 
-def test_a_text_encoder_of_another_kind_is_said():
+def test_a_text_encoder_of_another_kind_is_named():
     with pytest.raises(ValueError, match="can't learn; load T5 with Load EasyAnimate Text Encoder"):
         text_lora.TrainableTextEncoder(SimpleNamespace(cond_stage_model=torch.nn.Module()), SETTINGS)

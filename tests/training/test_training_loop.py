@@ -198,7 +198,7 @@ def test_an_adversary_learns_beside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"steps": 0}, "steps is 0; it must be 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
@@ -207,12 +207,12 @@ def test_an_adversary_learns_beside(tmp_path):
         ({"optimizer": "sgd"}, "must be one of adamw, adamw8bit"),
     ],
 )
-def test_a_plan_says_what_is_wrong(wrong, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_plan_says_what_is_wrong(wrong, message):
+    with pytest.raises(ValueError, match=message):
         replace(PLAN, **wrong)
 
 
-def test_nothing_to_train_is_said(tmp_path):
+def test_nothing_to_train_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="all weights are frozen"):
         loop.fit(tmp_path, layer().requires_grad_(False), lambda step: (torch.zeros(1), {}), PLAN)
 
@@ -235,9 +235,9 @@ def test_every_item_is_seen_once_an_epoch_and_batches_keep_to_a_bucket():
     batches = Batches({"a": 6, "b": 4}, 2, seed=1)
     assert batches.per_epoch == 5
     for epoch in range(3):
-        seen = [batches(epoch * 5 + i) for i in range(5)]
+        drawn = [batches(epoch * 5 + i) for i in range(5)]
         for bucket, count in (("a", 6), ("b", 4)):
-            assert sorted(i for b, items in seen if b == bucket for i in items) == list(range(count))
+            assert sorted(i for b, items in drawn if b == bucket for i in items) == list(range(count))
     assert batches(7) == Batches({"a": 6, "b": 4}, 2, seed=1)(7)
     assert [Batches({"a": 6}, 2, seed=s)(0) for s in range(9)].count(batches(0)) < 9
 

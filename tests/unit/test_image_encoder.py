@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from support.pack import part
+from support.parity import prepare
 from support.pickles import Call
-from support.recorded import golden
+from support.recorded import golden, relative_error
 
 sd = part("easyanimate_models.sd")
 files = part("easyanimate_models.files.model_files")
@@ -41,6 +42,15 @@ def test_every_layout_loads(folder, save, by):
     loaded = encoder.model.state_dict()
     assert set(loaded) == set(recorded.weights)
     assert all(torch.equal(loaded[k].float(), w) for k, w in recorded.weights.items())
+
+
+def test_the_host_prepares_images_nearly_as_pillow_does(folder):
+    recorded = golden(RECORDED)
+    save_file(recorded.weights, folder / "model.safetensors")
+    encoder, image = sd.load_image_encoder(folder), recorded.tensors["inputs.img0_uint8"]
+    by_pillow = prepare(image, recorded.config["image_processor"])
+    ours, theirs = (encoder.encode_image(x[None])["image_embeds"] for x in (image.float() / 255, by_pillow))
+    assert relative_error(ours, theirs) < 5e-3
 
 
 def test_a_pickle_is_never_run(folder, tmp_path):

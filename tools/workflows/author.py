@@ -75,7 +75,8 @@ def write(workflow: Workflow, object_info: dict, folder: Path) -> Path:
 
 def as_text(workflow: Workflow, object_info: dict) -> str:
     """`workflow` in the editor's format; `object_info` is what the server answers to `/object_info`."""
-    ids, positions = workflow.ids(), {}
+    ids = workflow.ids()
+    positions: dict[str, list[int]] = {}
     shapes = {name: _Shape(workflow.name, node, object_info) for name, node in workflow.nodes.items()}
     groups = list(_lay_out(workflow.stages, shapes, positions))
     links = _links(ids, shapes)
@@ -177,7 +178,7 @@ def _height(column: list[str], shapes: dict[str, _Shape]) -> int:
 
 def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
     """`[number, from node, its slot, to node, its slot, type]`."""
-    links = []
+    links: list[list] = []
     for name in ids:
         for slot, socket in enumerate(shapes[name].sockets):
             if socket in shapes[name].links:

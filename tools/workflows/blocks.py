@@ -69,7 +69,7 @@ def conditioning(**changed) -> dict:
     return node("EasyAnimateImageToVideo", **wired, **{"width": 672, "height": 384, "length": 72, **changed})
 
 
-CLIP = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
+CLIP: dict[str, dict] = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
 
 
 def video_file() -> dict:

@@ -68,8 +68,9 @@ As saved, the built-in tiny model makes the video. Select your release in the th
 sizes. The thumbnail shows the frames *before* refining, because Stable Diffusion does not come with this pack."""
 
 
-def controlnet_refine() -> Workflow:
-    refine = {
+def _redraw() -> dict:
+    """From `decode` to `refined`: every frame by Stable Diffusion, steered by ControlNet Tile."""
+    return {
         "sd": node("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"),
         "tile": node("ControlNetLoader", control_net_name="control_v11f1e_sd15_tile_fp16.safetensors"),
         "positive": node("CLIPTextEncode", clip=["sd", 1], text="a glossy blue glass ball, studio photo, sharp focus"),
@@ -93,6 +94,9 @@ def controlnet_refine() -> Workflow:
         ),
         "refined": node("VAEDecode", samples=["redrawn", 0], vae=["sd", 2]),
     }
+
+
+def controlnet_refine() -> Workflow:
     return Workflow(
         name="controlnet_refine",
         nodes={
@@ -101,7 +105,7 @@ def controlnet_refine() -> Workflow:
             **empty(),
             "sampler": sampler(),
             "decode": decode(),
-            **refine,
+            **_redraw(),
             **video("refined", "easyanimate/refined"),
             "note": note(REFINE_NOTE),
         },

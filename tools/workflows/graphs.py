@@ -25,7 +25,7 @@ from .combined import controlnet_refine, pixart_controlnet, upscale
 from .training import footage_to_lora, train_lora, train_motion_module
 
 PROMPT_AND_SIZE = "2. Prompt and size"
-BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
+BALL: dict[str, dict] = {"prompt": {"positive": PROMPT, "negative": ""}}
 
 
 def text_to_video_tiny() -> Workflow:
