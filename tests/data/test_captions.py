@@ -45,7 +45,7 @@ def test_a_second_model_words_it_anew(captioner, footage, tmp_path):
 
 def test_folders_without_a_model_say_so(tmp_path):
     file = write_video(tmp_path / "a.mp4", pan(16, frames=5))
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="contains no model"):
         caption.Captioner(tmp_path)(file)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such thing"}))
     with pytest.raises(ValueError, match="can't be used for image-text-to-text"):
@@ -53,5 +53,5 @@ def test_folders_without_a_model_say_so(tmp_path):
 
 
 def test_rewriting_must_say_where_the_description_goes(tmp_path):
-    with pytest.raises(ValueError, match=r"must hold \{text\}"):
+    with pytest.raises(ValueError, match=r"must contain \{text\}"):
         caption.Captioner(tmp_path, rewriter=tmp_path, rewriting="make it better")

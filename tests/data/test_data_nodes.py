@@ -73,7 +73,7 @@ def test_footage_becomes_a_data_set_with_a_sheet_and_a_report(server, footage):
     (sheet,) = saved_files({"sheet": outputs["sheet"]})
     with Image.open(sheet) as picture:
         assert picture.width > 400
-    assert "clips are kept" in (HOME / "report.html").read_text(encoding="utf-8")
+    assert "clips kept" in (HOME / "report.html").read_text(encoding="utf-8")
     assert ("EasyAnimateSplitVideos", 3, 3) in progress
     scored = [event for event in progress if event[0] == "EasyAnimateScoreClips"]
     assert scored[-1][1] == scored[-1][2] and len(scored) > 1  # hosts show some of them
@@ -103,7 +103,7 @@ def test_a_local_model_captions_what_is_kept(server, footage):
     ("changed", "message"),
     [
         ({"split": {"name": "../outside"}}, "can't be the name of a folder"),
-        ({"split": {"min_seconds": 3.0, "max_seconds": 4.0}}, "let most be at least twice as long as least"),
+        ({"split": {"min_seconds": 3.0, "max_seconds": 4.0}}, "make the maximum at least twice the minimum"),
         ({"split": {"min_seconds": 30.0, "max_seconds": 60.0}}, "contains no usable clips"),
         ({"filter": {"min_motion": 900.0, "max_motion": 1000.0}}, "passes the limits .*loosen them"),
         ({"filter": {"min_motion": 9.0, "max_motion": 8.0}}, "can't be at least 9 and at most 8"),

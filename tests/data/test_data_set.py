@@ -117,7 +117,7 @@ def test_a_full_disk_stops_everything_and_loses_nothing(footage, tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="The disk that holds .* is full; make room and run it again"):
+        with pytest.raises(OSError, match="The disk that holds .* is full; free some space and run it again"):
             stages.score_clips(home, [Counting()], HERE)
         with pytest.raises(OSError, match="The disk that holds .* is full"):
             files.write_rows(home, [])
@@ -130,7 +130,7 @@ def test_a_clip_that_vanishes_is_named_and_the_rest_goes_on(footage, tmp_path):
     stages.split_footage(footage, home, SHORT, HERE)
     (home / "clips" / "pan_001.mp4").unlink()
     rows = {row["file"]: row for row in stages.score_clips(home, [Counting()], HERE)}
-    assert "is not there any more" in rows["clips/pan_001.mp4"]["wrong"]
+    assert "no longer exists" in rows["clips/pan_001.mp4"]["wrong"]
     assert sum("count" in row for row in rows.values()) == 3
     write_video(home / "clips" / "pan_001.mp4", pan(8, frames=30))  # put back
     (back,) = (row for row in stages.score_clips(home, [Counting()], HERE) if row["file"] == "clips/pan_001.mp4")
@@ -246,9 +246,9 @@ def test_the_originals_list_is_read_and_written(footage, tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{"file": "../secret.mp4"}', "lies outside"),
+        ('{"file": "../secret.mp4"}', "is outside"),
         ('{"text": "no file"}', "names no file"),
-        ("[1, 2", "a line that is not JSON"),
+        ("[1, 2", "a line that is not valid JSON"),
     ],
 )
 def test_a_list_that_cannot_be_trusted_is_refused(tmp_path, text, why):
@@ -260,7 +260,7 @@ def test_a_list_that_cannot_be_trusted_is_refused(tmp_path, text, why):
 @pytest.mark.parametrize("name", ["", "nothing here"])
 def test_folders_without_videos_are_named(tmp_path, name):
     (tmp_path / "note.txt").write_text("no video")
-    with pytest.raises(files.DatasetError, match="holds no videos" if not name else "There is no folder"):
+    with pytest.raises(files.DatasetError, match="contains no videos" if not name else "does not exist"):
         stages.split_footage(tmp_path / name, tmp_path / "set", SHORT, HERE)
 
 
@@ -271,7 +271,7 @@ def test_the_report_shows_what_was_kept_and_why(footage, tmp_path):
     rows = stages.choose_clips(home, filters.Limits())
     page = report.write_report(home, rows, filters.Limits()).read_text(encoding="utf-8")
     accepted = sum(not row["rejected"] for row in rows)
-    assert f"{accepted} of {len(rows)} clips are kept" in page
+    assert f"{accepted} of {len(rows)} clips kept" in page
     assert "Worst kept" in page and "Best rejected" in page and page.count("<svg") >= 3
     assert page.count("data:image/jpeg;base64,") >= 4 and "http" not in page.replace("http://www.w3.org", "")
     assert all(name in page for name in ("clips/pan_001.mp4", "broken.mp4", "日本_ü_001.mp4"))
@@ -352,7 +352,7 @@ def test_recipes_say_what_is_wrong_with_them(films, tmp_path):
     done = follow(tmp_path, "horses", films)
     assert done.returncode == 1 and "There is no engine 'horses'" in done.stderr
     done = follow(tmp_path, "here", films, more="[limits]\nbeauty = 3\n")
-    assert done.returncode == 1 and "[limits] knows no beauty" in done.stderr
+    assert done.returncode == 1 and "[limits] has no setting beauty" in done.stderr
 
 
 def test_threads_stop_when_nobody_listens(tmp_path):

@@ -191,8 +191,8 @@ def test_looks_through_clip_are_scored_anew_with_another_clip(tmp_path):
 def test_other_files_are_no_predictors(tmp_path):
     file = write_video(tmp_path / "a.mp4", [texture(64, 48)] * 5)
     save_file({"conv.weight": torch.zeros(2, 3, 1, 1)}, tmp_path / "conv.safetensors")
-    with pytest.raises(CheckpointError, match=r"conv\.safetensors is no aesthetic predictor"):
+    with pytest.raises(CheckpointError, match=r"conv\.safetensors is not an aesthetic predictor"):
         aesthetics.Aesthetics(see, tmp_path / "conv.safetensors")(file)
     head(tmp_path / "wide.pth", 768, 16, 1)
-    with pytest.raises(CheckpointError, match="for embeddings of 768 numbers and the image encoder gives 3"):
+    with pytest.raises(CheckpointError, match="768-dimensional embeddings, but the image encoder gives 3"):
         aesthetics.Aesthetics(see, tmp_path / "wide.pth")(file)

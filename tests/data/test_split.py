@@ -133,5 +133,5 @@ def test_clips_are_turned_even_and_in_eight_bits(tmp_path):
 
 
 def test_settings_that_leave_gaps_are_refused():
-    with pytest.raises(ValueError, match="at least twice as long as least"):
+    with pytest.raises(ValueError, match="at least twice the minimum"):
         split.SplitSettings(6.0, 10.0)

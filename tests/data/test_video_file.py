@@ -99,8 +99,8 @@ def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
         "empty": "can't be read as a video .*; replace it",
         "text": "can't be read as a video .*; replace it",
         "short": "can't be read as a video .*; replace it",
-        "sound": "has sound but no picture; leave it out",
-        "gone": "is not there any more",
+        "sound": "has audio but no video; remove it",
+        "gone": "no longer exists",
     }.items():
         with pytest.raises(MediaError, match=rf"{name}\.mp4 {why}"):
             probe(tmp_path / f"{name}.mp4")
@@ -114,7 +114,7 @@ def test_a_file_that_breaks_off_says_where(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert probe(file).width == 160
-    with pytest.raises(MediaError, match=r"a\.mp4 breaks off after \d+ .*; replace it"):
+    with pytest.raises(MediaError, match=r"a\.mp4 (ends after|can't be read beyond frame) \d+ .*; replace it"):
         list(frames(file))
 
 

@@ -31,16 +31,16 @@ FOLDER = "easyanimate-bad"
 EXECUTED = comfyui.BASE / "executed"  # which no pickle may create
 DATA = "easyanimate-bad-data"  # in the host's input folder
 LISTS = {  # metadata.jsonl, and the error
-    "no-json": ("{file: a.mp4}", "has a line that is not JSON .*; mend it, or start with a new name"),
-    "outside": ('{"file": "../a.mp4", "text": "a"}', "names ../a.mp4, which lies outside of .*; move it in"),
-    "nameless": ('{"text": "a"}', "names no file: .*; mend it"),
+    "no-json": ("{file: a.mp4}", "has a line that is not valid JSON .*; fix it, or start with a new name"),
+    "outside": ('{"file": "../a.mp4", "text": "a"}', "names ../a.mp4, which is outside .*; move it there"),
+    "nameless": ('{"text": "a"}', "names no file: .*; fix it"),
     "in-words": (
         '{"file": "a.mp4", "motion": "fast", "text": "a"}',
-        "motion of a.mp4 is 'fast', which it can't be; mend it",
+        "motion of a.mp4 is 'fast', which is not valid; fix",
     ),
     "hashless": (
         '{"file": "a.mp4", "hash": "no hash", "text": "a"}',
-        "hash of a.mp4 is 'no hash', which it can't be; mend it",
+        "hash of a.mp4 is 'no hash', which is not valid; fix",
     ),
 }
 TINY = part("easyanimate_models.files.model_files").TINY

@@ -21,7 +21,7 @@ from .bad_graphs import (
 
 AGAIN = r"is not a valid safetensors file; download it again\.$"
 CUT = r"^cut.safetensors is cut short; download it again\.$"
-CODE = "holds more than weights, so it was not opened .it could run code.; get it as safetensors"
+CODE = "contains more than weights, so it was not opened .it could run code.; get it as safetensors"
 WRONG = (
     ("a text", "notes.safetensors", f"^notes.safetensors {AGAIN}"),
     ("half a file", "cut.safetensors", CUT),
@@ -57,7 +57,7 @@ NOT_ONE = {
         (("a text encoder", "a-text_encoder.safetensors", "a T5 text encoder"),),
     ),
     L: (
-        "not a LoRA; choose a file from LoRA training",
+        "not a LoRA; choose a LoRA file",
         (("a transformer", "a-transformer.safetensors", "an EasyAnimate V1-V3 transformer"),),
     ),
     N: (
@@ -117,17 +117,17 @@ LOADING = (
     Row(
         "heads in words",
         T,
-        "says num_attention_heads 'many', which is no whole number that a model has; put",
+        "sets num_attention_heads to 'many', which is not a valid whole number; replace",
         transformer("no-number/model.safetensors"),
     ),
     Row(
         "no heads",
         T,
-        "says num_attention_heads 0, which is no whole number that a model has; put",
+        "sets num_attention_heads to 0, which is not a valid whole number; replace",
         transformer("no-heads/model.safetensors"),
     ),
     Row("blocks of later releases", T, "only the blocks of V1 to V3", transformer("other-blocks/model.safetensors")),
-    Row("a config.json that is a list", T, "should hold a JSON object", transformer("no-object/model.safetensors")),
+    Row("a config.json that is a list", T, "should contain a JSON object", transformer("no-object/model.safetensors")),
     Row(
         "an index that leads outside",
         T,
@@ -143,7 +143,7 @@ LOADING = (
     Row(
         "a release of two weights",
         T,
-        "should hold the weights of one transformer in one file or with an index, but",
+        "should contain the weights of one transformer, in a single file or with an index, but",
         other("model", transformer=f"easyanimate/{FOLDER}-twice"),
     ),
     Row(
@@ -188,7 +188,7 @@ LOADING = (
     Row("V4's VAE", V, "is an EasyAnimate V4 VAE; only those of V1 to V3", vae("v4/vae.safetensors")),
     Row("V5's VAE", V, "is an EasyAnimate V5 or V5.1 VAE; only those of V1 to V3", vae("v5/vae.safetensors")),
     Row("SDXL's VAE", V, "scales its latents by 0.13025, but V1 needs 0.18215; choose", vae("sdxl.safetensors")),
-    Row("Flux's VAE", V, "an image VAE of 16 latent channels, but V1 needs 4; choose", vae("flux-vae.safetensors")),
+    Row("Flux's VAE", V, "an image VAE with 16 latent channels, but V1 needs 4; choose", vae("flux-vae.safetensors")),
     Row(
         "T5 without its words",
         C,
@@ -204,10 +204,10 @@ LOADING = (
     Row(
         "Stable Diffusion's LoRA",
         L,
-        "for Stable Diffusion: none of its 1 layers fits .* choose a LoRA",
+        "for Stable Diffusion: none of its 1 layers match .* choose a LoRA",
         lora(name_of("sd-lora.safetensors")),
     ),
-    Row("Wan's LoRA", L, "for Wan: none of its 1 layers fits .* choose a LoRA", lora(name_of("wan-lora.safetensors"))),
+    Row("Wan's LoRA", L, "for Wan: none of its 1 layers match .* choose a LoRA", lora(name_of("wan-lora.safetensors"))),
     Row(
         "a LoRA of the text alone",
         L,
@@ -228,7 +228,10 @@ LOADING = (
         controlled("sd-control.safetensors"),
     ),
     Row(
-        "a ControlNet with nonsense heads", N, "heads don't divide; download it again", controlled("heads.safetensors")
+        "a ControlNet with nonsense heads",
+        N,
+        "is not divisible by .* heads; download it again",
+        controlled("heads.safetensors"),
     ),
     Row(
         "a ControlNet deleted since it was chosen",

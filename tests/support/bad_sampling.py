@@ -65,14 +65,14 @@ CONDITIONING = (
     Row(
         "images for a model of text",
         SAMPLER,
-        "makes video from text only and can't be given images; load an inp",
+        "only makes video from text and can't use images; load an inp",
         {"grey": grey(1), **given(start_image=["grey", 0])},
     ),
     Row("an InP model without images", SAMPLER, "connect EasyAnimate Image to Video between the prompt and", INP),
     Row(
         "images of another length",
         SAMPLER,
-        "images given are for a video of 64x64 with 2 latent frames, but",
+        "images are for a video of 64x64 with 2 latent frames, but",
         {
             **INP,
             "grey": grey(1),
@@ -84,7 +84,7 @@ CONDITIONING = (
     Row(
         "images of another shape",
         SAMPLER,
-        "images given are for a video of 64x64 .* the latent is 128x64",
+        "images are for a video of 64x64 .* the latent is 128x64",
         {
             **INP,
             "grey": grey(1),
@@ -102,7 +102,7 @@ CONDITIONING = (
     Row(
         "masks of another length",
         INPAINT,
-        "The mask has 3 frames, the video 8; give one mask, or one for each",
+        "The mask has 3 frames but the video has 8; use a single mask, or one",
         {**INP, **inpainted(mask=["mask", 0])},
     ),
     Row("Stable Diffusion's VAE in Inpaint Video", INPAINT, OURS_ONLY, {**SD, **inpainted(vae=["sd", 2])}),
@@ -159,13 +159,13 @@ SAMPLING = (
     Row(
         "a latent of another model",
         SAMPLER,
-        "^The latent has 16 channels, those of EasyAnimate V1 to V3 have 4: .* use",
+        "^The latent has 16 channels, but EasyAnimate V1 to V3 need 4; .* use",
         {**SIXTEEN, **NOISY, **other("sampler", latent=["noisy", 0], denoise=0.5)},
     ),
     Row(
         "a latent without numbers",
         SAMPLER,
-        "not numbers .NaN., so what made it overflowed; load",
+        "NaN or infinite values, so the computation overflowed; load",
         {**NO_NUMBERS, **other("sampler", latent=["broken", 0])},
     ),
     Row("an image model", SAMPLER, NOT_OURS, {**SD, **other("sampler", model=["sd", 0])}),
@@ -289,13 +289,13 @@ SAMPLING = (
     Row(
         "another model's latent to decode",
         DECODE,
-        "^The latent has 16 channels, those of EasyAnimate V1 to V3 have 4: .* use",
+        "^The latent has 16 channels, but EasyAnimate V1 to V3 need 4; .* use",
         {**SIXTEEN, **other("decode", latent=["empty", 0])},
     ),
     Row(
         "no numbers to decode",
         DECODE,
-        "not numbers .NaN., so what made it overflowed; load",
+        "NaN or infinite values, so the computation overflowed; load",
         {**NO_NUMBERS, **other("decode", latent=["broken", 0])},
     ),
     Row(

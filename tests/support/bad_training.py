@@ -11,7 +11,7 @@ SPLIT, SCORE, FILTER, CAPTION = (
 )
 LOAD, LORA, MOTION = (f"EasyAnimate{kind}" for kind in ("LoadDataset", "TrainLora", "TrainMotionModule"))
 NO_SUCH = r"^There is no [\w' ]+ named '{}'; refresh and choose again\.$"
-WINDOWS = "can't be the name of a {}, since Windows keeps it for itself; choose another"
+WINDOWS = "can't be the name of a {}, because Windows reserves it; choose another"
 BY_HAND, ELSEWHERE = (
     "captions by hand only",
     "is not in ComfyUI's output or input folder; connect a node that makes a data",
@@ -84,14 +84,14 @@ TRAINING = (
     *_lists(),
     Row("footage out of the input folder", SPLIT, NO_SUCH.format(r"\.\./\.\./"), split(folder="../../"), by="list"),
     Row("footage at the root of the disk", SPLIT, NO_SUCH.format("/etc"), split(folder="/etc"), by="list"),
-    Row("a folder without videos", SPLIT, "holds no videos .*; put some there", split(folder=f"{DATA}-empty")),
-    Row("shots longer than their most", SPLIT, "let most be at least twice as long as least", split(min_seconds=3.0)),
+    Row("a folder without videos", SPLIT, "contains no videos .*; add some", split(folder=f"{DATA}-empty")),
+    Row("shots longer than their most", SPLIT, "make the maximum at least twice the minimum", split(min_seconds=3.0)),
     Row("no seconds", SPLIT, "min_seconds", split(min_seconds=0.0), by="host"),
     Row("data from anywhere to score", SCORE, ELSEWHERE, scored("/etc")),
     Row(
         "data that is gone to score",
         SCORE,
-        "There is no folder .*; give the one that holds the videos",
+        "The folder .* does not exist; choose the one that contains the videos",
         scored(input_folder("gone")),
     ),
     Row(
@@ -145,38 +145,38 @@ TRAINING = (
     Row(
         "a data set without clips",
         LOAD,
-        "holds no clips or images; put some there",
+        "contains no clips or images; add some",
         alone(LOAD, folder=f"input/{DATA}-empty"),
     ),
     Row(
         "a data set without captions",
         LOAD,
-        "1 of 1 files in .* have no caption .*; write what each shows",
+        "1 of 1 files in .* have no caption .*; describe each one",
         alone(LOAD, folder=f"input/{DATA}-silent"),
     ),
     Row("clips from anywhere", LORA, NO_SUCH.format(r"\.\./\.\."), trained(folder="../.."), by="list"),
     Row("a data set from anywhere to learn from", LORA, ELSEWHERE, trained(dataset="/etc")),
-    Row("nothing in the folder", LORA, "holds no clips or images; put some there", trained(folder=f"{DATA}-empty")),
+    Row("nothing in the folder", LORA, "contains no clips or images; add some", trained(folder=f"{DATA}-empty")),
     Row("no captions", LORA, "have no caption", trained(folder=f"{DATA}-silent")),
     Row(
         "a list that leads outside to learn from",
         LORA,
-        "lies outside of .*; move it in",
+        "is outside .*; move it there",
         trained(folder=f"{DATA}-outside"),
     ),
-    Row("no rank", LORA, "A LoRA of rank 0 can't learn anything; give a rank of 1 or more", trained(rank=0)),
+    Row("no rank", LORA, "rank is 0; set it to 1 or more", trained(rank=0)),
     Row("no learning rate", LORA, "learning_rate is 0.0; it must be above 0", trained(learning_rate=0.0)),
     Row("no steps to learn in", LORA, "steps", trained(steps=0), by="host"),
-    Row("clips smaller than the resolution", LORA, "None of 2 clips fits", trained(resolution=1024)),
-    Row("samples of nothing", LORA, "Samples need a prompt; say what should be seen", trained(sample_every=1)),
+    Row("clips smaller than the resolution", LORA, "None of the 2 clips fit", trained(resolution=1024)),
+    Row("samples of nothing", LORA, "Samples need a prompt; enter one", trained(sample_every=1)),
     Row("names that nobody uses", LORA, NO_SUCH.format("kohya"), trained(names="kohya"), by="list"),
     Row(
         "clips without a caption",
         LORA,
-        "There are 1 clips and 0 captions; give each clip a caption",
+        "There are 1 clips and 0 captions; provide one caption per clip",
         trained(more={**GREY, "captions": node("PrimitiveString", value=" ")}, **CONNECTED, captions=["captions", 0]),
     ),
-    Row("no clips connected", LORA, "nothing to learn from; choose a folder, or connect clips", trained(folder=CLIPS)),
+    Row("no clips connected", LORA, "nothing to train on; choose a folder, or connect clips", trained(folder=CLIPS)),
     Row("an image model to teach", LORA, NOT_OURS, trained(more=SD, model=["sd", 0])),
     Row("Stable Diffusion's VAE to teach with", LORA, OURS_ONLY, trained(more=SD, vae=["sd", 2])),
     Row(
@@ -204,7 +204,7 @@ TRAINING = (
     Row(
         "motion out of images",
         MOTION,
-        "no motion in images; give clips, and let frames be more than 1",
+        "Images contain no motion; use clips, and set frames above 1",
         trained(MOTION, frames=1),
     ),
     Row("motion from anywhere", MOTION, NO_SUCH.format(r"\.\./\.\."), trained(MOTION, folder="../.."), by="list"),
@@ -212,7 +212,7 @@ TRAINING = (
     Row(
         "motion under a LoRA",
         MOTION,
-        "has a LoRA on it, .* connect the transformer as it was loaded",
+        "has a LoRA on it, .* connect the transformer directly from its loader",
         trained(
             MOTION,
             {

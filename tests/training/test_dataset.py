@@ -45,7 +45,7 @@ def test_frames_are_those_asked_for(folder):
     assert frames.shape == (4, 48, 64, 3)
     grey = frames.mean((1, 2, 3))
     assert torch.allclose(grey, torch.tensor([2.0, 4.0, 6.0, 8.0]) / 11, atol=0.02)
-    with pytest.raises(OSError, match="has 10 of the 12 frames wanted"):
+    with pytest.raises(OSError, match="has only 10 of the 12 frames needed"):
         dataset.read_frames(item, 2, 12)
 
 
@@ -104,10 +104,10 @@ def _list_that_is_none(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_empty, "holds no clips or images; put some there"),
-        (_without_captions, r"1 of 4 files in .* have no caption \(a.mp4\); write what each shows into a .txt file"),
+        (_empty, "contains no clips or images; add some"),
+        (_without_captions, r"1 of 4 files in .* have no caption \(a.mp4\); describe each one in a .txt file"),
         (_all_broken, "None of the 4 files in .* can be read"),
-        (_list_that_leaves, "names ../../secret.mp4, which lies outside of"),
+        (_list_that_leaves, "names ../../secret.mp4, which is outside"),
         (_list_that_is_none, "metadata.jsonl has a line that is not JSON"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_folder_that_teaches_nothing_says_why(folder, spoil, message):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(dataset.DatasetError, match="There is no folder .*missing"):
+    with pytest.raises(dataset.DatasetError, match="The folder .*missing does not exist"):
         dataset.read_dataset(tmp_path / "missing")
 
 
@@ -126,7 +126,7 @@ def test_clips_in_memory_need_a_caption_each():
     clips = [torch.rand(8, 32, 32, 3)] * 2
     assert [i.text for i in dataset.in_memory(clips, ["a ball"])] == ["a ball", "a ball"]
     for few, texts, message in (
-        ([], [], "nothing to learn from; choose a folder, or connect"),
+        ([], [], "nothing to train on; choose a folder, or connect"),
         (clips, ["a", "b", "c"], "2 clips and 3 captions"),
         (clips, ["a", " "], "2 clips and 1 captions"),
     ):
@@ -169,8 +169,8 @@ def test_an_image_and_a_clip_never_share_a_batch(caplog):
     items = [item(48, 512, 512), item(1, 512, 512), item(50, 510, 512), item(3, 512, 512)]
     found = buckets.sort_into_buckets(items, 512, 144)
     assert {b.frames: len(found[b]) for b in found} == {1: 1, 48: 2}
-    assert "3 frames) fits no size" in caplog.text
-    with pytest.raises(dataset.DatasetError, match="None of 1 clips fits: a clip needs at least 8 frames"):
+    assert "3 frames) fits none of the training sizes" in caplog.text
+    with pytest.raises(dataset.DatasetError, match="None of the 1 clips fit: a clip needs at least 8 frames"):
         buckets.sort_into_buckets(items[3:], 512, 144)
 
 
@@ -217,7 +217,7 @@ def test_some_windows_are_shorter_and_go_where_they_fit():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"windows": 0}, "0 windows of a clip teach nothing"), ({"lengths": "any"}, "lengths is 'any'")],
+    [({"windows": 0}, "windows is 0; set it to 1 or more"), ({"lengths": "any"}, "lengths is 'any'")],
 )
 def test_windows_that_make_no_sense_are_an_error(wrong, message):
     with pytest.raises(ValueError, match=message):
@@ -236,5 +236,5 @@ def test_files_are_read_once_while_there_is_room(tmp_path, monkeypatch):
         assert small.bytes == 400 * len(small.files) <= 900
     assert "".join(read) == "abcb"
     files[0].write_bytes(b"other")
-    with pytest.raises(OSError, match="a can't be read .* remove it and encode the data set again"):
+    with pytest.raises(OSError, match="a can't be read .* delete it and encode the dataset again"):
         kept.TensorCache()(files[0])

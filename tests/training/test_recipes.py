@@ -196,15 +196,15 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
             'kind = "dance"',
             "kind is 'dance'; it must be one of lora, motion_module, image_transformer",
         ),
-        ("[lora]", "[loar]", "nothing called loar in a recipe; known are"),
-        ("rank = 8", "rnak = 8", r"\[lora\] knows no rnak; known are alpha, motion, rank, text"),
-        ("rank = 8", "", r"\[lora\] lacks rank"),
-        ("rank = 8", "rank = 0", r"\[lora\] A LoRA of rank 0 can't learn anything"),
+        ("[lora]", "[loar]", "a recipe has no setting loar; it can have"),
+        ("rank = 8", "rnak = 8", r"\[lora\] has no setting rnak; it can have alpha, motion, rank, text"),
+        ("rank = 8", "", r"\[lora\] is missing rank"),
+        ("rank = 8", "rank = 0", r"\[lora\] rank is 0; set it to 1 or more"),
         ("learning_rate = 3e-3", "learning_rate = 0.0", r"\[plan\] learning_rate is 0.0; it must be above 0"),
         ("steps = 300", "steps = ", "can't be read as a recipe"),
         ("steps = 300", 'steps = "many"', r"\[plan\] "),
-        ('clips = "../../../runs/clips"', "", "folder .* and clips .* must be named"),
-        ('vae = "built-in"', "", r"\[models\] lacks vae"),
+        ('clips = "../../../runs/clips"', "", "set folder .* and clips .* at the top"),
+        ('vae = "built-in"', "", r"\[models\] is missing vae"),
         ("[plan]", "[samples]\nevery = 5\n[plan]", r"\[samples\] Samples need a prompt"),
     ],
 )
@@ -220,9 +220,9 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("windows = 4", r"a VAE sees clips from anywhere; take windows out of \[data\]"),
-        ('lengths = "random"', r"take lengths out of \[data\]"),
-        ("[samples]\nevery = 5", r"a VAE makes no videos of its own; take \[samples\] out"),
+        ("windows = 4", r"a VAE is trained on any part of a clip; remove windows from \[data\]"),
+        ('lengths = "random"', r"remove lengths from \[data\]"),
+        ("[samples]\nevery = 5", r"a VAE can't generate videos; remove \[samples\]"),
     ],
 )
 def test_what_is_not_for_a_vae_is_named(tmp_path, more, message):
@@ -265,5 +265,5 @@ def test_clips_without_loss_come_back_bit_by_bit(tmp_path):
 
 
 def test_a_set_of_toys_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="There are no toy clips called 'dogs'; there are look, colour"):
+    with pytest.raises(ValueError, match="There is no set of toy clips named 'dogs'; choose one of look, colour"):
         toys.write_toys(tmp_path, "dogs")

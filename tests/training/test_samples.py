@@ -141,7 +141,7 @@ def test_nothing_is_made_where_nothing_is_wanted(encoders):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"every": 5}, "Samples need a prompt; say what should be seen"),
+        ({"every": 5}, "Samples need a prompt; enter one"),
         ({"every": -1}, "every of samples is -1; it must be 0 or more"),
         ({"steps": 0}, "steps of samples is 0; it must be 1 or more"),
         ({"sampler": "eular"}, "no sampler named 'eular'; the releases use euler"),

@@ -292,7 +292,7 @@ def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rank", "alpha", "message"), [(0, 4, "rank 0 can't learn"), (4, 0, "alpha 0 changes nothing")]
+    ("rank", "alpha", "message"), [(0, 4, "rank is 0; set it to 1 or more"), (4, 0, "alpha is 0; set it above 0")]
 )
 def test_a_lora_that_changes_nothing_is_an_error(rank, alpha, message):
     with pytest.raises(ValueError, match=message):

@@ -77,7 +77,7 @@ def test_motion_modules_of_another_kind_do_not_go_into_a_video_transformer(encod
 
 
 def test_images_teach_no_motion(encoders):
-    with pytest.raises(dataset.DatasetError, match="no motion in images; give clips"):
+    with pytest.raises(dataset.DatasetError, match="Images contain no motion; use clips"):
         node_run.train_motion_module(task(sd.load_transformer(TINY), encoders, frames=1))
 
 
@@ -95,7 +95,7 @@ def test_under_a_lora_nothing_is_trained(encoders):
     with_lora, _ = part("easyanimate_models.lora").load_lora(
         model_files.lora_path(model_files.BUILT_IN_LORA), sd.load_transformer(TINY)
     )
-    with pytest.raises(ValueError, match="has a LoRA on it, .* connect the transformer as it was loaded"):
+    with pytest.raises(ValueError, match="has a LoRA on it, .* connect the transformer directly from its loader"):
         node_run.train_motion_module(task(with_lora, encoders))
 
 

@@ -119,14 +119,14 @@ def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file, ru
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rank": 0}, "A LoRA of rank 0 can't learn anything; give a rank of 1 or more"),
+        ({"rank": 0}, "rank is 0; set it to 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"name": "../escape"}, "can't be the name of a file; use letters"),
-        ({"folder": "clips that are connected"}, "nothing to learn from; choose a folder, or connect clips"),
-        ({"resolution": 1024}, "None of 3 clips fits"),
-        ({"sample_every": 5}, "Samples need a prompt; say what should be seen"),
+        ({"folder": "clips that are connected"}, "nothing to train on; choose a folder, or connect clips"),
+        ({"resolution": 1024}, "None of the 3 clips fit"),
+        ({"sample_every": 5}, "Samples need a prompt; enter one"),
         ({"kind": MOTION, "name": "../escape"}, "can't be the name of a file; use letters"),
-        ({"kind": MOTION, "frames": 1}, "no motion in images; give clips, and let frames be more than 1"),
+        ({"kind": MOTION, "frames": 1}, "Images contain no motion; use clips, and set frames above 1"),
     ],
 )
 def test_nonsense_is_answered_before_anything_is_made(server, folder, wrong, message):
@@ -137,7 +137,9 @@ def test_nonsense_is_answered_before_anything_is_made(server, folder, wrong, mes
 
 def test_motion_modules_are_not_trained_under_a_lora(server, folder):
     lora = node("EasyAnimateLoadLora", model=["model", 0], lora=BUILT_IN_LORA, strength_model=1.0)
-    with pytest.raises(client.WorkflowError, match="has a LoRA on it, .* connect the transformer as it was loaded"):
+    with pytest.raises(
+        client.WorkflowError, match="has a LoRA on it, .* connect the transformer directly from its loader"
+    ):
         client.run(server, training(MOTION, model=["lora", 0]) | {"lora": lora})
 
 
@@ -152,7 +154,7 @@ def _silent(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(_empty, "holds no clips or images"), (_silent, r"1 of 3 files .* have no caption \(a.mp4\)")],
+    [(_empty, "contains no clips or images"), (_silent, r"1 of 3 files .* have no caption \(a.mp4\)")],
 )
 def test_a_folder_that_teaches_nothing_is_an_error(server, folder, spoil, message):
     spoil(folder)
@@ -162,7 +164,7 @@ def test_a_folder_that_teaches_nothing_is_an_error(server, folder, spoil, messag
 
 def test_other_settings_need_another_name(server, folder):
     client.run(server, training())
-    with pytest.raises(client.WorkflowError, match="begun with seed = 0, now it is 4; set it back to go on"):
+    with pytest.raises(client.WorkflowError, match="started with seed = 0, but now it is 4; restore the old value"):
         client.run(server, training(seed=4))
 
 
@@ -177,7 +179,7 @@ def test_another_clip_in_the_folder_is_learnt_from_too(server, folder):
 
     assert trained() and not trained()
     write_image(folder / "d.png").with_suffix(".txt").write_text("another picture")
-    with pytest.raises(client.WorkflowError, match="begun with clips = 3, now it is 4"):
+    with pytest.raises(client.WorkflowError, match="started with clips = 3, but now it is 4"):
         trained()
 
 

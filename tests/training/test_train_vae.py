@@ -88,7 +88,7 @@ def test_stable_diffusions_vae_inflates_to_the_size_of_v3():
 
 def test_another_number_of_layers_is_named():
     image = image_vae.ImageVAE(image_vae.ImageVAEConfig(SMALL["channels"], 3, 4, 4), **OPS)
-    with pytest.raises(ValueError, match="An image VAE of 3 layers a level can't be inflated; it needs 2"):
+    with pytest.raises(ValueError, match="An image VAE with 3 layers per level can't be inflated; it must have 2"):
         inflating.inflate(image, slice_vae.SliceVAE, **OPS)
 
 
@@ -207,13 +207,15 @@ def test_the_perceptual_loss_uses_the_weights_of_the_file(tmp_path):
     assert figures["lpips"] > 0
     assert vae.encoder.conv_in.weight.grad.abs().sum() > 0
     save_file({"features.0.weight": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match="vgg16.safetensors is not a VGG-16, first at slice1.0.weight; choose"):
+    with pytest.raises(ValueError, match="vgg16.safetensors is not VGG-16 .first mismatch: slice1.0.weight.; choose"):
         perceptual.PerceptualLoss(file)
 
 
 def test_without_a_backbone_the_error_says_what_to_do(tmp_path):
     pytest.importorskip("lpips")
-    with pytest.raises(ValueError, match=r"no file .*missing.pth; put vgg16-397923af.pth .* set `perceptual` to 0"):
+    with pytest.raises(
+        ValueError, match=r"missing.pth does not exist; set .* vgg16-397923af.pth .* set `perceptual` to 0"
+    ):
         perceptual.PerceptualLoss(tmp_path / "missing.pth")
 
 
@@ -259,7 +261,7 @@ def test_the_loss_of_a_vae_falls(clips, tmp_path):
 @pytest.mark.parametrize(
     ("vae", "start", "message"),
     [
-        ({}, "", "A VAE that starts from nothing needs an architecture"),
+        ({}, "", "A VAE that is trained from scratch needs an architecture"),
         ({"architecture": "image"}, "built-in", "A video VAE can't become an image VAE"),
         ({"architecture": "cube"}, "", "architecture is 'cube'; it must be one of"),
         ({"l1": 0.0}, "built-in", "l1 and l2 are both 0"),

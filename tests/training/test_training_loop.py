@@ -130,7 +130,7 @@ def test_a_state_that_can_not_be_written_leaves_the_last_one(tmp_path, monkeypat
         save(state, path)
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="make room on the disk and start again"):
+    with pytest.raises(OSError, match="free some disk space and run it again"):
         loop.fit(tmp_path, network, objective(network), PLAN)
     assert written == [1, 2]
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
@@ -173,9 +173,9 @@ def test_what_stops_a_step_leaves_the_state_before_it(tmp_path):
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     network = layer()
     loop.fit(tmp_path, network, objective(network), PLAN, settings={"rank": 4})
-    with pytest.raises(ValueError, match="begun with learning_rate = 0.01, now it is 0.02; set it back"):
+    with pytest.raises(ValueError, match="started with learning_rate = 0.01, but now it is 0.02; restore"):
         loop.fit(tmp_path, network, objective(network), replace(PLAN, learning_rate=0.02), settings={"rank": 4})
-    with pytest.raises(ValueError, match="begun with rank = 4, now it is 8"):
+    with pytest.raises(ValueError, match="started with rank = 4, but now it is 8"):
         loop.fit(tmp_path, network, objective(network), PLAN, settings={"rank": 8})
 
 
@@ -220,7 +220,7 @@ def test_nothing_to_train_is_an_error(tmp_path):
 def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch):
     sharing_out = SimpleNamespace(distributed_type=accelerate.DistributedType.FSDP)
     monkeypatch.setattr(loop, "make_accelerator", lambda _: sharing_out)
-    with pytest.raises(ValueError, match=r"take \[samples\] out, or train without FSDP"):
+    with pytest.raises(ValueError, match=r"remove \[samples\], or train without FSDP"):
         loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, sampler=object())
 
 

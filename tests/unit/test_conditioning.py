@@ -161,7 +161,7 @@ class TestStockNodes:
     def test_latents_of_unknown_origin_are_refused(self, vae, inp):
         values = {"concat_latent_image": random(1, 4, 4, 2, 4), "concat_mask": torch.ones(1, 1, 4, 2, 4)}
         positive, negative = ([[tokens, {**o, **values}]] for tokens, o in (*text(), *text(seed=2)))
-        with pytest.raises(ValueError, match="nothing tells by which VAE"):
+        with pytest.raises(ValueError, match="unknown which VAE"):
             sample(inp, positive, negative, {"samples": torch.zeros(1, 4, 4, 2, 4)})
 
 
@@ -193,11 +193,11 @@ class TestErrors:
             ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=images(20))
 
     def test_masks_for_another_length(self, vae):
-        with pytest.raises(ValueError, match="The mask has 3 frames, the video 16"):
+        with pytest.raises(ValueError, match="The mask has 3 frames but the video has 16"):
             InpaintVideo.execute(text(), text(), vae, images(16), True, torch.ones(3, 16, 32))
 
     def test_a_plain_model_given_images(self, vae):
-        with pytest.raises(ValueError, match=r"can't be given images; load an inpainting \(InP\) transformer"):
+        with pytest.raises(ValueError, match=r"can't use images; load an inpainting \(InP\) transformer"):
             run(tiny_transformer(), ImageToVideo, vae, *SIZE, start_image=images(1))
 
     def test_an_inpainting_model_given_nothing(self, inp):
@@ -207,7 +207,7 @@ class TestErrors:
     @pytest.mark.parametrize("shape", [(1, 4, 2, 2, 4), (1, 4, 4, 4, 4)])
     def test_a_latent_that_does_not_fit_the_images(self, vae, inp, shape):
         positive, negative, _, _ = ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=images(1)).result
-        with pytest.raises(ValueError, match="use the latent that comes out of the same node"):
+        with pytest.raises(ValueError, match="connect the latent output of the same node"):
             sample(inp, positive, negative, {"samples": torch.zeros(shape)})
 
     def test_another_vae(self):

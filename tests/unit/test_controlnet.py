@@ -279,16 +279,16 @@ def test_a_model_that_it_was_not_made_for(official, tmp_path):
     pixart_file(tmp_path / "wide.safetensors", width=64)
     pixart_file(tmp_path / "deep.safetensors", depth=4)
     base = tiny_transformer()
-    for name, message in (("wide", "3 blocks, 64 wide"), ("deep", "4 blocks, 32 wide")):
+    for name, message in (("wide", "3 blocks, width 64"), ("deep", "4 blocks, width 32")):
         control = sd.load_controlnet(tmp_path / f"{name}.safetensors")
-        with pytest.raises(ValueError, match=f"{message}.*does not fit this transformer .4 blocks, 32 wide"):
+        with pytest.raises(ValueError, match=f"{message}.*does not fit this transformer .4 blocks, width 32"):
             applied(control, base)
 
     class Other:
         diffusion_model = torch.nn.Linear(1, 1)
         model_sampling = base.model.model_sampling
 
-    with pytest.raises(ValueError, match="steers EasyAnimate V1 to V3, not this model"):
+    with pytest.raises(ValueError, match="only works with EasyAnimate V1 to V3"):
         official[2].pre_run(Other(), lambda percent: percent)
 
 

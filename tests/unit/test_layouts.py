@@ -134,8 +134,8 @@ def test_pickles_need_a_pytorch_that_reads_them_safely(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3}, "holds no named weights"),
-        ([torch.zeros(1)], "holds no named weights"),
+        ({"epoch": 3}, "contains no named weights"),
+        ([torch.zeros(1)], "contains no named weights"),
         (None, "not a readable PyTorch file"),
     ],
 )
@@ -296,7 +296,7 @@ def test_an_image_vae_with_the_attention_names_of_old(tmp_path):
     ("change", "message"),
     [
         ({"scaling_factor": 0.13025}, "scales its latents by 0.13025, but V1 needs 0.18215"),  # SDXL
-        ({"norm_num_groups": 7}, "which 7 norm groups don't divide"),
+        ({"norm_num_groups": 7}, "not divisible by 7 norm groups"),
         ({"block_out_channels": [128, 256, 512, 512]}, "they belong to different models"),
     ],
 )
@@ -309,7 +309,7 @@ def test_image_vaes_that_v1_can_not_use(change, message, tmp_path):
 
 def test_an_image_vae_of_more_channels(tmp_path):
     tensors = golden("v1_e2e/sd_vae").weights | {"decoder.conv_in.weight": torch.zeros(16, 16, 3, 3)}
-    assert "an image VAE of 16 latent channels" in refused(sd.load_vae, saved(tensors, tmp_path / "flux.safetensors"))
+    assert "an image VAE with 16 latent channels" in refused(sd.load_vae, saved(tensors, tmp_path / "flux.safetensors"))
 
 
 @pytest.mark.parametrize(

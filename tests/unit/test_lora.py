@@ -160,7 +160,7 @@ def test_layers_that_do_not_fit_are_counted(tiny, tmp_path, caplog):
     path, _ = write_lora(tmp_path, layers | strange)
     with caplog.at_level(logging.WARNING):
         lora.load_lora(path, tiny)
-    assert f"2 of {len(layers) + 1} layers do not fit" in caplog.text
+    assert f"2 of {len(layers) + 1} layers do not match" in caplog.text
     assert "lora_unet__new_block_to_q" in caplog.text and "lora_unet__proj_out" in caplog.text
 
 

@@ -212,14 +212,17 @@ def test_a_config_in_the_originals_words_says_the_same(release):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"basic_block_type": "selfattentiontemporal"}, "is a 'selfattentiontemporal' model by its config.json"),
+        (
+            {"basic_block_type": "selfattentiontemporal"},
+            "has 'selfattentiontemporal' blocks according to its config.json",
+        ),
         (
             {
                 "basic_block_type": "motionmodule",
                 "motion_module_type": "VanillaGrid",
                 "motion_module_kwargs": {"block_size": 4},
             },
-            "cells of 4; V1's have 2",
+            "block_size of the motion modules to 4, but V1 uses 2",
         ),
     ],
 )

@@ -57,7 +57,7 @@ def test_where_there_is_no_seam_all_do_the_same(vaes, release, latents, seams):
 
 
 def test_windows_cant_overlap_and_the_error_says_what_can(vaes):
-    with pytest.raises(ValueError, match="V2.*choose original or smooth"):
+    with pytest.raises(ValueError, match="V2.*set seams to original or smooth"):
         decoded(vaes["V2"], random(1, 4, 6, 3, 4), "overlap")
 
 
