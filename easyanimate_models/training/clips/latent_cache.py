@@ -155,13 +155,12 @@ def read_encoded(folder: Path, inpainting: bool) -> LatentDataset:
 
 def is_inpainting(model) -> bool:
     """Whether a MODEL takes the given frames of a clip beside its latents."""
-    config = model.model.diffusion_model.config
-    return config.in_channels > config.latent_channels
+    return model.model.model_config.is_inpainting
 
 
 def wants_clip_tokens(model, image_encoder) -> bool:
     """Whether a MODEL is to get CLIP embeddings of start images; a missing image encoder is named in the log."""
-    takes = model.model.diffusion_model.config.clip_tokens
+    takes = model.model.model_config.sees_start_image
     if takes and not image_encoder:
         logging.warning(
             "This transformer can see start images through CLIP, but no image encoder is given; it is trained without "

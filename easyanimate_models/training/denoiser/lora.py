@@ -53,7 +53,7 @@ def add_adapters(model, settings: LoraSettings):
     """A copy of the host's MODEL whose linear layers have adapters, and the adapters by the names of their layers."""
     patcher, adapters, release = model.clone(), nn.ModuleDict(), model.model.model_config
     for name, module in model.model.diffusion_model.named_modules():
-        is_adapted = name.startswith(release.adapted) and (settings.motion or release.motion_marker not in name)
+        is_adapted = name.startswith(release.adapted) and (settings.motion or not release.is_motion_weight(name))
         if is_adapted and isinstance(module, nn.Linear):
             adapter = LowRank(module.weight.shape, settings, getattr(module, "scale_weight", None))
             adapters[name.replace(".", "/")] = adapter
