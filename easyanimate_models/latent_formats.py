@@ -57,13 +57,13 @@ def mark(latent: dict, latent_format) -> dict:
 
 def require_match(latent: dict, latent_format, what: str) -> None:
     """Raise `ValueError` when `latent` is for another release than `latent_format`; `what` names its owner."""
-    of_latent, of_owner = latent.get(STAMP), getattr(latent_format, "release", None)
-    if of_latent is None or of_owner is None or of_latent == of_owner:
+    of_latent, needed = latent.get(STAMP), getattr(latent_format, "release", None)
+    if of_latent is None or needed is None or of_latent == needed:
         return
-    alike = " (without its config.json, a V2 VAE is loaded as V3)" if {of_latent, of_owner} == {"V2", "V3"} else ""
+    alike = " (without its config.json, a V2 VAE is loaded as V3)" if {of_latent, needed} == {"V2", "V3"} else ""
     raise ValueError(
-        f"The latent is for EasyAnimate {of_latent}, but the {what} is for {of_owner}; load the {what} of "
-        f"{of_latent}, or connect the VAE of {of_owner} to the node that makes the latent{alike}."
+        f"The latent is for EasyAnimate {of_latent}, but the {what} is for {needed}; load the {what} of "
+        f"{of_latent}, or connect the VAE of {needed} to the node that makes the latent{alike}."
     )
 
 

@@ -16,13 +16,13 @@ from comfy_api.latest import io
 from PIL import Image, ImageOps
 
 from ..easyanimate_models.files.model_files import plain_name
-from ..easyanimate_models.host import chosen, say_in_node
+from ..easyanimate_models.host import require_choice, show_text
 
 CATEGORY = "EasyAnimate/data"
 DATASETS = "easyanimate_data"  # in the host's output folder
 BY_HAND = "captions by hand only"
 NONE = "none"
-SHOWN, THUMBNAIL = 24, (192, 108)  # clips on a sheet, pixels of each
+PREVIEW_CLIPS, THUMBNAIL = 24, (192, 108)  # clips on a sheet, pixels of each
 ANY = 1e6  # as a limit: none
 
 
@@ -34,7 +34,7 @@ def input_folders() -> list[str]:
 
 def input_folder(name: str) -> Path:
     """The folder of that name in the host's input folder. Raises `ValueError` for names that lead elsewhere."""
-    return Path(folder_paths.get_input_directory()) / chosen("folder in ComfyUI's input", name, input_folders())
+    return Path(folder_paths.get_input_directory()) / require_choice("folder in ComfyUI's input", name, input_folders())
 
 
 def input_digest(folder: str) -> str:
@@ -58,7 +58,7 @@ def data_sets() -> list[str]:
     return sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
 
 
-def places() -> list[str]:
+def dataset_folders() -> list[str]:
     """Where data sets may be: those that were made here, and the folders of the input folder."""
     return [*(f"output/{name}" for name in data_sets()), *(f"input/{name}" for name in input_folders())]
 
@@ -74,7 +74,7 @@ def captioners() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def heads() -> list[str]:
+def aesthetic_predictors() -> list[str]:
     """Aesthetic predictors in models/aesthetics."""
     root = Path(folder_paths.models_dir) / "aesthetics"
     kinds = {".safetensors", ".pth", ".pt", ".bin"}
@@ -97,7 +97,7 @@ def _dataset_in() -> io.String.Input:
 def _outputs() -> list:
     return [
         io.String.Output(display_name="dataset", tooltip="The dataset folder."),
-        io.Image.Output(display_name="preview", tooltip=f"One frame of each clip, for up to {SHOWN} clips."),
+        io.Image.Output(display_name="preview", tooltip=f"One frame of each clip, for up to {PREVIEW_CLIPS} clips."),
     ]
 
 
@@ -166,7 +166,7 @@ class EasyAnimateScoreClips(io.ComfyNode):
                 io.Boolean.Input("text_area", default=True, tooltip="Fraction of the frame covered by text."),
                 io.Combo.Input(
                     "aesthetics",
-                    options=[NONE, *heads()],
+                    options=[NONE, *aesthetic_predictors()],
                     tooltip="LAION's aesthetic predictor, a file in models/aesthetics. Needs the image encoder.",
                 ),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="CLIP ViT-L/14, for the aesthetic score."),
@@ -180,7 +180,10 @@ class EasyAnimateScoreClips(io.ComfyNode):
         from ..easyanimate_models.data.stages import IN_PROCESS, score_clips
 
         home = dataset_folder(dataset)
-        if chosen("aesthetic predictor", aesthetics, [NONE, *heads()]) != NONE and clip_vision is None:
+        if (
+            require_choice("aesthetic predictor", aesthetics, [NONE, *aesthetic_predictors()]) != NONE
+            and clip_vision is None
+        ):
             raise ValueError("Aesthetics need an image encoder; connect CLIP ViT-L/14 to clip_vision, or choose none.")
         rows = score_clips(home, make_scorers(ScoreSettings(motion, text_area)), _threads(), _progress(cls, "scores"))
         if aesthetics != NONE:
@@ -236,7 +239,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
             copies=copies,
         )
         rows = choose_clips(home, limits)
-        kept = _kept_rows(rows)
+        kept = _accepted_rows(rows)
         if not kept:
             first = next((row["rejected"] for row in rows), "there are no clips")
             raise ValueError(f"No clip of {home.name} passes the limits (first reason: {first}); loosen them.")
@@ -288,14 +291,14 @@ class EasyAnimateCaptionClips(io.ComfyNode):
         from ..easyanimate_models.data.stages import describe_clips
 
         home, captioner, folders = dataset_folder(dataset), None, captioners()
-        chosen("captioning model", model, [BY_HAND, *folders])
-        chosen("captioning model", rewriter, [NONE, *folders])
+        require_choice("captioning model", model, [BY_HAND, *folders])
+        require_choice("captioning model", rewriter, [NONE, *folders])
         if model != BY_HAND:
             mm.unload_all_models()  # the host's can come back; this one is not the host's
             device = str(mm.get_torch_device())
             captioner = Captioner(folders[model], prompt, frames, rewriter=folders.get(rewriter), device=device)
         try:
-            rows = _kept_rows(describe_clips(home, captioner, progress=_progress(cls, "captions")))
+            rows = _accepted_rows(describe_clips(home, captioner, progress=_progress(cls, "captions")))
         finally:
             forget_models()
         return io.NodeOutput(str(home), _sheet(home, rows), "\n".join(str(row["text"]) for row in rows))
@@ -311,7 +314,9 @@ class EasyAnimateLoadDataset(io.ComfyNode):
             description="Loads an existing dataset, or a folder of captioned clips, for the training nodes.",
             inputs=[
                 io.Combo.Input(
-                    "folder", options=places(), tooltip="A folder in output/easyanimate_data or in ComfyUI/input."
+                    "folder",
+                    options=dataset_folders(),
+                    tooltip="A folder in output/easyanimate_data or in ComfyUI/input.",
                 )
             ],
             outputs=[
@@ -326,7 +331,7 @@ class EasyAnimateLoadDataset(io.ComfyNode):
 
     @classmethod
     def dataset_path(cls, folder: str) -> Path:
-        root, _, name = chosen("dataset", folder, places()).partition("/")
+        root, _, name = require_choice("dataset", folder, dataset_folders()).partition("/")
         output = Path(folder_paths.get_output_directory()) / DATASETS
         return (output if root == "output" else Path(folder_paths.get_input_directory())) / name
 
@@ -354,13 +359,13 @@ def _progress(cls: type[io.ComfyNode], what: str):
     def progress(done: int, of: int) -> None:
         bar = bars.setdefault(of, comfy.utils.ProgressBar(of))
         bar.update_absolute(done)
-        say_in_node(node, f"{done} of {of} {what}")
+        show_text(node, f"{done} of {of} {what}")
         mm.throw_exception_if_processing_interrupted()
 
     return progress
 
 
-def _kept_rows(rows: list[dict]) -> list[dict]:
+def _accepted_rows(rows: list[dict]) -> list[dict]:
     return [row for row in rows if not row.get("rejected") and not row.get("wrong")]
 
 
@@ -369,7 +374,7 @@ def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:
     from ..easyanimate_models.media.contact_sheet import contact_sheet
     from ..easyanimate_models.media.video_file import sample_frames
 
-    clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:SHOWN]
+    clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:PREVIEW_CLIPS]
     if not clips:
         raise ValueError(f"{home.name} contains no usable clips; the log says why each one was skipped.")
     pictures = [Image.fromarray(sample_frames(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .browser import install
-from .environment import HOST, PYTHON, ROOT, say
+from .environment import HOST, PYTHON, ROOT, print_line
 
 TESTS = ROOT / "tests"
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
@@ -67,7 +67,7 @@ def report_coverage() -> int:
     for line in done.stdout.splitlines():
         percent = re.search(r"([\d.]+)%$", line)
         if not percent or float(percent[1]) < 80 or line.startswith("TOTAL"):
-            say(line)
+            print_line(line)
     return done.returncode
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .environment import HOST, PYTHON, ROOT, say
+from .environment import HOST, PYTHON, ROOT, print_line
 from .workflows import client
 
 PACK = "ComfyUI-EasyAnimate"
@@ -100,5 +100,5 @@ def saved_video(outputs: dict) -> Path:
 def serve(arguments: list[str]) -> int:
     """`dev.py serve`: a server for working in the browser; `arguments` are further options of ComfyUI."""
     port = free_port()
-    say(f"ComfyUI at http://127.0.0.1:{port} (Ctrl+C stops it)")
+    print_line(f"ComfyUI at http://127.0.0.1:{port} (Ctrl+C stops it)")
     return subprocess.run(server_command(port, *arguments), cwd=HOST).returncode

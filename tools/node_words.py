@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import comfyui
-from .environment import ROOT, say
+from .environment import ROOT, print_line
 
 DOCS = ROOT / "web" / "docs"
 HEADINGS = {  # of a page: what goes in, what comes out, and the head of the column that explains them
@@ -25,7 +25,7 @@ def words(arguments: list[str]) -> int:
     with comfyui.server() as port:
         nodes = comfyui.our_nodes(port)
     for path in write(nodes):
-        say(str(path.relative_to(ROOT)))
+        print_line(str(path.relative_to(ROOT)))
     return 0
 
 

@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     was cancelled may still be at work when the next begins. Raises `WriteError` for a full disk, a read-only folder and
     every other `OSError` with a number; give libraries that raise others (`torch.save`) an open file instead.
     """
-    part = _part_beside(path)
+    part = _temporary_file(path)
     try:
         with explain_write_errors(path):
             yield part
@@ -96,7 +96,7 @@ def remove_stale_parts(folder: Path) -> None:
                 part.unlink()
 
 
-def _part_beside(path: Path) -> Path:
+def _temporary_file(path: Path) -> Path:
     name = os.fsencode(path.name)[:NAME_BYTES].decode(errors="ignore")
     return path.with_name(f"{name}.{uuid.uuid4().hex[:12]}{PART}")
 

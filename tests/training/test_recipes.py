@@ -58,7 +58,7 @@ def test_the_toy_clips_are_grey_where_they_say_black(clips):
     for item in items:
         edge = dataset.read_frames(item, 0, item.frames)[:, 0].median()
         assert abs(float(edge) - 120 / 255) < 0.02
-    assert not set(toys.look(20)[1]) & set(part("easyanimate_models.training.toy.shapes").split_scenes()[1])
+    assert not set(toys.style_scenes(20)[1]) & set(part("easyanimate_models.training.toy.shapes").split_scenes()[1])
 
 
 def test_the_toy_clips_of_a_word_come_in_several_wordings_among_known_ones(tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from ..environment import pip, run_module, say
+from ..environment import pip, print_line, run_module
 
 PACKAGES = ["playwright>=1.49"]  # what only `test --browser` and `pictures` need, beside one of these browsers
 COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -20,7 +20,7 @@ def bring_browser() -> None:
     """Install Playwright, and on a Debian with root rights Chromium; exits where there is no browser then."""
     pip("install", *PACKAGES)
     if find_browser() is None and shutil.which("apt-get") and os.geteuid() == 0:
-        say("Installing Chromium")
+        print_line("Installing Chromium")
         for step in (["update"], ["install", "-y", "chromium"]):
             subprocess.run(["apt-get", "-qq", *step], stdout=subprocess.DEVNULL)
     if find_browser() is None:

@@ -2,7 +2,7 @@
 
 from .. import comfyui
 from ..demo import draw_contact_sheet, show_progress
-from ..environment import ROOT, say
+from ..environment import ROOT, print_line
 from . import author, client, graphs, tiny
 
 FOLDER = ROOT / "workflows"
@@ -19,10 +19,10 @@ def workflows(arguments: list[str]) -> int:
         object_info = client.get(port, "/object_info")
         for workflow in described:
             path = author.write(workflow, object_info, FOLDER)
-            say(str(path.relative_to(ROOT)))
+            print_line(str(path.relative_to(ROOT)))
             if workflow.name in pictured:
                 prompt = tiny.as_tiny(client.load(port, path), workflow)
                 video = comfyui.saved_video(client.run(port, tiny.thumbnail(prompt, workflow), show_progress))
                 draw_contact_sheet(video, path.with_suffix(".jpg"))
-                say(f"\n{path.with_suffix('.jpg').relative_to(ROOT)}")
+                print_line(f"\n{path.with_suffix('.jpg').relative_to(ROOT)}")
     return 0

@@ -103,8 +103,8 @@ def _captioned_files(folder: Path) -> list[tuple[Path, str]]:
     if rows is None:
         captioned = [(file, "") for file in find_files(folder, VIDEOS | IMAGES)]
     else:
-        chosen = [(_path(folder, row["file"]), row.get("text", "")) for row in rows if not row.get("rejected")]
-        captioned = [(file, text) for file, text in chosen if not is_hidden(folder, file)]
+        accepted = [(_path(folder, row["file"]), row.get("text", "")) for row in rows if not row.get("rejected")]
+        captioned = [(file, text) for file, text in accepted if not is_hidden(folder, file)]
     if rows and not captioned:
         raise DatasetError(f"All clips in the list of {folder} are rejected; loosen the limits, or remove the list.")
     if not captioned:

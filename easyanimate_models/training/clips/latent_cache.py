@@ -203,8 +203,8 @@ def _encode_texts(cache: Path, examples: dict[Bucket, list[Example]], clip) -> d
     return {text: _encoded_text(cache, text, clip, encoder_fingerprint) for text in sorted(texts)}
 
 
-def _encoded_text(place: Path, text: str, clip, maker: str) -> Path:
-    file = place / f"text.{hashlib.sha256(text.encode()).hexdigest()[:16]}.{maker}.safetensors"
+def _encoded_text(cache: Path, text: str, clip, encoder_fingerprint: str) -> Path:
+    file = cache / f"text.{hashlib.sha256(text.encode()).hexdigest()[:16]}.{encoder_fingerprint}.safetensors"
     if not _is_complete(file):
         context, mask = embeddings_of(encode_prompt(clip, [text]))
         write_safetensors(file, {"context": context[0].half(), "mask": mask[0].float()})
@@ -275,8 +275,8 @@ def _write_index(cache: Path, dataset: LatentDataset, inpainting: bool) -> None:
     rows = []
     for bucket, examples in dataset.examples.items():
         for example in examples:
-            seen = example.clip_embeds.name if example.clip_embeds else None
-            files = {"latents": example.latents.name, "text": example.text, "seen": seen}
+            embeds = example.clip_embeds.name if example.clip_embeds else None
+            files = {"latents": example.latents.name, "text": example.text, "seen": embeds}
             rows.append({"bucket": [bucket.frames, bucket.height, bucket.width], **files})
     texts = {text: file.name for text, file in dataset.texts.items()}
     index = {"inpainting": inpainting, "texts": texts, "examples": rows}
