@@ -27,6 +27,7 @@ from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, pre
 from .model_detection.encoders import detect_controlnet, detect_image_encoder
 from .names.motion_module import with_motion_module
 from .names.pixart import control_with_our_names
+from .sampling.guard import guarded
 from .supported_models import Release
 from .vae.host_vae import HostVAE
 
@@ -93,7 +94,7 @@ def _as_patcher(release: Release, tensors: dict[str, Tensor], name: str, disable
     if not dynamic:
         model.to(patcher.offload_device)
     _load(model.diffusion_model, tensors, dynamic, name)
-    return patcher
+    return guarded(patcher)
 
 
 def read_transformer(path: str | Path, motion_module: str | Path | None = None) -> Checkpoint:

@@ -44,10 +44,14 @@ class EasyAnimateTokenizer(sd1_clip.SD1Tokenizer):
 
 
 class T5Encoder(comfy.text_encoders.sd3_clip.T5XXLModel):
-    """The host's T5, given the attention mask and handing it on for cross-attention."""
+    """The host's T5, given the attention mask and handing it on for cross-attention.
+
+    Padding comes out as zeros, by which it is known when stock nodes join or mix prompts and their masks don't follow.
+    """
 
     def __init__(self, **kwargs):
         super().__init__(attention_mask=True, **kwargs)
+        self.zero_out_masked = True
 
 
 @dataclass(frozen=True)
