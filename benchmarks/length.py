@@ -9,7 +9,7 @@ from easyanimate_models.files.model_files import TINY
 from easyanimate_models.sampling.long_video import in_windows
 from easyanimate_models.sampling.schedules import release_sigmas
 from easyanimate_models.sd import load_text_encoder, load_transformer, load_vae
-from easyanimate_models.training.toy.judging import look
+from easyanimate_models.training.toy.judging import classify
 from easyanimate_models.training.toy.shapes import FRAMES, SIZE
 from easyanimate_models.vae.slicing import SLICES
 from easyanimate_models.vae.video_sizes import latent_size, window_size
@@ -38,7 +38,7 @@ def made(frames: int) -> tuple[list[tuple[str, str]], int, float]:
     times: list[float] = []
     peak = peak_above(lambda: times.append(seconds(sample)))
     video = vae.decode(latents[0], seams="overlap")[0]
-    seen = [look(part) for part in video.split(FRAMES) if len(part) == FRAMES]
+    seen = [classify(part) for part in video.split(FRAMES) if len(part) == FRAMES]
     return [(s.colour, s.shape) for s in seen], peak, times[0]
 
 

@@ -12,8 +12,8 @@ import comfy.ops
 import torch
 from safetensors.torch import save_file
 
+from easyanimate_models.configs.motion_dit import transformer_config
 from easyanimate_models.sd import load_transformer
-from easyanimate_models.training.export import transformer_config
 
 from .measure import Row, alternating, in_own_process, report
 from .networks import V3, transformer

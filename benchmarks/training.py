@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 
+from easyanimate_models.sampling.schedules import alphas_cumprod
+from easyanimate_models.supported_models import EasyAnimateV3
 from easyanimate_models.training import loop
-from easyanimate_models.training.denoiser.objective import PLAIN_NOISE, Batch, noise_objective
+from easyanimate_models.training.denoiser.objective import Batch, ObjectiveSettings, noise_objective
 from easyanimate_models.training.toy.tiny import DIT
-from easyanimate_models.training.training_plan import Plan
+from easyanimate_models.training.training_plan import TrainingPlan
 
 from .measure import Row, in_own_process, peak_above, report, seconds
 from .networks import TEXT_TOKENS, V3, transformer
 
 STEPS, REPETITIONS, BATCH = 40, 5, 32  # the batch of recipes/transformer_tiny.toml
 DEEP = replace(V3, in_channels=4, depth=12, width=288, heads=4, skips=None, clip_tokens=False)
-PLAN = Plan(STEPS, 1e-5, 1, 0.99, 1.0, seed=0)
+PLAN = TrainingPlan(STEPS, 1e-5, 1, 0.99, 1.0, seed=0)
 
 
 def batches(config, count: int, frames: int, side: int):
@@ -40,21 +42,26 @@ class Bare:
         self.optimizer.step()
 
 
+def objective(network, draw_batch, checkpointing: bool = False):
+    schedule = alphas_cumprod(EasyAnimateV3.sampling_settings)
+    return noise_objective(network, draw_batch, schedule, ObjectiveSettings(checkpointing=checkpointing), 0)
+
+
 def learner():
     """A tiny network and its objective."""
     network = transformer(DIT).train().requires_grad_(True)
-    return network, noise_objective(network, batches(DIT, BATCH, 6, 8), PLAIN_NOISE, 0)
+    return network, objective(network, batches(DIT, BATCH, 6, 8))
 
 
 def overhead() -> float:
     """Time that a run of the loop takes beyond as many bare steps, which are made in turn with its own."""
-    (network, objective), bare, took = learner(), Bare(*learner()), []
+    (network, loss), bare, took = learner(), Bare(*learner()), []
 
     def beside(done: int, _) -> None:
         took.append(seconds(lambda: bare.step(done)))
 
     with tempfile.TemporaryDirectory() as folder:
-        both = seconds(lambda: loop.fit(Path(folder), network, objective, PLAN, watch=beside))
+        both = seconds(lambda: loop.fit(Path(folder), network, loss, PLAN, callback=beside))
     return both / sum(took) - 2
 
 
@@ -71,9 +78,9 @@ def overhead_row() -> Row:
 def activations(checkpointing: bool) -> int:
     """Bytes above weights and gradients in a step."""
     network = transformer(DEEP).train().requires_grad_(True)
-    objective = noise_objective(network, batches(DEEP, 1, 8, 16), PLAIN_NOISE, 0, checkpointing)
-    objective(0)[0].backward()  # gradients are there from now on
-    return peak_above(lambda: objective(0)[0].backward())
+    loss = objective(network, batches(DEEP, 1, 8, 16), checkpointing)
+    loss(0)[0].backward()  # gradients are there from now on
+    return peak_above(lambda: loss(0)[0].backward())
 
 
 def checkpointing_row() -> Row:

@@ -7,7 +7,6 @@ import comfy.latent_formats
 from torch import Tensor
 
 STAMP = "easyanimate_release"
-RELEASED_SCALING = 0.18215  # of V1 to V3
 
 
 class ImageLatents(comfy.latent_formats.LatentFormat):
@@ -18,7 +17,7 @@ class ImageLatents(comfy.latent_formats.LatentFormat):
     latent_dimensions = 3
     spacial_downscale_ratio = 8
     temporal_downscale_ratio = 1
-    scale_factor = RELEASED_SCALING
+    scale_factor = 0.18215
     taesd_decoder_name = None  # the image previewer would be handed a video
     latent_rgb_factors = [
         [0.3512, 0.2297, 0.3227],

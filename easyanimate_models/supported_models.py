@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .conditioning.inpainting import EncodedMask
 from .configs.motion_dit import transformer_config
+from .configs.vae import vae_config
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .files.checkpoint import embed_config
@@ -22,17 +23,18 @@ from .vae.image_vae import ImageVAE
 from .vae.slice_vae import SliceVAE, WindowVAE
 
 RELEASED_SKIPS = LongSkips(stored=13, start=15)
+V1_MOTION = (MotionConfig(("grid", "grid"), 8),)
 
 
 class Release(comfy.supported_models_base.BASE):
     """A release: an instance holds the config of one network, `release.config`.
 
     The loaders build `network(config, dtype, device, operations)` and wrap it in `model_class`; config.json is read by
-    the release's detector and written by `write_config`.
+    the release's detector and written by `config_json`.
     """
 
     network: type[Any]
-    write_config: Callable[[Any], dict]  # config.json of a transformer, in the original's words
+    config_json: Callable[[Any], dict]  # config.json of the transformer, in the original's words
     model_class: type[VideoModel]
     prediction: comfy.model_base.ModelType  # what the network predicts
     noise_levels: type  # between timesteps and sigmas, a model sampling of the host
@@ -42,8 +44,8 @@ class Release(comfy.supported_models_base.BASE):
     vae: type[Any]
     vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
     ignored: tuple[str, ...] = ()  # parts of names of tensors in its files that the network does not need
-    blocks: str  # what the names of the layers that a LoRA adapts begin with
-    trained: tuple[str, ...]  # what the names of the weights that fine-tuning changes begin with
+    adapted: str  # what the names of the layers that a LoRA adapts begin with
+    trained: tuple[str, ...]  # what the names of the weights that full fine-tuning changes begin with
     unet_extra_config: dict = {}
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -63,9 +65,14 @@ class Release(comfy.supported_models_base.BASE):
     def get_model(self, state_dict, prefix="", device=None) -> VideoModel:
         return self.model_class(self, device=device)
 
-    def config_json(self) -> dict:
-        """config.json of the transformer, with the preview colours that the file brought."""
-        config = type(self).write_config(self.config)
+    @classmethod
+    def vae_config_json(cls, config) -> dict:
+        """config.json of the VAE."""
+        return vae_config(config, cls.vae_flags)
+
+    def _embedded_config(self) -> dict:
+        """config.json of the transformer, with the preview colours that its file brought."""
+        config = type(self).config_json(self.config)
         if getattr(self.latent_format, "latent_rgb_factors_bias", None):
             config["latent_rgb_factors"] = self.latent_format.latent_rgb_factors
             config["latent_rgb_bias"] = self.latent_format.latent_rgb_factors_bias
@@ -73,7 +80,7 @@ class Release(comfy.supported_models_base.BASE):
 
     def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """What tensors can't tell, such as heads, files that the host saves carry inside."""
-        return super().process_unet_state_dict_for_saving({**state_dict, **embed_config(self.config_json())})
+        return super().process_unet_state_dict_for_saving({**state_dict, **embed_config(self._embedded_config())})
 
 
 class MotionRelease(Release):
@@ -82,11 +89,13 @@ class MotionRelease(Release):
     `motion` and `skips` are the released ones, for files without a config.json.
     """
 
+    network = MotionDiT
+    motion_marker = "attn_temporal."  # in the names of all motion module weights, and of no others
     motion: tuple[MotionConfig, ...]
     skips: LongSkips | None = RELEASED_SKIPS
 
     network = MotionDiT
-    write_config = staticmethod(transformer_config)
+    config_json = staticmethod(transformer_config)
     model_class = MotionVideoModel
     prediction = comfy.model_base.ModelType.EPS
     noise_levels = LinearNoiseLevels
@@ -98,7 +107,7 @@ class MotionRelease(Release):
         "pos_embed.pos_embed",
         "caption_projection.y_embedding",  # the empty text of PixArt's training; ours comes from the text encoder
     )
-    blocks = "transformer_blocks."
+    adapted = "transformer_blocks."
     trained = ("transformer_blocks.", "proj_out.", "pos_embed.", "long_connect_fc.")
     sampling_settings = {
         "beta_schedule": "sqrt_linear",  # the host's name for betas that are linear in the step
@@ -108,16 +117,16 @@ class MotionRelease(Release):
     }
     memory_usage_factor = 0.8  # 16.8 kB per latent pixel of a batch; in bfloat16 short videos take 19.3, long ones 15.0
 
-    @classmethod
-    def with_motion_modules(cls, config: MotionDiTConfig) -> MotionDiTConfig:
-        """An image transformer's config with the motion modules that V1 adds to one; a video transformer's as it is."""
-        return config if config.motion else replace(config, motion=EasyAnimateV1.motion)
+    @staticmethod
+    def with_motion_modules(config: MotionDiTConfig) -> MotionDiTConfig:
+        """The same network with V1's motion modules, if it has none."""
+        return config if config.motion else replace(config, motion=V1_MOTION)
 
 
 class EasyAnimateV1(MotionRelease):
     """Grid motion modules over PixArt, image VAE latents. Without motion modules, PixArt itself."""
 
-    motion = (MotionConfig(("grid", "grid"), 8),)
+    motion = V1_MOTION
     skips = None
     memory_usage_factor = 0.45  # without what the long skips keep alive
     latent_format = ImageLatents
@@ -144,3 +153,8 @@ class EasyAnimateV3(MotionRelease):
 
 RELEASES: tuple[type[MotionRelease], ...] = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)
 DEFAULT = EasyAnimateV3  # of an empty latent that no VAE says the release of
+
+
+def release_of_vae(kind: type) -> type[Release]:
+    """The release whose VAE is of this class."""
+    return next(release for release in RELEASES if release.vae is kind)

@@ -1,7 +1,8 @@
 """Clips + MODEL -> a LoRA, or motion modules. What training needs is imported when it begins."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
@@ -21,7 +22,7 @@ NAMES = ["comfyui", "original"]
 
 
 def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
-    """Which models learn, from what, under which name, for how long."""
+    """The models, the data set, the name of the result, and how long and fast to train."""
     return [
         io.Model.Input("model", tooltip="The EasyAnimate transformer to train."),
         io.Clip.Input("clip", tooltip="The T5 text encoder, for the captions."),
@@ -77,7 +78,7 @@ def _every() -> io.Int.Input:
 
 
 def _samples() -> list:
-    """A look at what is learnt, meanwhile."""
+    """Previews while training."""
     return [
         io.Int.Input(
             "sample_every",
@@ -94,8 +95,8 @@ def _samples() -> list:
     ]
 
 
-def _eye() -> io.ClipVision.Input:
-    tooltip = "The image encoder, for InP transformers that see the start image through CLIP."
+def _image_encoder() -> io.ClipVision.Input:
+    tooltip = "The image encoder, for InP transformers that see start images through CLIP."
     return io.ClipVision.Input("clip_vision", optional=True, tooltip=tooltip)
 
 
@@ -155,7 +156,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     optional=True,
                     tooltip="Train the text encoder too, for words it doesn't know. It then stays in memory.",
                 ),
-                _eye(),
+                _image_encoder(),
                 _dataset(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
@@ -174,11 +175,30 @@ class EasyAnimateTrainLora(io.ComfyNode):
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
 
-        asked = _asked(locals())
-        chosen("layer naming", asked.names, NAMES)
+        chosen("way to name layers", names[0], NAMES)
+        inputs = TrainingInputs(
+            model=model[0],
+            clip=clip[0],
+            vae=vae[0],
+            name=name[0],
+            folder=folder[0],
+            steps=steps[0],
+            learning_rate=learning_rate[0],
+            resolution=resolution[0],
+            frames=frames[0],
+            batch_size=batch_size[0],
+            seed=seed[0],
+            clips=clips,
+            captions=captions,
+            every=every[0],
+            sample_every=sample_every[0],
+            sample_prompt=sample_prompt[0],
+            clip_vision=_first(clip_vision),
+            dataset=_first(dataset),
+        )
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
-        trained = train_lora(_task(asked, clips, captions), lora, names[0], _seen(cls, asked))
-        return _result(trained, trained.clip)
+        result = train_lora(_job(inputs), lora, names[0], _progress(cls, inputs.steps))
+        return io.NodeOutput(*_outputs_of(result), result.clip)
 
 
 class EasyAnimateTrainMotionModule(io.ComfyNode):
@@ -201,7 +221,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 *_clips(),
                 _every(),
                 *_samples(),
-                _eye(),
+                _image_encoder(),
                 _dataset(),
             ],
             outputs=_outputs(),
@@ -218,59 +238,106 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 
-        asked = _asked(locals())
-        return _result(train_motion_module(_task(asked, clips, captions), _seen(cls, asked)))
+        inputs = TrainingInputs(
+            model=model[0],
+            clip=clip[0],
+            vae=vae[0],
+            name=name[0],
+            folder=folder[0],
+            steps=steps[0],
+            learning_rate=learning_rate[0],
+            resolution=resolution[0],
+            frames=frames[0],
+            batch_size=batch_size[0],
+            seed=seed[0],
+            clips=clips,
+            captions=captions,
+            every=every[0],
+            sample_every=sample_every[0],
+            sample_prompt=sample_prompt[0],
+            clip_vision=_first(clip_vision),
+            dataset=_first(dataset),
+        )
+        result = train_motion_module(_job(inputs), _progress(cls, inputs.steps))
+        return io.NodeOutput(*_outputs_of(result))
 
 
-def _asked(inputs: dict) -> SimpleNamespace:
-    """The first of each input: of all but clips and captions, which are lists, there is one."""
-    return SimpleNamespace(**{name: value[0] for name, value in inputs.items() if isinstance(value, (list, tuple))})
+@dataclass(frozen=True)
+class TrainingInputs:
+    """The inputs that both nodes have: of all but clips and captions, which are lists, there is one."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    name: str
+    folder: str
+    steps: int
+    learning_rate: float
+    resolution: int
+    frames: int
+    batch_size: int
+    seed: int
+    clips: list | None
+    captions: list | None
+    every: int
+    sample_every: int
+    sample_prompt: str
+    clip_vision: Any
+    dataset: str | None
 
 
-def _task(asked: SimpleNamespace, clips: list | None, captions: list | None):
-    """What is to be learnt, by the inputs that both nodes have."""
+def _first(values: list | None):
+    """The value of an optional input; None where nothing is connected."""
+    return None if values is None else values[0]
+
+
+def _job(inputs: TrainingInputs):
+    """What is to be trained."""
     from ..easyanimate_models.training.clips.dataset import in_memory, read_dataset
-    from ..easyanimate_models.training.denoiser.lora_run import DataSettings
-    from ..easyanimate_models.training.node_run import Task
+    from ..easyanimate_models.training.clips.settings import DataSettings
+    from ..easyanimate_models.training.node_run import TrainingJob
     from ..easyanimate_models.training.samples import SampleSettings
-    from ..easyanimate_models.training.training_plan import Plan
+    from ..easyanimate_models.training.training_plan import TrainingPlan
 
-    steps, rate = asked.steps, asked.learning_rate
-    home = _home(asked)
-    return Task(
-        asked.name,
-        asked.model,
-        require_text_encoder(asked.clip),
-        require_slice_vae(asked.vae),
-        in_memory(clips or [], captions or []) if home is None else read_dataset(home),
-        DataSettings(asked.resolution, asked.frames, asked.every, asked.batch_size),
-        Plan(steps, rate, min(100, steps // 10), 0.99, 1.0, asked.seed, "constant"),
-        SampleSettings(asked.sample_every, asked.sample_prompt),
-        home,
-        getattr(asked, "clip_vision", None),
+    steps = inputs.steps
+    clip, vae = require_text_encoder(inputs.clip), require_slice_vae(inputs.vae)
+    folder = _dataset_folder(inputs)
+    items = in_memory(inputs.clips or [], inputs.captions or []) if folder is None else read_dataset(folder)
+    return TrainingJob(
+        name=inputs.name,
+        model=inputs.model,
+        clip=clip,
+        vae=vae,
+        items=items,
+        data=DataSettings(inputs.resolution, inputs.frames, inputs.every, inputs.batch_size),
+        plan=TrainingPlan(steps, inputs.learning_rate, min(100, steps // 10), 0.99, 1.0, inputs.seed, "constant"),
+        samples=SampleSettings(inputs.sample_every, inputs.sample_prompt),
+        cache_folder=folder,
+        clip_vision=inputs.clip_vision,
     )
 
 
-def _home(asked: SimpleNamespace) -> Path | None:
-    """The folder that holds what is learnt from; None for clips that are connected."""
-    if dataset := getattr(asked, "dataset", None):
-        return home_of(dataset)
-    return None if asked.folder == NO_FOLDER else input_folder(asked.folder)
+def _dataset_folder(inputs: TrainingInputs) -> Path | None:
+    """The folder of the data set; None for clips that are connected."""
+    if inputs.dataset:
+        return home_of(inputs.dataset)
+    return None if inputs.folder == NO_FOLDER else input_folder(inputs.folder)
 
 
-def _seen(cls: type[io.ComfyNode], asked: SimpleNamespace):
-    from ..easyanimate_models.training.node_run import Seen
+def _progress(cls: type[io.ComfyNode], steps: int):
+    from ..easyanimate_models.training.node_run import ProgressCallbacks
 
-    shown = _Shown(cls.hidden.unique_id, asked.steps)
-    return Seen(shown.encoding, shown.learning, shown.sample)
-
-
-def _result(trained, *more) -> io.NodeOutput:
-    return io.NodeOutput(trained.model, _picture(trained.folder / "loss.png"), trained.file.name, *more)
+    progress = _Progress(cls.hidden.unique_id, steps)
+    return ProgressCallbacks(progress.encoding, progress.step, progress.preview)
 
 
-class _Shown:
-    """What the artist sees meanwhile: the bar, the loss, and that Cancel works."""
+def _outputs_of(result) -> tuple:
+    """The outputs that both nodes have."""
+    return result.model, _picture(result.folder / "loss.png"), result.file.name
+
+
+class _Progress:
+    """What the node shows while it trains: progress, loss and previews. Cancel takes effect here."""
 
     def __init__(self, node: str, steps: int):
         self.node, self.bar = node, comfy.utils.ProgressBar(steps)
@@ -279,12 +346,12 @@ class _Shown:
         say_in_node(self.node, f"encoded {done} of {of} clips")
         mm.throw_exception_if_processing_interrupted()
 
-    def learning(self, done: int, figures: dict[str, float]) -> None:
+    def step(self, done: int, metrics: dict[str, float]) -> None:
         self.bar.update_absolute(done)
-        say_in_node(self.node, f"step {done}, loss {figures['loss']:.4f}")
+        say_in_node(self.node, f"step {done}, loss {metrics['loss']:.4f}")
         mm.throw_exception_if_processing_interrupted()
 
-    def sample(self, done: int, sheet: Image.Image) -> None:
+    def preview(self, done: int, sheet: Image.Image) -> None:
         self.bar.update_absolute(done, preview=("JPEG", sheet, None))
 
 

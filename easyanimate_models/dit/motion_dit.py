@@ -129,6 +129,20 @@ class MotionDiT(nn.Module):
         outputs = config.patch**2 * 2 * config.latent_channels
         self.proj_out = operations.Linear(width, outputs, dtype=dtype, device=device)
 
+    def initialize_weights(self) -> None:
+        """Before training from scratch: zero output, cross-attention, motion modules and long skips, as DiT does."""
+        blocks: list[Any] = list(self.transformer_blocks)
+        for table in [self.scale_shift_table, *(block.scale_shift_table for block in blocks)]:
+            nn.init.normal_(table, std=self.config.width**-0.5)
+        nn.init.normal_(self.adaln_single.linear.weight, std=0.02)
+        _zero(self.proj_out, *(block.attn2.to_out[0] for block in blocks))
+        self.zero_motion_modules()
+
+    def zero_motion_modules(self) -> None:
+        """Zero what is added to an image transformer, so that each frame comes out as before: motion and long skips."""
+        modules: list[Any] = [block.attn_temporal for block in self.transformer_blocks if block.attn_temporal]
+        _zero(*(module.temporal_transformer.proj_out for module in modules), *self.long_connect_fc)
+
     def forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
         """The noise `[B, latent channels, F, H, W]` in `x` `[B, in channels, F, H, W]`; see `_forward`."""
         options = transformer_options or {}
@@ -233,3 +247,9 @@ def _patched(patch, block: MotionDiTBlock, x: Tensor, inputs: BlockInputs, optio
 
     args = {"img": x, "txt": inputs.context, "vec": inputs.modulation, "transformer_options": options}
     return patch(args, {"original_block": original})["img"]
+
+
+def _zero(*layers: Any) -> None:
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)

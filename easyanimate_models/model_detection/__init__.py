@@ -5,7 +5,6 @@ general.
 """
 
 from ..files.checkpoint import Checkpoint
-from ..latent_formats import RELEASED_SCALING as RELEASED_SCALING
 from ..supported_models import Release
 from ..text_encoders.t5 import T5TextEncoder
 from . import encoders, motion_dit, probes, vae

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import comfy.model_sampling
 import torch
+from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
 from torch import Tensor
 
 TIMESTEPS = 1000
@@ -64,6 +65,8 @@ def release_sigmas(model, sampler: str, steps: int, denoise: float = 1.0) -> Ten
 
 
 def alphas_cumprod(sampling_settings: dict) -> Tensor:
-    """The signal's share of the power at each timestep, `[timesteps]`, for betas that are linear in the step."""
-    start, end, steps = (sampling_settings[name] for name in ("linear_start", "linear_end", "timesteps"))
-    return torch.cumprod(1 - torch.linspace(start, end, steps, dtype=torch.float64), dim=0).float()
+    """The share of signal power left at each trained timestep, `[timesteps]`, of a release's `sampling_settings`."""
+    schedule, timesteps = sampling_settings["beta_schedule"], sampling_settings["timesteps"]
+    start, end = sampling_settings["linear_start"], sampling_settings["linear_end"]
+    betas = make_beta_schedule(schedule, timesteps, linear_start=start, linear_end=end)
+    return torch.cumprod(1 - betas, dim=0).float()

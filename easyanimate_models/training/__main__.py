@@ -1,14 +1,13 @@
 """`python -m easyanimate_models.training RECIPE.toml`: train as a recipe says.
 
 `… RUN_FOLDER [STAGE ...]`: train the built-in tiny model. All stages run in order unless some are named; `restore
-latents fine_tune export` trains the shipped weights further. Both go on where they stopped.
+latents fine_tune export` trains the shipped weights further. Both resume where they stopped.
 """
 
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from comfy.cli_args import args as host_args
@@ -23,28 +22,29 @@ if torch.cuda.is_available():
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-def tiny_model(run: Path, names: list[str]) -> None:
-    """The stages of the built-in model."""
+def train_tiny_model(run: Path, names: list[str]) -> None:
+    """The named stages of the built-in model, or all of them."""
     from .toy.tiny import STAGES, restore
     from .toy.tiny_variants import VARIANTS
 
-    stages: dict[str, Any] = {**STAGES, **VARIANTS}
+    stages = {**STAGES, **VARIANTS}
     for name in names or stages:
-        {**stages, "restore": restore}[name](run)
+        stage = restore if name == "restore" else stages[name]
+        stage(run)
 
 
-def recipe(file: Path) -> None:
+def train_recipe(file: Path) -> None:
     """A recipe; what is wrong with it, or with the clips, in one sentence."""
-    from .follow import follow
     from .recipe import read_recipe
+    from .recipe_run import run_recipe
 
     try:
-        logging.info("%s", follow(read_recipe(file)))
+        logging.info("%s", run_recipe(read_recipe(file)))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
 
 
 if sys.argv[1].endswith(".toml"):
-    recipe(Path(sys.argv[1]))
+    train_recipe(Path(sys.argv[1]))
 else:
-    tiny_model(Path(sys.argv[1]), sys.argv[2:])
+    train_tiny_model(Path(sys.argv[1]), sys.argv[2:])

@@ -1,12 +1,13 @@
-"""The state of a run on disk: one file, whole or not there, that any number of processes can go on from."""
+"""The state of a run on disk: `state.pt`, from which any number of processes can resume, and its settings."""
 
 import json
 import logging
-from dataclasses import asdict
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -15,96 +16,124 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from .training_plan import Plan
+from ..files.atomic import atomic_write, write_text
+from .learner import Learner
+from .sharding import full_tensor, shard_like
 
 STATE, PLAN = "state.pt", "plan.json"
-NOISE = {"least": 1.0, "most": 1.0, "power": 0.0, "decisive": None}
-LATER = NOISE | {"windows": 1, "lengths": "full", "clip_dropout": 0.5, "text": False}  # older runs don't say these
+OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
+    "least": 1.0,
+    "most": 1.0,
+    "power": 0.0,
+    "decisive": None,
+    "windows": 1,
+    "lengths": "full",
+    "clip_dropout": 0.5,
+    "text": False,
+}
 
 
-def require_same(folder: Path, plan: Plan, told: dict) -> None:
-    """A folder goes on with the recipe that it was begun with; raises `ValueError` for another."""
-    mine = json.loads(json.dumps({**told, **asdict(plan)}))
+def require_same_settings(folder: Path, settings: dict) -> None:
+    """Raise `ValueError` when the run in `folder` was begun with other settings."""
     file = folder / PLAN
     if not file.exists() or not (folder / STATE).exists():
         return
-    theirs = json.loads(file.read_text(encoding="utf-8"))
-    for name in sorted(mine.keys() | theirs.keys()):
-        then, now = (told.get(name, LATER.get(name)) for told in (theirs, mine))
+    settings = json.loads(json.dumps(settings))
+    begun_with = json.loads(file.read_text(encoding="utf-8"))
+    for name in sorted(settings.keys() | begun_with.keys()):
+        then, now = (values.get(name, OLDER_DEFAULTS.get(name)) for values in (begun_with, settings))
         if now != then:
             raise ValueError(
                 f"{folder} was begun with {name} = {then}, now it is {now}; set it back to go on, or name another "
-                "folder to begin anew."
+                "folder to start over."
             )
 
 
-def note(folder: Path, plan: Plan, told: dict) -> None:
-    """Keep what the run is begun with."""
-    (folder / PLAN).write_text(json.dumps({**told, **asdict(plan)}, indent=2) + "\n", encoding="utf-8")
+def write_settings(folder: Path, settings: dict) -> None:
+    """Write down the settings that a run is begun with."""
+    write_text(folder / PLAN, json.dumps(settings, indent=2) + "\n")
 
 
-def save(folder: Path, courses: list, step: int, is_main: bool) -> None:
-    """Every process has to call this; the main one writes. Raises `OSError` with advice when the disk is full."""
-    state = {"step": step, "courses": [_state(course) for course in courses]}
-    if not is_main:
-        return
-    partial = folder / f"{STATE}.part"
-    try:
-        torch.save(state, partial)
-        partial.replace(folder / STATE)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"{folder / STATE} could not be written ({error}); make room on the disk and start again: training goes on "
-            "from the last state saved."
-        ) from error
+class Saver:
+    """Saves the learners of a run to `state.pt` in its folder."""
+
+    def __init__(self, folder: Path, learners: list[Learner], accelerator):
+        self.folder, self.learners, self.accelerator = folder, learners, accelerator
+        self.last_save = time.monotonic()
+
+    def is_due(self, every: float) -> bool:
+        """Whether the last save was more than `every` seconds ago; all processes get the same answer."""
+        due = torch.tensor(float(time.monotonic() - self.last_save > every), device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            due = self.accelerator.reduce(due, "sum")
+        return bool(due)
+
+    def save(self, steps: int) -> None:
+        """Save the state after so many steps; every process has to call this.
+
+        Raises `OSError` with advice when the disk is full.
+        """
+        state = {"step": steps, "learners": [_state(learner) for learner in self.learners]}
+        if self.accelerator.is_main_process:
+            _write(self.folder / STATE, state)
+        self.accelerator.wait_for_everyone()
+        self.last_save = time.monotonic()
+
+    @contextmanager
+    def save_on_error(self, steps: int, one_process_only: bool = False) -> Iterator[None]:
+        """Save what is left after `steps` steps when something (such as the host's Cancel) ends this context early.
+
+        A step that some learners have taken and others have not is no state to resume from, nor are weights whose
+        gradient is not finite. Within a step only one process of several may have failed, and saving needs all.
+        """
+        try:
+            yield
+        except FloatingPointError:
+            raise
+        except BaseException:
+            alone = self.accelerator.num_processes == 1 or not one_process_only
+            if alone and all(learner.steps == steps for learner in self.learners):
+                self.save(steps)
+            raise
 
 
-def resume(folder: Path, courses: list) -> int:
-    """Put the state in `folder`, if there is one, into the courses; the step to go on at."""
+def resume(folder: Path, learners: list[Learner]) -> int:
+    """Load the state in `folder`, if there is one, into the learners; returns the number of steps taken."""
     path = folder / STATE
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    for course, kept in zip(courses, state["courses"], strict=True):
-        _restore(course, kept)
+    saved = state["learners"] if "learners" in state else state["courses"]  # as older versions called them
+    for learner, each in zip(learners, saved, strict=True):
+        _restore(learner, each)
+        learner.steps = state["step"]
     logging.info("%s: resumed at step %d", folder.name, state["step"])
     return state["step"]
 
 
-def _state(course) -> dict:
+def _write(file: Path, state: dict) -> None:
+    try:
+        with atomic_write(file) as partial:
+            torch.save(state, partial)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+        raise OSError(
+            f"{file} could not be written ({error.__cause__ or error}); make room on the disk and start again: "
+            "training resumes from the last state saved."
+        ) from error
+
+
+def _state(learner: Learner) -> dict:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     return {
-        "module": get_model_state_dict(course.lesson, options=options),
-        "optimizer": get_optimizer_state_dict(course.lesson, course.torch_optimizer, options=options),
-        "average": [whole(a) for a in course.average],
+        "module": get_model_state_dict(learner.module, options=options),
+        "optimizer": get_optimizer_state_dict(learner.module, learner.torch_optimizer, options=options),
+        "average": [full_tensor(average) for average in learner.ema.averages],
     }
 
 
-def _restore(course, kept: dict) -> None:
+def _restore(learner: Learner, state: dict) -> None:
     options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
-    set_model_state_dict(course.lesson, kept["module"], options=options)
-    set_optimizer_state_dict(course.lesson, course.torch_optimizer, kept["optimizer"], options=options)
-    for a, b in zip(course.average, kept["average"], strict=True):
-        a.copy_(_like(b, a))
-
-
-def whole_weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    """All weights of a network, put together where processes share them out; every process has to call this."""
-    return {name: whole(tensor) for name, tensor in network.state_dict().items()}
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor, put together where processes share it out; every process has to call this."""
-    tensor = tensor.detach()
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).cpu()
-
-
-def _like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, cut among processes as `like` is."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor):
-        return tensor
-
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    set_model_state_dict(learner.module, state["module"], options=options)
+    set_optimizer_state_dict(learner.module, learner.torch_optimizer, state["optimizer"], options=options)
+    for average, saved in zip(learner.ema.averages, state["average"], strict=True):
+        average.copy_(shard_like(saved, average))

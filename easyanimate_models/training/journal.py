@@ -1,45 +1,76 @@
-"""What a run leaves to look at: `log.csv`, `loss.png`, and TensorBoard's events where it is installed."""
+"""What a run shows of itself: a progress bar, `log.csv`, `loss.png`, and TensorBoard's events where it is installed."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy
 from PIL import Image
+from tqdm import tqdm
+
+from ..files.atomic import atomic_write
 
 
 class Journal:
-    """The log of a run, in its folder. Rows from `start` on, of a run that was cut off, are forgotten."""
+    """The log of a run, in its folder; rows from step `start` on, of a run that is resumed before them, are dropped.
 
-    def __init__(self, folder: Path, start: int):
+    Nothing is written unless `enabled`: in several processes, only the main one writes.
+    """
+
+    def __init__(self, folder: Path, start: int, enabled: bool = True):
+        self.folder, self.start, self.enabled = folder, start, enabled
         self.path = folder / "log.csv"
-        self.board = _board(folder, start)
-        rows = read_log(self.path) if self.path.exists() else []
-        kept = [row for row in rows if int(row["step"]) < start]
-        if len(kept) < len(rows):
-            self.path.unlink()
-            for row in kept:
-                _append(self.path, row)
+        self.progress: tqdm | None = None
+        self.board = _tensorboard(folder, start) if enabled else None
+        if enabled and self.path.exists():
+            self._drop_rows(start)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        _append(self.path, {"step": step, **{name: f"{value:.6g}" for name, value in figures.items()}})
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if self.progress is not None:
+            self.progress.close()
         if self.board is not None:
-            for name, value in figures.items():
+            self.board.close()
+        if kind is None and self.enabled and self.path.exists():
+            plot_loss(self.folder)
+
+    def steps(self, total: int) -> Iterable[int]:
+        """The steps that are left of so many, with a progress bar."""
+        rest = range(self.start, total)
+        if not self.enabled:
+            return rest
+        self.progress = tqdm(rest, initial=self.start, total=total, desc=self.folder.name, mininterval=5)
+        return self.progress
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics of a step."""
+        if not self.enabled:
+            return
+        if self.progress is not None:
+            self.progress.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()})
+        _append(self.path, {"step": step, **{name: f"{value:.6g}" for name, value in metrics.items()}})
+        if self.board is not None:
+            for name, value in metrics.items():
                 self.board.add_scalar(name, value, step)
 
-    def picture(self, step: int, image: Image.Image) -> None:
-        """For TensorBoard alone; who makes a picture keeps it."""
+    def add_image(self, step: int, image: Image.Image) -> None:
+        """Show a preview in TensorBoard."""
         if self.board is not None:
             self.board.add_image("sample", numpy.asarray(image), step, dataformats="HWC")
 
-    def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
-        if self.path.exists():
-            plot_loss(self.path.parent)
+    def _drop_rows(self, start: int) -> None:
+        rows = read_log(self.path)
+        kept = [row for row in rows if int(row["step"]) < start]
+        if not kept and rows:
+            self.path.unlink()
+        elif len(kept) < len(rows):
+            _write(self.path, list(kept[0]), kept)
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of `log.csv`; a last one that was cut off is left out."""
+    """The rows of `log.csv`, without a last one that was cut off."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [row for row in rows if None not in row.values()]
@@ -55,23 +86,26 @@ def plot_loss(folder: Path) -> None:
     axes.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], linewidth=0.8)
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=folder.name)
     axes.grid(alpha=0.3)
-    figure.savefig(folder / "loss.png", dpi=110)
+    with atomic_write(folder / "loss.png") as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def _append(path: Path, row: dict) -> None:
-    """One row more; figures that were not there before get a column of their own."""
+    """Append a row; a metric that was not there before gets a column of its own."""
     columns = _columns(path)
     if set(row) <= set(columns):
         with path.open("a", newline="") as file:
             csv.DictWriter(file, columns, restval="").writerow(row)
         return
     rows = [*(read_log(path) if columns else []), row]
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*columns, *(name for name in row if name not in columns)], restval="")
+    _write(path, [*columns, *(name for name in row if name not in columns)], rows)
+
+
+def _write(path: Path, columns: list[str], rows: list[dict]) -> None:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(path)
 
 
 def _columns(path: Path) -> list[str]:
@@ -81,7 +115,7 @@ def _columns(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def _board(folder: Path, start: int):
+def _tensorboard(folder: Path, start: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

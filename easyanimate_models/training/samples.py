@@ -1,6 +1,6 @@
-"""Samples while training: a short video of one prompt after every so many steps, kept in the folder of the run.
+"""Previews while training: a short video of one prompt after every so many steps, saved in the folder of the run.
 
-Looking leaves no trace: weights, gradients and chance are afterwards what they were.
+They leave no trace in the run: weights, gradients and random numbers are afterwards what they were before.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import comfy.model_management as mm
 import comfy.sample
 import comfy.samplers
 import torch
@@ -16,26 +15,30 @@ from PIL import Image
 from torch import Tensor
 
 from ..conditioning.inpainting import inpaint_latents
+from ..files.atomic import atomic_write
 from ..host import training
 from ..media.contact_sheet import contact_sheet, evenly_spaced
-from ..sampling.schedules import release_sigmas
-from ..text_encoders.prompt_cleaning import clean_prompt
+from ..sampling.sample import sample_latents
+from ..text_encoders.prompt import Encode, encode_prompt
 from ..vae.host_vae import HostVAE
 from ..vae.video_sizes import latent_size
 from ..vae.video_vae import SPACE_RATIO
-from .loop import Watch
+from .loop import Callback
 
 FOLDER = "samples"  # in that of the run
-SHOWN = 6  # frames of a video on its sheet
-RATE = 24  # frames a second of clips
+SHEET_FRAMES = 6  # of a video on its contact sheet
+FPS = 24  # of clips
 QUALITY = 90
 
-Show = Callable[[int, Image.Image], None]  # (steps done, frames side by side)
+PreviewCallback = Callable[[int, Image.Image], None]  # (steps taken, contact sheet)
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Which video is made after `every` so many steps, 0 for none; in the size that is learnt unless it is said."""
+    """Which video is sampled after `every` so many steps, 0 for none; `side` and `frames` of 0 are those of the clips.
+
+    `steps`, `cfg`, `sampler` and `seed` are those of the host's sampler.
+    """
 
     every: int = 0
     prompt: str = ""
@@ -58,125 +61,118 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What samples are of: the prompt as the text encoder reads it, an empty latent, and the VAE that shows it."""
+class PreviewInputs:
+    """What previews are sampled from: conditioning, an empty latent, and the VAE that decodes them."""
 
     settings: SampleSettings
     vae: HostVAE
     positive: list
     negative: list
     empty: Tensor
-    rate: float  # frames a second
-    show: Show | None = None
+    fps: float
+    callback: PreviewCallback | None = None
 
 
-Prompts = Callable[[Subject], tuple[list, list]]  # prompt and negative
+EncodePrompts = Callable[[PreviewInputs], tuple[list, list]]  # -> positive and negative conditioning
 
 
 @dataclass(frozen=True)
-class Audience:
-    """Who looks on: `watch` is told of every step, of `subject` samples are made."""
+class Monitor:
+    """Who follows a run: `callback` is called after every step, and previews are sampled from `preview`."""
 
-    watch: Watch | None = None
-    subject: Subject | None = None
-
-
-NOBODY = Audience()
+    callback: Callback | None = None
+    preview: PreviewInputs | None = None
 
 
-def subject_of(settings: SampleSettings, data, encoders: tuple, inpainting: bool, show=None) -> Subject | None:
-    """None where no samples are wanted; `encoders` (CLIP, VAE) read the prompt here, and only here.
+NO_MONITOR = Monitor()
 
-    `data` (`DataSettings`) says in which size clips are shown. An inpainting model is told that nothing is given.
+
+def preview_inputs(
+    settings: SampleSettings, data, clip, vae: HostVAE, inpainting: bool, callback: PreviewCallback | None = None
+) -> PreviewInputs | None:
+    """None where no previews are asked for; the prompts are encoded here, so `clip` is not needed any more.
+
+    `data` (`DataSettings`) has the size of the clips. An inpainting model gets an empty mask: nothing is given.
     """
     if not settings.every:
         return None
-    clip, vae = encoders
     with torch.inference_mode(False), torch.no_grad():
         side = settings.side or data.side
         size = latent_size(side, side, settings.frames or data.frames, vae.plan)
-        told = {"concat_latent_image": _nothing_given(vae, size)} if inpainting else {}
-        prompt, negative = (conditioning(clip, [text], told) for text in (settings.prompt, settings.negative))
+        extra = {"concat_latent_image": _nothing_given(vae, size)} if inpainting else {}
+        positive, negative = (conditioning(clip, [text], extra) for text in (settings.prompt, settings.negative))
         empty = torch.zeros([1, vae.latent_channels, *size])
-        return Subject(settings, vae, prompt, negative, empty, RATE / data.every, show)
+        return PreviewInputs(settings, vae, positive, negative, empty, FPS / data.every, callback)
 
 
-class Samples:
-    """Samples that a MODEL makes of a subject while it learns; see `loop.Look`.
+class VideoSampler:
+    """The previews of a run: videos that a MODEL makes while it is trained; see `loop.Sampler`.
 
-    `settle` puts things back on the device as training needs them.
+    `restore_models` puts the models back where training needs them. `encode_prompts` is for a text encoder that is
+    trained too; by default the prompts stay as they were encoded at first.
     """
 
-    def __init__(self, subject: Subject, model, run: Path, settle: Callable[[], None], prompts: Prompts | None = None):
-        self.subject, self.model, self.folder, self.settle = subject, model, run / FOLDER, settle
-        self.prompts = prompts or (lambda subject: (subject.positive, subject.negative))
+    def __init__(
+        self,
+        inputs: PreviewInputs,
+        model,
+        run_folder: Path,
+        restore_models: Callable[[], None],
+        encode_prompts: EncodePrompts | None = None,
+    ):
+        self.inputs, self.model, self.folder = inputs, model, run_folder / FOLDER
+        self.restore_models = restore_models
+        self.encode_prompts = encode_prompts or (lambda inputs: (inputs.positive, inputs.negative))
 
-    def due(self, done: int) -> bool:
-        return done > 0 and done % self.subject.settings.every == 0 and not self._file(done).exists()
+    def is_due(self, steps: int) -> bool:
+        return steps > 0 and steps % self.inputs.settings.every == 0 and not self._file(steps).exists()
 
-    def make(self, done: int) -> Image.Image:
-        with torch.no_grad(), training(False), _same_chances(self.model.load_device):
+    def preview(self, steps: int) -> Image.Image:
+        """Sample a video and save it in the folder of the run; returns its contact sheet."""
+        with torch.no_grad(), training(False), _preserved_rng(self.model.load_device):
             frames = self._frames()
-        self.settle()
-        write_webp(self._file(done), frames, self.subject.rate)
-        sheet = contact_sheet(evenly_spaced(frames, SHOWN))
-        if self.subject.show is not None:
-            self.subject.show(done, sheet)
+        self.restore_models()
+        write_webp(self._file(steps), frames, self.inputs.fps)
+        sheet = contact_sheet(evenly_spaced(frames, SHEET_FRAMES))
+        if self.inputs.callback is not None:
+            self.inputs.callback(steps, sheet)
         return sheet
 
-    def _file(self, done: int) -> Path:
-        return self.folder / f"step_{done:06d}.webp"
+    def _file(self, steps: int) -> Path:
+        return self.folder / f"step_{steps:06d}.webp"
 
     def _frames(self) -> list[Image.Image]:
-        subject = self.subject
-        latents = sample_latents(self.model, self.prompts(subject), subject.empty, subject.settings)
-        video = subject.vae.decode(latents)[0]
+        inputs = self.inputs
+        latents = sample_latents(self.model, self.encode_prompts(inputs), inputs.empty, inputs.settings)
+        video = inputs.vae.decode(latents)[0]
         return [Image.fromarray(frame) for frame in video.mul(255).round().byte().cpu().numpy()]
 
 
-def samples_of(
-    audience: Audience, model, run: Path, settle: Callable[[], None], prompts: Prompts | None = None
-) -> Samples | None:
-    """Samples for those who look on, if they want any; `prompts` reads theirs where the text encoder learns too."""
-    return None if audience.subject is None else Samples(audience.subject, model, run, settle, prompts)
+def make_sampler(
+    monitor: Monitor,
+    model,
+    run_folder: Path,
+    restore_models: Callable[[], None],
+    encode_prompts: EncodePrompts | None = None,
+) -> VideoSampler | None:
+    """The sampler of the previews that `monitor` asks for, if any; see `VideoSampler`."""
+    if monitor.preview is None:
+        return None
+    return VideoSampler(monitor.preview, model, run_folder, restore_models, encode_prompts)
 
 
-def sample_latents(model, texts: tuple[list, list], empty: Tensor, how, seed: int | None = None) -> Tensor:
-    """Latents out of noise, through the host's sampler, spaced as the releases do; `texts` are prompt and negative.
-
-    `how` has steps, cfg and sampler, and the seed unless one is given.
-    """
-    sigmas = release_sigmas(model, how.sampler, how.steps)
-    noise = comfy.sample.prepare_noise(empty, how.seed if seed is None else seed)
-    return comfy.sample.sample(
-        model,
-        noise,
-        how.steps,
-        how.cfg,
-        how.sampler,
-        "normal",
-        *texts,
-        empty,
-        sigmas=sigmas,
-        callback=lambda *_: mm.throw_exception_if_processing_interrupted(),
-        disable_pbar=True,
-    )
+def conditioning(clip, texts: list[str], extra: dict, encode: Encode | None = None) -> list:
+    """Several prompts as one conditioning, a row each; `extra` is what else it holds. See `encode_prompt`."""
+    entries = encode_prompt(clip, texts, encode=encode)
+    return [[context, {**options, **extra}] for context, options in entries]
 
 
-def conditioning(clip, texts: list[str], told: dict) -> list:
-    """Several prompts as one conditioning, a row each."""
-    parts = [clip.encode_from_tokens_scheduled(clip.tokenize(clean_prompt(text)))[0] for text in texts]
-    masks = torch.cat([extra["attention_mask"] for _, extra in parts])
-    return [[torch.cat([context for context, _ in parts]), {"attention_mask": masks, **told}]]
-
-
-def write_webp(file: Path, frames: list[Image.Image], rate: float) -> None:
-    """An endless animation, all there or not there."""
+def write_webp(file: Path, frames: list[Image.Image], fps: float) -> None:
+    """An animation that loops; all of it is written, or nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".part")
-    rest = {"append_images": frames[1:], "duration": round(1000 / rate), "loop": 0, "quality": QUALITY}
-    frames[0].save(partial, "WEBP", save_all=True, **rest)
-    partial.replace(file)
+    options = {"append_images": frames[1:], "duration": round(1000 / fps), "loop": 0, "quality": QUALITY}
+    with atomic_write(file) as partial:
+        frames[0].save(partial, "WEBP", save_all=True, **options)
 
 
 def _nothing_given(vae: HostVAE, size: tuple[int, int, int]) -> Tensor:
@@ -185,7 +181,7 @@ def _nothing_given(vae: HostVAE, size: tuple[int, int, int]) -> Tensor:
 
 
 @contextmanager
-def _same_chances(device: torch.device) -> Iterator[None]:
+def _preserved_rng(device: torch.device) -> Iterator[None]:
     """Afterwards random numbers go on as if none had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

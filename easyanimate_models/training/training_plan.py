@@ -1,4 +1,4 @@
-"""How a stage is taught: for how long, how fast, in which precision."""
+"""The settings of the optimization: how many steps, how fast, in which precision."""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`learning_rate` rises during the warm-up, then stays or falls along a half cosine.
+class TrainingPlan:
+    """`learning_rate` rises linearly for `warmup` steps, then stays or falls along half a cosine.
 
-    A step takes `accumulate` batches. `ema` is how much the average of the weights keeps of itself each step, `clip`
-    the longest gradient. In bf16 the network computes under autocast; its weights stay in float32. `auto` is bf16 where
-    the device is fast in it.
+    A step takes `accumulate` batches. `ema` is the decay of the averaged weights, `clip` the largest gradient norm.
+    In bf16 the network runs under autocast while its weights stay in float32; `auto` is bf16 where the device is fast
+    in it.
     """
 
     steps: int
@@ -41,9 +41,13 @@ class Plan:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
 
-    def rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step."""
         warm = min(1.0, (step + 1) / max(1, self.warmup))
         if self.schedule == "constant":
             return self.learning_rate * warm
         return self.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+    def ema_decay_at(self, step: int) -> float:
+        """The decay of the averaged weights at a step: low at first, so that they soon forget the initial ones."""
+        return min(self.ema, (1 + step) / (10 + step))

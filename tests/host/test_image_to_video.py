@@ -89,7 +89,7 @@ def test_a_masked_region_is_made_anew(server, model):
     nodes["hole"] = node("SolidMask", value=1.0, width=48, height=48)
     nodes["mask"] = node("MaskComposite", destination=["whole", 0], source=["hole", 0], x=8, y=8, operation="add")
     source, video = both_videos(client.run(server, nodes))
-    assert judging.look(video).colour == "green"
+    assert judging.classify(video).colour == "green"
     assert likeness(video[:, :2], source[:, :2]) >= HELD
 
 

@@ -41,5 +41,5 @@ def pixels(picture: Image.Image) -> Tensor:
 def assert_shows(video: Tensor, colour: str = "red", motion: str = "left", frames: int = 24, side: int = 64) -> None:
     """The one shape in a square video has this colour and moves this way."""
     assert video.shape == (frames, side, side, 3)
-    seen = judging.look(video)
+    seen = judging.classify(video)
     assert (seen.colour, seen.motion) == (colour, motion)

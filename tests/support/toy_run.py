@@ -12,9 +12,10 @@ from conftest import part
 from torch import nn
 
 loop = part("easyanimate_models.training.loop")
-checkpoints = part("easyanimate_models.training.checkpoints")
-Plan = part("easyanimate_models.training.training_plan").Plan
-Batches = part("easyanimate_models.training.clips.batches").Batches
+devices = part("easyanimate_models.training.devices")
+sharding = part("easyanimate_models.training.sharding")
+TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
+Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
 BATCH = 4
 
 
@@ -22,13 +23,13 @@ def main(folder: Path, options: list[str]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 8))
     rows = torch.randn(30, 8)
-    plan = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
+    plan = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
     batches = Batches({"all": len(rows)}, BATCH, plan.seed)
     loop.SAVE_EVERY, loop.LOG_EVERY = 0.0, 1
     stop = int(options[options.index("--stop-at") + 1]) if "--stop-at" in options else None
 
     def objective(step: int):
-        x = rows[batches(step)[1]][loop.share(BATCH)]
+        x = rows[batches(step)[1]][devices.local_shard(BATCH)]
         return (network(x) - x.flip(1)).square().mean(), {}
 
     def watch(done: int, _: dict) -> None:
@@ -38,15 +39,15 @@ def main(folder: Path, options: list[str]) -> None:
 
     if "--sharded" in options:
         shard(loop)
-    loop.fit(folder, network, objective, plan, watch=watch)
-    weights = checkpoints.whole_weights(network)
+    loop.fit(folder, network, objective, plan, callback=watch)
+    weights = sharding.full_state_dict(network)
     if int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
         torch.save(weights, folder / "result.pt")
 
 
 def shard(loop) -> None:
     """Weights shared out (FSDP 2), as `accelerate launch --use_fsdp` would have it on GPUs; it declines to on a CPU."""
-    make = loop._accelerator
+    make = loop.make_accelerator
 
     def sharding(*given):
         accelerator = make(*given)
@@ -55,7 +56,7 @@ def shard(loop) -> None:
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **policy)
         return accelerator
 
-    loop._accelerator = sharding
+    loop.make_accelerator = sharding
 
 
 if __name__ == "__main__":

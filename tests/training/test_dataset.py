@@ -16,7 +16,7 @@ dataset = part("easyanimate_models.training.clips.dataset")
 buckets = part("easyanimate_models.training.clips.buckets")
 windows = part("easyanimate_models.training.clips.windows")
 kept = part("easyanimate_models.training.clips.tensor_cache")
-DataSettings = part("easyanimate_models.training.denoiser.lora_run").DataSettings
+DataSettings = part("easyanimate_models.training.clips.settings").DataSettings
 Item, Bucket = dataset.Item, buckets.Bucket
 
 
@@ -247,11 +247,11 @@ def test_files_are_read_once_while_there_is_room(tmp_path, monkeypatch):
         save_file({"x": torch.full([100], float(i))}, file)
     read, load = [], kept.load_file
     monkeypatch.setattr(kept, "load_file", lambda file: read.append(file.name) or load(file))
-    small = kept.Kept(most=900)  # two of 400 bytes
+    small = kept.TensorCache(max_bytes=900)  # two of 400 bytes
     for i in (0, 1, 0, 2, 0, 1):  # the third takes the place of the second, which was asked for longest ago
         assert torch.equal(small(files[i])["x"], torch.full([100], float(i)))
         assert small.bytes == 400 * len(small.files) <= 900
     assert "".join(read) == "abcb"
     files[0].write_bytes(b"other")
     with pytest.raises(OSError, match="a can't be read .* remove it and encode the data set again"):
-        kept.Kept()(files[0])
+        kept.TensorCache()(files[0])

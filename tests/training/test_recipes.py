@@ -14,11 +14,10 @@ from safetensors.torch import load_file, save_file
 from test_train_lora import eye
 
 recipes = part("easyanimate_models.training.recipe")
-run = part("easyanimate_models.training.follow")
+run = part("easyanimate_models.training.recipe_run")
 toys = part("easyanimate_models.training.toy.toy_clips")
-loop = part("easyanimate_models.training.loop")
-dit_training = part("easyanimate_models.training.denoiser.objective")
-export = part("easyanimate_models.training.export")
+initialize = part("easyanimate_models.training.initialize")
+EasyAnimateV3 = part("easyanimate_models.supported_models").EasyAnimateV3
 sd = part("easyanimate_models.sd")
 tiny = part("easyanimate_models.training.toy.tiny")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
@@ -74,14 +73,14 @@ def test_the_toy_clips_of_a_word_come_in_several_wordings_among_known_ones(tmp_p
 
 
 def test_a_lora_recipe_makes_a_lora(clips, tmp_path):
-    file = run.follow(short(clips, tmp_path / "grey"))
+    file = run.run_recipe(short(clips, tmp_path / "grey"))
     assert file == tmp_path / "grey" / "grey.safetensors"
     part("easyanimate_models.lora").load_lora(file, sd.load_transformer(tiny.TINY))
     assert (tmp_path / "grey" / "loss.png").exists()
 
 
 def test_encoders_are_not_needed_once_all_is_encoded(clips, tmp_path, monkeypatch):
-    run.follow(short(clips, tmp_path / "first"))
+    run.run_recipe(short(clips, tmp_path / "first"))
     encoded = part("easyanimate_models.training.clips.latent_cache")
     found = encoded.read_encoded(clips, inpainting=False)
     assert sum(map(len, found.examples.values())) == 3
@@ -91,7 +90,7 @@ def test_a_lora_recipe_may_teach_the_text_encoder(clips, tmp_path):
     """Once all is encoded, too."""
     for name in ("first", "second"):
         settings = recipes.LoraSettings(rank=2, alpha=2, text=True)
-        file = run.follow(short(clips, tmp_path / name, lora=settings))
+        file = run.run_recipe(short(clips, tmp_path / name, lora=settings))
         _, clip = part("easyanimate_models.lora").load_lora(
             file, sd.load_transformer(tiny.TINY), sd.load_text_encoder(tiny.TINY)
         )
@@ -107,7 +106,7 @@ def test_a_recipe_may_show_starts_to_an_image_encoder(clips, tmp_path):
         transformer=str(transformer(tmp_path / "base", config)),
         image_encoder=str(eye(tmp_path / "eye")),
     )
-    run.follow(short(clips, tmp_path / "run", models=models))
+    run.run_recipe(short(clips, tmp_path / "run", models=models))
     rows = json.loads((clips / ".easyanimate" / "index.json").read_text())["examples"]
     assert len({row["seen"] for row in rows}) == 3
     assert all(load_file(clips / ".easyanimate" / row["seen"])["embeds"].shape == (768,) for row in rows)
@@ -115,13 +114,13 @@ def test_a_recipe_may_show_starts_to_an_image_encoder(clips, tmp_path):
 
 def test_a_recipe_may_ask_for_windows(clips, tmp_path):
     data = replace(recipes.read_recipe(TINY_RECIPE).data, frames=8, windows=3)
-    run.follow(short(clips, tmp_path, data=data))
+    run.run_recipe(short(clips, tmp_path, data=data))
     rows = json.loads((clips / ".easyanimate" / "index.json").read_text())["examples"]
     assert len({row["latents"] for row in rows}) == 9 and {tuple(row["bucket"]) for row in rows} == {(8, 64, 64)}
 
 
 def test_a_transformer_recipe_makes_a_folder_that_loads(clips, tmp_path):
-    file = run.follow(short(clips, tmp_path, kind="transformer", lora=None, checkpointing=True))
+    file = run.run_recipe(short(clips, tmp_path, kind="transformer", lora=None, checkpointing=True))
     taught, before = (sd.load_transformer(path).model.diffusion_model for path in (file.parent, tiny.TINY))
     assert taught.config == before.config
     moved = {n for (n, a), b in zip(taught.named_parameters(), before.parameters(), strict=True) if (a - b).norm() > 0}
@@ -136,12 +135,14 @@ def image_transformer(folder: Path) -> Path:
 def transformer(folder: Path, config) -> Path:
     """A transformer with random weights."""
     torch.manual_seed(0)
-    network = loop.initialise(MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
-    dit_training.initialise_dit(network)
+    network = initialize.reset_parameters(
+        MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    )
+    network.initialize_weights()
     torch.nn.init.normal_(network.proj_out.weight, std=0.1)
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "base.safetensors")
-    (folder / "config.json").write_text(json.dumps(export.transformer_config(config)))
+    (folder / "config.json").write_text(json.dumps(EasyAnimateV3.config_json(config)))
     return folder / "base.safetensors"
 
 
@@ -151,7 +152,7 @@ def test_an_image_transformer_learns_from_frames_and_its_motion_modules_stay(cli
     file.write_text(text[: text.index("[lora]")] + text[text.index("[plan]") :])
     read = recipes.read_recipe(file)
     assert read.data.frames == 1
-    made = run.follow(short(clips, tmp_path, kind="image_transformer", lora=None, data=read.data))
+    made = run.run_recipe(short(clips, tmp_path, kind="image_transformer", lora=None, data=read.data))
     taught, before = (sd.load_transformer(path).model.diffusion_model for path in (made.parent, tiny.TINY))
     for (name, a), b in zip(taught.named_parameters(), before.parameters(), strict=True):
         if "attn_temporal" in name:
@@ -164,18 +165,18 @@ def test_an_image_transformer_learns_from_frames_and_its_motion_modules_stay(cli
 def test_a_fresh_transformer_has_forgotten_everything(clips, tmp_path):
     runs = part("easyanimate_models.training.denoiser.transformer")
     model = sd.load_transformer(tiny.TINY)
-    fresh = runs.trainable_network(model, runs.Teaching("image", fresh=True))
+    fresh = runs.trainable_network(model, runs.TransformerSettings("image", fresh=True))
     assert fresh.config == model.model.diffusion_model.config
     assert fresh.proj_out.weight.abs().max() == 0
-    learning = set(runs.learning(fresh, runs.Teaching("image", fresh=True)))
+    learning = runs.trained_names(fresh, runs.TransformerSettings("image", fresh=True), EasyAnimateV3)
     assert "caption_projection.linear_1.weight" in learning and not any("attn_temporal" in name for name in learning)
-    run.follow(short(clips, tmp_path, kind="image_transformer", lora=None, fresh=True))
+    run.run_recipe(short(clips, tmp_path, kind="image_transformer", lora=None, fresh=True))
 
 
 def test_motion_modules_learn_alone(clips, tmp_path):
     base = image_transformer(tmp_path / "base")
     models = replace(recipes.read_recipe(TINY_RECIPE).models, transformer=str(base))
-    file = run.follow(short(clips, tmp_path / "walk", kind="motion_module", lora=None, models=models))
+    file = run.run_recipe(short(clips, tmp_path / "walk", kind="motion_module", lora=None, models=models))
     assert file.name == "walk_mm.safetensors"
     assert all(".attn_temporal." in key for key in load_file(file) if key != "easyanimate_config")
     elsewhere = file.rename(tmp_path / file.name)  # which kind of motion modules they are is said inside
@@ -190,7 +191,7 @@ def test_a_recipe_may_ask_for_samples(clips, tmp_path):
     file = tmp_path / "seen.toml"
     file.write_text(TINY_RECIPE.read_text() + '\n[samples]\nevery = 3\nprompt = "a red ball"\nsteps = 1\n')
     wanted = recipes.read_recipe(file).samples
-    run.follow(short(clips, tmp_path, kind="motion_module", lora=None, samples=wanted))
+    run.run_recipe(short(clips, tmp_path, kind="motion_module", lora=None, samples=wanted))
     with Image.open(tmp_path / "samples" / "step_000003.webp") as video:
         assert (video.size, video.n_frames) == ((64, 64), 24)
     assert any(b"sample" in events.read_bytes() for events in (tmp_path / "tensorboard").iterdir())
@@ -200,7 +201,7 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
     base = image_transformer(tmp_path / "base")
     model = sd.load_transformer(base)
     runs = part("easyanimate_models.training.denoiser.transformer")
-    network = runs.trainable_network(model, runs.Teaching("motion"))
+    network = runs.trainable_network(model, runs.TransformerSettings("motion"))
     x, context = torch.randn(1, 4, 3, 4, 4), torch.randn(1, 3, 32)
     with torch.no_grad():
         alone = [
@@ -272,7 +273,7 @@ def test_new_things_are_shown_and_said(tmp_path, name, said):
     judging = part("easyanimate_models.training.toy.judging")
     for item in dataset.read_dataset(tmp_path):
         assert re.search(said, item.text)
-        seen = judging.look(dataset.read_frames(item, 0, item.frames), (toys.NEW_COLOUR, toys.NEW_SHAPE))
+        seen = judging.classify(dataset.read_frames(item, 0, item.frames), (toys.NEW_COLOUR, toys.NEW_SHAPE))
         assert re.search(said, f"{seen.colour} {seen.shape}")
 
 

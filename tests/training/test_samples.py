@@ -10,17 +10,19 @@ from PIL import Image
 
 samples = part("easyanimate_models.training.samples")
 lora = part("easyanimate_models.training.denoiser.lora")
-lora_run = part("easyanimate_models.training.denoiser.lora_run")
+lora_training = part("easyanimate_models.training.denoiser.lora_training")
+DenoiserRun = part("easyanimate_models.training.denoiser.run").DenoiserRun
+data_settings = part("easyanimate_models.training.clips.settings")
 transformer_run = part("easyanimate_models.training.denoiser.transformer")
 encoded = part("easyanimate_models.training.clips.latent_cache")
 buckets = part("easyanimate_models.training.clips.buckets")
 dataset = part("easyanimate_models.training.clips.dataset")
 sd = part("easyanimate_models.sd")
-Plan = part("easyanimate_models.training.training_plan").Plan
+TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 model_files = part("easyanimate_models.files.model_files")
 TINY, INP = model_files.TINY, model_files.TINY / "transformer_inp"
-PLAN = Plan(steps=4, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
-DATA = lora_run.DataSettings(side=32, frames=8, batch=1)
+PLAN = TrainingPlan(steps=4, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
+DATA = data_settings.DataSettings(side=32, frames=8, batch=1)
 WANTED = samples.SampleSettings(every=2, prompt="a red ball", steps=2, side=32, frames=8)
 NAMES = [f"step_{step:06d}.webp" for step in (2, 4)]
 
@@ -44,23 +46,24 @@ def found(encoders, tmp_path_factory):
         return encoded.encode_dataset(tmp_path_factory.mktemp("set"), sorted_clips, vae, clip, inpainting=True)
 
 
-def taught(kind: str, found, folder: Path, audience) -> dict[str, torch.Tensor]:
+def taught(kind: str, found, folder: Path, monitor) -> dict[str, torch.Tensor]:
     """What has been learnt, as a node or a recipe learns it."""
-    model = sd.load_transformer(INP)
+    model, run = sd.load_transformer(INP), DenoiserRun(folder, PLAN, monitor=monitor)
     with torch.inference_mode():  # as the host runs nodes
         if kind == "lora":
-            settings = DATA, lora.LoraSettings(2, 2), PLAN, folder
-            return lora.host_names(lora_run.teach(model, found, *settings, audience=audience))
-        teaching = transformer_run.Teaching(kind)
-        return transformer_run.train_transformer(model, found, DATA, PLAN, folder, teaching, audience).state_dict()
+            return lora.host_names(lora_training.train_adapters(model, found, DATA, lora.LoraSettings(2, 2), run))
+        settings = transformer_run.TransformerSettings(kind)
+        return transformer_run.train_transformer(model, found, DATA, settings, run).state_dict()
 
 
 @pytest.mark.parametrize("kind", ["lora", "motion"])
 def test_a_run_with_samples_learns_the_same_bit_by_bit(kind, found, encoders, tmp_path):
     shown = []
-    subject = samples.subject_of(WANTED, DATA, encoders, True, lambda done, sheet: shown.append((done, sheet.width)))
-    without = taught(kind, found, tmp_path / "without", samples.NOBODY)
-    looked_at = taught(kind, found, tmp_path / "with", samples.Audience(subject=subject))
+    subject = samples.preview_inputs(
+        WANTED, DATA, *encoders, True, lambda done, sheet: shown.append((done, sheet.width))
+    )
+    without = taught(kind, found, tmp_path / "without", samples.NO_MONITOR)
+    looked_at = taught(kind, found, tmp_path / "with", samples.Monitor(preview=subject))
     assert looked_at.keys() == without.keys() and all(torch.equal(looked_at[k], without[k]) for k in without)
     assert [done for done, width in shown if width > 100] == [2, 4]
     assert sorted(file.name for file in (tmp_path / "with" / "samples").iterdir()) == NAMES
@@ -72,7 +75,7 @@ def test_a_run_with_samples_learns_the_same_bit_by_bit(kind, found, encoders, tm
 def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
     """Not the last weights but their average, which is what would be saved."""
     seen = []
-    subject = samples.subject_of(WANTED, DATA, encoders, True)
+    subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
     made = samples.sample_latents
 
     def noted(model, *given):
@@ -81,9 +84,9 @@ def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
 
     patch = pytest.MonkeyPatch()
     patch.setattr(samples, "sample_latents", noted)
-    weights = taught("lora", found, tmp_path, samples.Audience(subject=subject))
+    weights = taught("lora", found, tmp_path, samples.Monitor(preview=subject))
     patch.undo()
-    patcher, adapters = lora.adapted(sd.load_transformer(INP), lora.LoraSettings(2, 2))
+    patcher, adapters = lora.add_adapters(sd.load_transformer(INP), lora.LoraSettings(2, 2))
     texts = subject.positive, subject.negative
     before = made(patcher, texts, subject.empty, WANTED)
     for path, adapter in adapters.items():
@@ -96,7 +99,7 @@ def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
 
 
 def test_stopped_in_a_sample_it_is_made_when_the_run_goes_on(found, encoders, tmp_path, monkeypatch):
-    subject = samples.subject_of(WANTED, DATA, encoders, True)
+    subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
     made, counted = samples.sample_latents, []
 
     def stopped(*given):
@@ -108,34 +111,34 @@ def test_stopped_in_a_sample_it_is_made_when_the_run_goes_on(found, encoders, tm
 
     monkeypatch.setattr(samples, "sample_latents", stopped)
     with pytest.raises(Stop):
-        taught("lora", found, tmp_path, samples.Audience(subject=subject))
+        taught("lora", found, tmp_path, samples.Monitor(preview=subject))
     assert (tmp_path / "state.pt").exists() and not (tmp_path / "samples").exists()
     monkeypatch.setattr(samples, "sample_latents", count)
-    again = taught("lora", found, tmp_path, samples.Audience(subject=subject))
+    again = taught("lora", found, tmp_path, samples.Monitor(preview=subject))
     assert len(counted) == 2 and sorted(file.name for file in (tmp_path / "samples").iterdir()) == NAMES
-    taught("lora", found, tmp_path, samples.Audience(subject=subject))
+    taught("lora", found, tmp_path, samples.Monitor(preview=subject))
     assert len(counted) == 2
-    whole = taught("lora", found, tmp_path / "whole", samples.NOBODY)
+    whole = taught("lora", found, tmp_path / "whole", samples.NO_MONITOR)
     assert all(torch.equal(again[k], whole[k]) for k in whole)
 
 
 def test_the_network_in_training_is_not_copied_moved_or_changed(encoders, tmp_path):
     model = sd.load_transformer(INP)
     with torch.enable_grad():
-        network = transformer_run.trainable_network(model, transformer_run.Teaching("motion"))
+        network = transformer_run.trainable_network(model, transformer_run.TransformerSettings("motion"))
         looked = transformer_run.as_model(network, model)
         assert looked.model.diffusion_model is network
         before = {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()}
         chance = torch.get_rng_state()
-        subject = samples.subject_of(WANTED, DATA, encoders, True)
-        samples.Samples(subject, looked, tmp_path, mm.unload_all_models).make(2)
+        subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
+        samples.VideoSampler(subject, looked, tmp_path, mm.unload_all_models).preview(2)
     assert torch.equal(torch.get_rng_state(), chance)
     assert {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()} == before
     assert all(p.grad is None for p in network.parameters())
 
 
 def test_nothing_is_made_where_nothing_is_wanted(encoders):
-    assert samples.subject_of(samples.SampleSettings(), DATA, encoders, False) is None
+    assert samples.preview_inputs(samples.SampleSettings(), DATA, *encoders, False) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,10 @@ from tiny_networks import tiny_transformer
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
-lora_run = part("easyanimate_models.training.denoiser.lora_run")
+lora_training = part("easyanimate_models.training.denoiser.lora_training")
+DenoiserRun = part("easyanimate_models.training.denoiser.run").DenoiserRun
+data_settings = part("easyanimate_models.training.clips.settings")
+schedules = part("easyanimate_models.sampling.schedules")
 node_run = part("easyanimate_models.training.node_run")
 encoded = part("easyanimate_models.training.clips.latent_cache")
 dataset = part("easyanimate_models.training.clips.dataset")
@@ -28,9 +31,9 @@ kept = part("easyanimate_models.training.clips.tensor_cache")
 dit_training = part("easyanimate_models.training.denoiser.objective")
 shapes = part("easyanimate_models.training.toy.shapes")
 load_lora = part("easyanimate_models.lora").load_lora
-Plan = part("easyanimate_models.training.training_plan").Plan
+TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 TINY = part("easyanimate_models.files.model_files").TINY
-PLAN = Plan(steps=4, learning_rate=3e-3, warmup=2, ema=0.9, clip=1.0, seed=3, schedule="constant")
+PLAN = TrainingPlan(steps=4, learning_rate=3e-3, warmup=2, ema=0.9, clip=1.0, seed=3, schedule="constant")
 SETTINGS = lora.LoraSettings(rank=4, alpha=4)
 
 
@@ -107,7 +110,7 @@ def test_windows_are_encoded_apart_and_the_beginning_as_before(models, clips, tm
     _, clip, vae = models
     short = replace(clips[0], frames=18, pixels=clips[0].pixels[:18])
     whole = buckets.sort_into_buckets([short], 64, 16)
-    parts = windows.cut_into_windows(whole, lora_run.DataSettings(64, 16, windows=5), 0)
+    parts = windows.cut_into_windows(whole, data_settings.DataSettings(64, 16, windows=5), 0)
     found = encoded.encode_dataset(tmp_path, parts, vae, clip, inpainting)
     (examples,), (items,) = found.examples.values(), parts.values()
     assert [item.start for item in items] == [0, 1, 2] and len({e.latents for e in examples}) == 3
@@ -125,8 +128,8 @@ def test_a_run_reads_no_file_twice_and_learns_the_same(models, clips, tmp_path, 
     read, load = [], kept.load_file
     monkeypatch.setattr(kept, "load_file", lambda file: read.append(file) or load(file))
     draws = []
-    for most in (kept.MOST, 0):
-        monkeypatch.setattr(kept, "MOST", most)
+    for most in (kept.MAX_BYTES, 0):
+        monkeypatch.setattr(kept, "MAX_BYTES", most)
         batches = found.batches(2, seed=0, text_dropout=0.2)
         draws.append([batches(step, None) for step in range(6)])
         assert (len(read) == len(set(read))) == (most > 0)
@@ -142,7 +145,7 @@ def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path
     inpaint_latents = part("easyanimate_models.conditioning.inpainting").inpaint_latents
     kinds = set()
     for seed in range(40):
-        given, starts = encoded._given(shown, random.Random(seed))
+        given, starts = encoded._draw_given(shown, random.Random(seed))
         start = [i for i in range(4) if torch.equal(given[:, :2], shown["start"][i])]
         end = [i for i in range(4) if torch.equal(given[:, -2:], shown["end"][i])]
         kinds.add((bool(start), bool(end)))
@@ -199,7 +202,7 @@ def test_clip_is_left_out_as_often_as_asked_and_all_else_is_as_without_it(shown)
     found, _ = shown
     shares = [sum(float(mask[0]) for *_, mask in rows(found.batches(2, 0, 0.0, p), 60)) / 120 for p in (0.0, 0.5, 1.0)]
     assert shares[2] == 0 and 0.3 < shares[1] / shares[0] < 0.7
-    blind = {bucket: [replace(example, seen=None) for example in few] for bucket, few in found.examples.items()}
+    blind = {bucket: [replace(example, clip_embeds=None) for example in few] for bucket, few in found.examples.items()}
     with_clip, without = (set_.batches(2, 0, 0.3) for set_ in (found, replace(found, examples=blind)))
     for step in range(6):
         ours, theirs = with_clip(step, None), without(step, None)
@@ -215,17 +218,20 @@ def test_a_model_learns_with_its_clip_tokens(shown, models, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert not encoded.wants_clip_tokens(model, None)
     assert "no image encoder is given" in caplog.text
-    batches, told = lora.scaled(found.batches(2, 0, 0.0, 0.0), model), []
+    batches, told = dit_training.scaled(found.batches(2, 0, 0.0, 0.0), model), []
     model.model.diffusion_model.clip_projection.register_forward_pre_hook(lambda _, args: told.append(args[0].clone()))
-    lora.learn(*lora.adapted(model, SETTINGS), batches, PLAN, tmp_path, {})
+    lora_training.fit_adapters(*lora.add_adapters(model, SETTINGS), batches, DenoiserRun(tmp_path, PLAN), {})
     assert len(told) == PLAN.steps
     assert all(torch.equal(embeds, batches(step, None).clip_embeds) for step, embeds in enumerate(told))
     batch = next(batch for step in range(20) if (batch := batches(step, None)).clip_mask.all())
 
+    schedule = schedules.alphas_cumprod(model.model.model_config.sampling_settings)
+
     def loss(**changed) -> torch.Tensor:
         torch.manual_seed(0)
-        denoiser, changed_batch = lora.Denoiser(model.model), replace(batch, **changed)
-        return dit_training.noise_objective(denoiser, lambda *_: changed_batch, dit_training.PLAIN_NOISE, 0)(0)[0]
+        denoiser, changed_batch = lora_training.FrozenDenoiser(model.model), replace(batch, **changed)
+        objective = dit_training.ObjectiveSettings(checkpointing=False)
+        return dit_training.noise_objective(denoiser, lambda *_: changed_batch, schedule, objective, 0)(0)[0]
 
     masked, without = loss(clip_mask=torch.zeros(2, 8)), loss(clip_embeds=None, clip_mask=None)
     assert torch.allclose(masked, without, rtol=1e-5) and not torch.allclose(loss(), without, rtol=1e-4)
@@ -237,10 +243,10 @@ def trained(models, clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     before = noise_of(models[0])
     patch = pytest.MonkeyPatch()
-    patch.setattr(node_run, "_places", lambda name, _: (folder / f"{name}.safetensors", folder / name))
-    data = lora_run.DataSettings(side=64, frames=24, batch=2)
+    patch.setattr(node_run, "_paths", lambda name, _: (folder / f"{name}.safetensors", folder / name))
+    data = data_settings.DataSettings(side=64, frames=24, batch=2)
     with torch.inference_mode():  # as the host runs nodes
-        result = node_run.train_lora(node_run.Task("new", *models, clips, data, PLAN), SETTINGS, "comfyui")
+        result = node_run.train_lora(node_run.TrainingJob("new", *models, clips, data, PLAN), SETTINGS, "comfyui")
     patch.undo()
     return models[0], before, result
 
@@ -279,12 +285,12 @@ def test_the_names_of_the_original_are_read_too(trained, tmp_path):
 
 
 def test_adapters_change_nothing_at_first(models):
-    assert torch.equal(noise_of(lora.adapted(models[0], SETTINGS)[0]), noise_of(models[0]))
+    assert torch.equal(noise_of(lora.add_adapters(models[0], SETTINGS)[0]), noise_of(models[0]))
 
 
 def test_motion_modules_learn_or_not(models):
-    both = lora.adapted(models[0], SETTINGS)[1]
-    look = lora.adapted(models[0], replace(SETTINGS, motion=False))[1]
+    both = lora.add_adapters(models[0], SETTINGS)[1]
+    look = lora.add_adapters(models[0], replace(SETTINGS, motion=False))[1]
     assert any("attn_temporal" in name for name in both)
     assert look and not any("attn_temporal" in name for name in look)
 
@@ -292,13 +298,14 @@ def test_motion_modules_learn_or_not(models):
 def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
     model, clip, vae = models
     found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=False)
-    batches = lora.scaled(found.batches(2, 0, 0.0), model)
+    batches = dit_training.scaled(found.batches(2, 0, 0.0), model)
     files = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        patcher, adapters = lora.adapted(model, SETTINGS)
-        method = dit_training.Method(checkpointing=checkpointing)
-        lora.learn(patcher, adapters, batches, PLAN, tmp_path / str(checkpointing), {}, method)
+        patcher, adapters = lora.add_adapters(model, SETTINGS)
+        objective = dit_training.ObjectiveSettings(checkpointing=checkpointing)
+        run = DenoiserRun(tmp_path / str(checkpointing), PLAN, objective)
+        lora_training.fit_adapters(patcher, adapters, batches, run, {})
         files.append(lora.host_names(adapters))
     assert all(torch.allclose(files[0][k], files[1][k], atol=1e-4) for k in files[0])
     save_file(files[1], tmp_path / "learnt.safetensors")  # and the file is what was learnt
@@ -315,4 +322,4 @@ def test_a_lora_that_changes_nothing_is_said(rank, alpha, said):
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "..", "C:x", "x\\y"])
 def test_a_name_never_leaves_the_folder(name):
     with pytest.raises(ValueError, match="can't be the name of a file"):
-        node_run._places(name, "loras")
+        node_run._paths(name, "loras")

@@ -12,15 +12,15 @@ from test_train_lora import eye
 
 sd = part("easyanimate_models.sd")
 node_run = part("easyanimate_models.training.node_run")
-lora_run = part("easyanimate_models.training.denoiser.lora_run")
+data_settings = part("easyanimate_models.training.clips.settings")
 dataset = part("easyanimate_models.training.clips.dataset")
-Plan = part("easyanimate_models.training.training_plan").Plan
+TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
 model_files = part("easyanimate_models.files.model_files")
 tiny = part("easyanimate_models.training.toy.tiny")
 TINY = model_files.TINY
-PLAN = Plan(steps=2, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
-DATA = lora_run.DataSettings(side=32, frames=8)
+PLAN = TrainingPlan(steps=2, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
+DATA = data_settings.DataSettings(side=32, frames=8)
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def encoders():
 @pytest.fixture(autouse=True)
 def _places(tmp_path, monkeypatch):
     """Files and runs in the test's own folder."""
-    monkeypatch.setattr(node_run, "_places", lambda name, _, end="": (tmp_path / f"{name}{end}.sft", tmp_path / "run"))
+    monkeypatch.setattr(node_run, "_paths", lambda name, _, end="": (tmp_path / f"{name}{end}.sft", tmp_path / "run"))
 
 
 def task(model, encoders, frames: int = 8):
     clips = dataset.in_memory([torch.rand(frames, 32, 32, 3)], ["a red ball"])
-    return node_run.Task("walk", model, *encoders, clips, replace(DATA, frames=frames), PLAN)
+    return node_run.TrainingJob("walk", model, *encoders, clips, replace(DATA, frames=frames), PLAN)
 
 
 def taught(model, encoders):
@@ -105,6 +105,6 @@ def test_under_a_lora_nothing_is_taught(encoders):
 
 def test_the_place_is_the_hosts_folder_for_transformers(monkeypatch):
     monkeypatch.undo()
-    file, folder = node_run._places("walk", "diffusion_models", "_mm")
+    file, folder = node_run._paths("walk", "diffusion_models", "_mm")
     assert file.parts[-3:] == ("models", "diffusion_models", "walk_mm.safetensors")
     assert folder.parts[-2:] == ("easyanimate_training", "walk_mm")

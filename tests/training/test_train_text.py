@@ -12,7 +12,8 @@ from test_train_lora import PLAN, SETTINGS, noise_of
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
-lora_run = part("easyanimate_models.training.denoiser.lora_run")
+lora_training = part("easyanimate_models.training.denoiser.lora_training")
+data_settings = part("easyanimate_models.training.clips.settings")
 node_run = part("easyanimate_models.training.node_run")
 samples = part("easyanimate_models.training.samples")
 text_lora = part("easyanimate_models.training.denoiser.text_lora")
@@ -35,10 +36,10 @@ def reading(clip, text: str = TEXT) -> torch.Tensor:
 def reader(models):
     """A text encoder whose adapters say something, loaded as training loads it."""
     torch.manual_seed(0)
-    reader = text_lora.Reader(models[1], SETTINGS)
+    reader = text_lora.TrainableTextEncoder(models[1], SETTINGS)
     for adapter in reader.adapters.values():
         adapter.up.data.normal_(std=0.2)
-    lora._settle(reader.clip.patcher)
+    lora_training.load_frozen(reader.clip.patcher)
     return reader
 
 
@@ -92,11 +93,11 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
     model, clip, _ = models
     frozen = {name: tensor.clone() for name, tensor in clip.cond_stage_model.state_dict().items()}
     before = reading(clip), noise_of(model)
-    monkeypatch.setattr(node_run, "_places", lambda name, _: (tmp_path / f"{name}.safetensors", tmp_path / name))
+    monkeypatch.setattr(node_run, "_paths", lambda name, _: (tmp_path / f"{name}.safetensors", tmp_path / name))
     clips = dataset.in_memory([torch.rand(8, 32, 32, 3) for _ in range(3)], ["a red ball", "a blue ball", "a box"])
-    data, settings = lora_run.DataSettings(side=32, frames=8, batch=2), replace(SETTINGS, text=True)
+    data, settings = data_settings.DataSettings(side=32, frames=8, batch=2), replace(SETTINGS, text=True)
     with torch.inference_mode():  # as the host runs nodes
-        result = node_run.train_lora(node_run.Task("new", *models, clips, data, PLAN), settings, "comfyui")
+        result = node_run.train_lora(node_run.TrainingJob("new", *models, clips, data, PLAN), settings, "comfyui")
     learnt = load_file(result.file)
     ups = [name for name in learnt if name.startswith("text_encoders.") and name.endswith("lora_up.weight")]
     assert len(ups) == 14 and all(learnt[name].any() for name in ups)
@@ -108,9 +109,9 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
 
 
 def test_samples_are_read_with_what_is_learnt(models, reader):
-    data, wanted = lora_run.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
-    subject = samples.subject_of(wanted, data, models[1:], inpainting=True)
-    (context, told), negative = (prompt[0] for prompt in reader.prompts(subject))
+    data, wanted = data_settings.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
+    subject = samples.preview_inputs(wanted, data, *models[1:], inpainting=True)
+    (context, told), negative = (prompt[0] for prompt in reader.encode_prompts(subject))
     assert told.keys() == subject.positive[0][1].keys() and relative_error(context, subject.positive[0][0]) > 0.05
     assert negative[0].shape == context.shape
 
@@ -125,4 +126,4 @@ def test_weights_that_the_host_scales_learn_what_the_file_says():
 
 def test_a_text_encoder_of_another_kind_is_said():
     with pytest.raises(ValueError, match="can't learn; load T5 with Load EasyAnimate Text Encoder"):
-        text_lora.Reader(SimpleNamespace(cond_stage_model=torch.nn.Module()), SETTINGS)
+        text_lora.TrainableTextEncoder(SimpleNamespace(cond_stage_model=torch.nn.Module()), SETTINGS)

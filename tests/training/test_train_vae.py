@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from test_dataset import write_image
 
 loop = part("easyanimate_models.training.loop")
+learner = part("easyanimate_models.training.learner")
+initialize = part("easyanimate_models.training.initialize")
 objectives = part("easyanimate_models.training.vae.objective")
 critics = part("easyanimate_models.training.vae.critics")
 perceptual = part("easyanimate_models.training.vae.perceptual")
 inflating = part("easyanimate_models.training.vae.inflate")
 recipes = part("easyanimate_models.training.recipe")
-run = part("easyanimate_models.training.follow")
+run = part("easyanimate_models.training.recipe_run")
 vae_run = part("easyanimate_models.training.vae.run")
 toys = part("easyanimate_models.training.toy.toy_clips")
 shapes = part("easyanimate_models.training.toy.shapes")
@@ -26,7 +28,7 @@ image_vae = part("easyanimate_models.vae.image_vae")
 slice_vae = part("easyanimate_models.vae.slice_vae")
 OPS = {"dtype": torch.float32, "device": None, "operations": comfy.ops.disable_weight_init}
 SMALL = {"channels": (8, 8, 16, 16), "norm_groups": 4}
-PLAN = loop.Plan(steps=6, learning_rate=2e-3, warmup=1, ema=0.5, clip=1.0, seed=3)
+PLAN = loop.TrainingPlan(steps=6, learning_rate=2e-3, warmup=1, ema=0.5, clip=1.0, seed=3)
 PLAIN = objectives.VAESettings(perceptual=0.0, adversary=0.0, **SMALL)
 
 
@@ -49,12 +51,12 @@ def clips(tmp_path_factory):
 
 def small_image_vae():
     torch.manual_seed(0)
-    return loop.initialise(image_vae.ImageVAE(image_vae.ImageVAEConfig(SMALL["channels"], 2, 4, 4), **OPS))
+    return initialize.reset_parameters(image_vae.ImageVAE(image_vae.ImageVAEConfig(SMALL["channels"], 2, 4, 4), **OPS))
 
 
 def small_vae():
     torch.manual_seed(0)
-    return loop.initialise(slice_vae.SliceVAE(replace(tiny.VAE, channels=SMALL["channels"]), **OPS))
+    return initialize.reset_parameters(slice_vae.SliceVAE(replace(tiny.VAE, channels=SMALL["channels"]), **OPS))
 
 
 def pixels(frames: int = 8, count: int = 2):
@@ -107,7 +109,7 @@ def test_recomputing_slices_changes_no_gradient():
     for recomputing in (False, True):
         vae = small_vae()
         torch.manual_seed(1)
-        loss, _ = objectives.VAEObjective(vae, pixels(16), PLAIN, recomputing=recomputing)(0)
+        loss, _ = objectives.VAEObjective(vae, pixels(16), PLAIN, checkpointing=recomputing)(0)
         loss.backward()
         gradients.append([p.grad for p in vae.parameters()])
     for plain, again in zip(*gradients, strict=True):
@@ -118,20 +120,20 @@ def with_critics(settings):
     """A VAE and its objective, with critics; the same each time."""
     vae = small_vae()
     torch.manual_seed(2)
-    teachers = objectives.Teachers(critics=critics.critics(8))
-    objective = objectives.VAEObjective(vae, pixels(), settings, teachers)
-    return vae, objective, loop.Lesson(teachers.critics, objective.criticise)
+    networks = objectives.LossNetworks(critics=critics.make_critics(8))
+    objective = objectives.VAEObjective(vae, pixels(), settings, networks)
+    return vae, objective, learner.ObjectiveModule(networks.critics, objective.critic_objective)
 
 
 def test_critics_are_heard_from_their_step_on_and_as_loud_as_the_rest():
     _, objective, _ = with_critics(replace(PLAIN, adversary=0.5, adversary_from=3))
-    assert "doubt" not in objective(2)[1]
-    assert not objective.shown
+    assert "adversarial" not in objective(2)[1]
+    assert not objective.pairs
     loss, figures = objective(3)
-    assert "doubt" in figures
-    assert all(p.requires_grad for p in objective.teachers.critics.parameters())
+    assert "adversarial" in figures
+    assert all(p.requires_grad for p in objective.networks.critics.parameters())
     loss.backward()
-    assert all(p.grad is None for p in objective.teachers.critics.parameters())
+    assert all(p.grad is None for p in objective.networks.critics.parameters())
     y = torch.randn(1, 3, 8, 32, 32, requires_grad=True)
     rest, doubt = (5 * y).sum(), (0.01 * y).sum()
     weight = critics.adaptive_weight(rest, doubt, y)
@@ -140,12 +142,12 @@ def test_critics_are_heard_from_their_step_on_and_as_loud_as_the_rest():
 
 def test_critics_learn_to_tell_clips_apart():
     torch.manual_seed(0)
-    judges = critics.critics(8)
+    judges = critics.make_critics(8)
     optimizer = torch.optim.Adam(judges.parameters(), lr=2e-3)
     real = pixels(count=4)(0)
     made = real + 0.3 * torch.randn_like(real)
     for _ in range(30):
-        loss = sum(critics.told_apart(judge, real, made) for judge in judges.values())
+        loss = sum(critics.hinge_loss(judge, real, made) for judge in judges.values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -176,7 +178,7 @@ def test_a_run_with_critics_goes_on_bit_by_bit(tmp_path, monkeypatch):
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, vae.state_dict()[name]), name
     rows = part("easyanimate_models.training.journal").read_log(tmp_path / "cut" / "log.csv")
-    assert [bool(row["doubt"]) for row in rows] == [False, False, True, True, True, True]
+    assert [bool(row["adversarial"]) for row in rows] == [False, False, True, True, True, True]
     assert [row["step"] for row in rows] == list("012345")
 
 
@@ -193,26 +195,26 @@ def vgg_file(folder):
 def test_the_eye_sees_with_the_weights_of_the_file(tmp_path):
     pytest.importorskip("lpips")
     file, features = vgg_file(tmp_path)
-    eye = perceptual.Perceptual(file)
+    eye = perceptual.PerceptualLoss(file)
     assert torch.equal(eye.lpips.net.slice5[-2].weight, features["28.weight"])
     x = pixels()(0)
     near, far = x + 0.05 * torch.randn_like(x), x + 0.5 * torch.randn_like(x)
     assert eye(x, x) == 0 < eye(x, near) < eye(x, far)
     vae = small_vae()
-    told = objectives.VAEObjective(vae, pixels(), replace(PLAIN, perceptual=1.0), objectives.Teachers(eye))
+    told = objectives.VAEObjective(vae, pixels(), replace(PLAIN, perceptual=1.0), objectives.LossNetworks(eye))
     loss, figures = told(0)
     loss.backward()
     assert figures["lpips"] > 0
     assert vae.encoder.conv_in.weight.grad.abs().sum() > 0
     save_file({"features.0.weight": torch.zeros(1)}, file)
     with pytest.raises(ValueError, match="vgg16.safetensors is not a VGG-16, first at slice1.0.weight; choose"):
-        perceptual.Perceptual(file)
+        perceptual.PerceptualLoss(file)
 
 
 def test_without_a_backbone_the_error_says_what_to_do(tmp_path):
     pytest.importorskip("lpips")
     with pytest.raises(ValueError, match=r"no file .*missing.pth; put vgg16-397923af.pth .* set `perceptual` to 0"):
-        perceptual.Perceptual(tmp_path / "missing.pth")
+        perceptual.PerceptualLoss(tmp_path / "missing.pth")
 
 
 def recipe(clips, folder, **told):
@@ -234,7 +236,7 @@ def test_the_stages_follow_each_other(clips, tmp_path):
     }
     start = ""
     for name, told in stages.items():
-        file = run.follow(recipe(clips, tmp_path / name, start=start, vae=told))
+        file = run.run_recipe(recipe(clips, tmp_path / name, start=start, vae=told))
         start = str(file.parent)
     assert isinstance(sd.load_vae(tmp_path / "image" / "vae").first_stage_model, image_vae.ImageVAE)
     assert isinstance(sd.load_vae(tmp_path / "magvit" / "vae").first_stage_model, slice_vae.WindowVAE)
@@ -249,7 +251,7 @@ def test_the_stages_follow_each_other(clips, tmp_path):
 
 def test_the_loss_of_a_vae_falls(clips, tmp_path):
     told = {"architecture": "slice", "crop": 32}
-    run.follow(recipe(clips, tmp_path, vae=told, steps=61))
+    run.run_recipe(recipe(clips, tmp_path, vae=told, steps=61))
     rows = part("easyanimate_models.training.journal").read_log(tmp_path / "log.csv")
     assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
 
@@ -267,7 +269,7 @@ def test_the_loss_of_a_vae_falls(clips, tmp_path):
 )
 def test_nonsense_is_named(clips, tmp_path, vae, start, said):
     with pytest.raises(ValueError, match=said):
-        run.follow(recipe(clips, tmp_path, vae=vae, start=start))
+        run.run_recipe(recipe(clips, tmp_path, vae=vae, start=start))
 
 
 @pytest.mark.parametrize("crop", [0, 32])

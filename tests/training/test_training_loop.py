@@ -18,10 +18,11 @@ from conftest import part
 from torch import nn
 
 loop = part("easyanimate_models.training.loop")
+learner = part("easyanimate_models.training.learner")
 journal = part("easyanimate_models.training.journal")
-Plan = part("easyanimate_models.training.training_plan").Plan
-Batches = part("easyanimate_models.training.clips.batches").Batches
-PLAN = Plan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
+TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
+Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
+PLAN = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
 RUNNER = Path(__file__).parent.parent / "support" / "toy_run.py"
 
 
@@ -150,7 +151,7 @@ def test_what_a_watcher_raises_stops_the_run_with_its_state(tmp_path):
 
     network = layer()
     with pytest.raises(Cancelled):
-        loop.fit(tmp_path, network, objective(network), PLAN, watch=watch)
+        loop.fit(tmp_path, network, objective(network), PLAN, callback=watch)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 7
 
 
@@ -168,17 +169,17 @@ def test_what_stops_a_step_leaves_the_state_before_it(tmp_path):
     assert torch.load(tmp_path / "alone" / "state.pt", weights_only=True)["step"] == 9
     network = layer()
     with pytest.raises(KeyboardInterrupt):  # one has learnt, the other has not: that is no state to go on from
-        loop.fit(tmp_path / "both", other, objective(other), PLAN, adversary=loop.Lesson(network, stopped))
+        loop.fit(tmp_path / "both", other, objective(other), PLAN, adversary=learner.ObjectiveModule(network, stopped))
     assert not (tmp_path / "both" / "state.pt").exists()
 
 
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     network = layer()
-    loop.fit(tmp_path, network, objective(network), PLAN, told={"rank": 4})
+    loop.fit(tmp_path, network, objective(network), PLAN, settings={"rank": 4})
     with pytest.raises(ValueError, match="begun with learning_rate = 0.01, now it is 0.02; set it back"):
-        loop.fit(tmp_path, network, objective(network), replace(PLAN, learning_rate=0.02), told={"rank": 4})
+        loop.fit(tmp_path, network, objective(network), replace(PLAN, learning_rate=0.02), settings={"rank": 4})
     with pytest.raises(ValueError, match="begun with rank = 4, now it is 8"):
-        loop.fit(tmp_path, network, objective(network), PLAN, told={"rank": 8})
+        loop.fit(tmp_path, network, objective(network), PLAN, settings={"rank": 8})
 
 
 def test_the_batches_of_a_step_add_up(tmp_path):
@@ -194,7 +195,7 @@ def test_the_batches_of_a_step_add_up(tmp_path):
 def test_an_adversary_learns_beside(tmp_path):
     network, other = layer(), layer()
     before = other.weight.detach().clone()
-    loop.fit(tmp_path, network, objective(network), PLAN, adversary=loop.Lesson(other, objective(other)))
+    loop.fit(tmp_path, network, objective(network), PLAN, adversary=learner.ObjectiveModule(other, objective(other)))
     assert not torch.equal(other.weight, before)
     assert "adversary_loss" in (tmp_path / "log.csv").read_text().splitlines()[0]
 
@@ -221,9 +222,9 @@ def test_nothing_to_train_is_said(tmp_path):
 
 def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch):
     sharing_out = SimpleNamespace(distributed_type=accelerate.DistributedType.FSDP)
-    monkeypatch.setattr(loop, "_accelerator", lambda _: sharing_out)
+    monkeypatch.setattr(loop, "make_accelerator", lambda _: sharing_out)
     with pytest.raises(ValueError, match=r"take \[samples\] out, or train without FSDP"):
-        loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, look=object())
+        loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, sampler=object())
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_path):

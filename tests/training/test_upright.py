@@ -143,3 +143,21 @@ def test_a_full_disk_stops_the_encoding(tmp_path, monkeypatch):
     found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 32, 8)
     with pytest.raises(atomic.WriteError, match="The disk that holds .* is full"):
         latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False)
+
+
+def test_names_as_long_as_the_disk_takes_are_encoded(tmp_path):
+    clip(tmp_path / f"{'ü' * 125}.mp4")
+    found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 32, 8)
+    encoded = latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False)
+    (file,) = (example.latents for examples in encoded.examples.values() for example in examples)
+    assert file.is_file() and file.name.endswith(".safetensors") and len(file.name.encode()) in (254, 255)
+
+
+def test_a_clip_that_vanishes_is_named_and_left_out(tmp_path, caplog):
+    gone = clip(tmp_path / "gone.mp4")
+    clip(tmp_path / "here.mp4")
+    found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 32, 8)
+    gone.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False).count == 1
+    assert "gone.mp4 is not there any more" in caplog.text

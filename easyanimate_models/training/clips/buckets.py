@@ -11,8 +11,8 @@ from ...data.dataset_file import DatasetError
 from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
 from .dataset import Item
 
-WIDEST = 4.0  # the longer side by the shorter
-LARGEST_ZOOM = 2.0  # a smaller clip would only teach blur
+MAX_ASPECT = 4.0  # the longer side by the shorter
+MAX_ZOOM = 2.0  # a smaller clip would only teach blur
 
 
 @dataclass(frozen=True, order=True)
@@ -27,44 +27,44 @@ class Bucket:
 def shapes(side: int) -> list[tuple[int, int]]:
     """All (height, width) in steps of 16 with about `side` x `side` pixels, from 1:4 to 4:1."""
     found = set()
-    for height in range(SIDE_STEP, int(side * WIDEST**0.5) + SIDE_STEP, SIDE_STEP):
+    for height in range(SIDE_STEP, int(side * MAX_ASPECT**0.5) + SIDE_STEP, SIDE_STEP):
         width = max(SIDE_STEP, round(side * side / height / SIDE_STEP) * SIDE_STEP)
-        if max(height / width, width / height) <= WIDEST:
+        if max(height / width, width / height) <= MAX_ASPECT:
             found |= {(height, width), (width, height)}
     return sorted(found)
 
 
-def bucket_for(item: Item, side: int, most_frames: int, every: int = 1) -> Bucket | None:
-    """The nearest bucket for an item of which every so many frames are taken; None when it fits none."""
-    if max(item.height / item.width, item.width / item.height) > WIDEST:
+def bucket_for(item: Item, side: int, max_frames: int, every: int = 1) -> Bucket | None:
+    """The nearest bucket for an item of which one in `every` frames is taken; None when it fits none."""
+    if max(item.height / item.width, item.width / item.height) > MAX_ASPECT:
         return None
-    shape = item.height / item.width
-    height, width = min(shapes(side), key=lambda size: abs(size[0] / size[1] / shape - 1))
-    if max(height / item.height, width / item.width) > LARGEST_ZOOM:
+    aspect = item.height / item.width
+    height, width = min(shapes(side), key=lambda size: abs(size[0] / size[1] / aspect - 1))
+    if max(height / item.height, width / item.width) > MAX_ZOOM:
         return None
-    if 1 in (item.frames, most_frames):
+    if 1 in (item.frames, max_frames):
         return Bucket(1, height, width)
-    frames = min(-(-item.frames // every), most_frames) // LENGTH_STEP * LENGTH_STEP
+    frames = min(-(-item.frames // every), max_frames) // LENGTH_STEP * LENGTH_STEP
     return Bucket(frames, height, width) if frames else None
 
 
-def sort_into_buckets(items: Iterable[Item], side: int, most_frames: int, every: int = 1) -> dict[Bucket, list[Item]]:
+def sort_into_buckets(items: Iterable[Item], side: int, max_frames: int, every: int = 1) -> dict[Bucket, list[Item]]:
     """Items by their buckets; those that fit none are named in the log. Raises `DatasetError` when none fits."""
-    sorted_items: dict[Bucket, list[Item]] = {}
-    left: list[Item] = []
+    buckets: dict[Bucket, list[Item]] = {}
+    unfit: list[Item] = []
     for item in items:
-        bucket = bucket_for(item, side, most_frames, every)
+        bucket = bucket_for(item, side, max_frames, every)
         if bucket is None:
-            left.append(item)
+            unfit.append(item)
         else:
-            sorted_items.setdefault(bucket, []).append(item)
-    for item in left:
+            buckets.setdefault(bucket, []).append(item)
+    for item in unfit:
         size = f"{item.width} x {item.height}, {item.frames} frames"
         logging.warning("%s (%s) fits no size to train in and is left out.", item.file, size)
-    if not sorted_items:
+    if not buckets:
         raise DatasetError(
-            f"None of {len(left)} clips fits: a clip needs at least {LENGTH_STEP * every} frames, sides of at least "
+            f"None of {len(unfit)} clips fits: a clip needs at least {LENGTH_STEP * every} frames, sides of at least "
             f"half of what {side} x {side} asks for, and a shape between 1:4 and 4:1; lower the resolution or choose "
             "other clips."
         )
-    return dict(sorted(sorted_items.items()))
+    return dict(sorted(buckets.items()))

@@ -1,8 +1,8 @@
-"""A folder of clips and images with captions, as a list of what can be learned from.
+"""A folder of clips and images with captions, as a list of items to train on.
 
-Captions stand in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the original's scripts write it
-(`file_path`, `text`), or in a `.txt` file beside each clip. A `.txt` file wins. A list may name a clip several times,
-in other words each time; it is then learnt from as often.
+Captions are in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the original's scripts write it (`file_path`,
+`text`), or in a `.txt` file beside each clip, which wins. A list may name a clip several times with different captions;
+it is then trained on as often.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ NAMED = 3  # files in an error
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A clip, or an image (one frame), sizes in pixels, with what it shows; out of a file, or `pixels` in memory.
+    """A clip, or an image (one frame), with its caption: in a file, or its `pixels` in memory. Sizes are in pixels.
 
-    It is learnt from as of the frame `start`.
+    `start` is the first frame that is trained on.
     """
 
     file: Path
@@ -39,26 +39,28 @@ class Item:
     start: int = 0
 
     def version(self) -> str:
-        """Another one when the clip has changed."""
+        """A digest that changes with the clip. Raises `MediaError` when its file is gone."""
         if self.pixels is not None:
-            few = self.pixels.flatten()[:: max(1, self.pixels.numel() // 4096)]
-            return hashlib.sha256(few.float().cpu().numpy().tobytes()).hexdigest()[:8]
-        found = self.file.stat()
-        return hashlib.sha256(f"{self.file.name} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:8]
+            sampled = self.pixels.flatten()[:: max(1, self.pixels.numel() // 4096)]
+            return hashlib.sha256(sampled.float().cpu().numpy().tobytes()).hexdigest()[:8]
+        try:
+            stat = self.file.stat()
+        except OSError as error:
+            raise MediaError(f"{self.file} is not there any more; put it back, or start again without it.") from error
+        return hashlib.sha256(f"{self.file.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
 
 
 def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
-    """Clips `[T, H, W, 3]` in 0..1 as items; one text is that of all. Raises `DatasetError` when counts differ."""
+    """Clips `[T, H, W, 3]` in 0..1 as items; a single text goes with all. Raises `DatasetError` when counts differ."""
     if not clips:
         raise DatasetError("There is nothing to learn from; choose a folder, or connect clips and captions.")
     texts = texts * len(clips) if len(texts) == 1 else texts
     if len(texts) != len(clips) or not all(text.strip() for text in texts):
         counts = f"{len(clips)} clips and {len([t for t in texts if t.strip()])} captions"
         raise DatasetError(f"There are {counts}; give each clip a caption of its own, or one for all.")
-    named = enumerate(zip(clips, texts, strict=True))
     return [
-        Item(Path(f"clip {i}"), " ".join(t.split()), c.shape[0], c.shape[1], c.shape[2], 24.0, c[..., :3])
-        for i, (c, t) in named
+        Item(Path(f"clip {i}"), " ".join(text.split()), len(clip), clip.shape[1], clip.shape[2], 24.0, clip[..., :3])
+        for i, (clip, text) in enumerate(zip(clips, texts, strict=True))
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tensors of files, read once and kept in memory as far as there is room."""
+"""Tensors of files, read once and kept in memory while there is room."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -9,18 +9,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-MOST = 2 << 30  # bytes
-SHARE = 4  # of the memory that is free, no more than one in so many bytes
+MAX_BYTES = 2 << 30
+FREE_SHARE = 4  # at most one in so many bytes of the memory that is free
 
 
-class Kept:
-    """The tensors of a file; what was not asked for the longest is forgotten when all takes more than `most` bytes.
+class TensorCache:
+    """Called with a file: its tensors. The least recently used are dropped when all take more than `max_bytes`.
 
-    They are shared by all who ask: change copies of them only. Raises `OSError` for a file that can't be read.
+    Callers share the tensors: change copies only. Raises `OSError` for a file that can't be read.
     """
 
-    def __init__(self, most: int | None = None):
-        self.most = min(MOST, mm.get_free_memory(torch.device("cpu")) // SHARE) if most is None else most
+    def __init__(self, max_bytes: int | None = None):
+        if max_bytes is None:
+            max_bytes = min(MAX_BYTES, mm.get_free_memory(torch.device("cpu")) // FREE_SHARE)
+        self.max_bytes = max_bytes
         self.files: OrderedDict[Path, dict[str, Tensor]] = OrderedDict()
         self.bytes = 0
 
@@ -30,13 +32,13 @@ class Kept:
             return self.files[file]
         tensors = _read(file)
         self.files[file] = tensors
-        self.bytes += _size(tensors)
-        while self.bytes > self.most:
-            self.bytes -= _size(self.files.popitem(last=False)[1])
+        self.bytes += _bytes_of(tensors)
+        while self.bytes > self.max_bytes:
+            self.bytes -= _bytes_of(self.files.popitem(last=False)[1])
         return tensors
 
 
-def _size(tensors: dict[str, Tensor]) -> int:
+def _bytes_of(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 

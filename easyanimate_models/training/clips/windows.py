@@ -1,44 +1,44 @@
-"""Windows of clips: which frames of each are learnt from. Drawn once, from the seed and the name of the clip alone."""
+"""Windows of clips: which frames of each are trained on. Drawn once, from the seed and the name of the clip alone."""
 
 import random
 from collections import Counter
 from dataclasses import replace
 
 from ...vae.video_sizes import LENGTH_STEP
-from ..denoiser.lora_run import DataSettings
 from .buckets import Bucket
 from .dataset import Item
+from .settings import DataSettings
 
-WHOLE = 0.9  # share of windows that are as long as they can be, as the original draws them
+FULL_LENGTH = 0.9  # share of windows that are as long as they can be, as the original draws them
 
 
 def cut_into_windows(buckets: dict[Bucket, list[Item]], data: DataSettings, seed: int) -> dict[Bucket, list[Item]]:
-    """The clips of `buckets` by the windows that `data` asks for, each an item that starts at its first frame.
+    """The clips of `buckets` as windows, each an item with its first frame as `start`, in the bucket of its length.
 
-    One window is the beginning of a clip. No two are the same: a short clip gives fewer.
+    A single window is the beginning of a clip. No two are the same: a short clip gives fewer.
     """
-    cut: dict[Bucket, list[Item]] = {}
+    windows: dict[Bucket, list[Item]] = {}
     for bucket, items in buckets.items():
         for item in items:
-            for frames, start in _windows(item, bucket.frames, data, seed):
-                cut.setdefault(replace(bucket, frames=frames), []).append(replace(item, start=start))
-    return dict(sorted(cut.items()))
+            for frames, start in _draw_windows(item, bucket.frames, data, seed):
+                windows.setdefault(replace(bucket, frames=frames), []).append(replace(item, start=start))
+    return dict(sorted(windows.items()))
 
 
-def _windows(item: Item, most: int, data: DataSettings, seed: int) -> list[tuple[int, int]]:
-    """(frames, start) of each."""
-    chance = random.Random(f"{seed} {item.file.name}")
-    lengths = Counter(_length(most, data.lengths, chance) for _ in range(data.windows))
+def _draw_windows(item: Item, max_frames: int, data: DataSettings, seed: int) -> list[tuple[int, int]]:
+    """(frames, start) of each window."""
+    rng = random.Random(f"{seed} {item.file.name}")
+    lengths = Counter(_draw_length(max_frames, data.lengths, rng) for _ in range(data.windows))
     if data.windows == 1:
         return [(frames, 0) for frames in lengths]
-    found = []
-    for frames, wanted in sorted(lengths.items()):
-        places = item.frames - (frames - 1) * data.every
-        found += [(frames, start) for start in sorted(chance.sample(range(places), min(wanted, places)))]
-    return found
+    windows = []
+    for frames, count in sorted(lengths.items()):
+        starts = item.frames - (frames - 1) * data.every
+        windows += [(frames, start) for start in sorted(rng.sample(range(starts), min(count, starts)))]
+    return windows
 
 
-def _length(most: int, lengths: str, chance: random.Random) -> int:
-    if lengths == "full" or most <= LENGTH_STEP or chance.random() < WHOLE:
-        return most
-    return chance.randrange(LENGTH_STEP, most, LENGTH_STEP)
+def _draw_length(max_frames: int, lengths: str, rng: random.Random) -> int:
+    if lengths == "full" or max_frames <= LENGTH_STEP or rng.random() < FULL_LENGTH:
+        return max_frames
+    return rng.randrange(LENGTH_STEP, max_frames, LENGTH_STEP)

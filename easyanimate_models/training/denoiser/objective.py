@@ -1,27 +1,25 @@
-"""Teach the denoiser: the image transformer first, then the motion modules and all of it on clips (paper 3.1, 4)."""
+"""The objective of the denoiser: the squared error of the noise predicted in noised latents (paper 3.1, 4)."""
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...dit.motion_dit import MotionDiT
-
-TIMESTEPS = 1000
-BETAS = (1e-4, 2e-2)
+from ..learner import Metrics, Objective
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents `[B, C, F, H, W]`, the text with its mask, and for an inpainting model what is given of them.
+    """Clean latents `[B, C, F, H, W]`, text embeddings `[B, L, D]` with their mask `[B, L]`, and for an inpainting
+    model `given`, the latents of the mask and the masked video `[B, 2*C, F, H, W]`.
 
-    `clip_embeds` `[B, 768]` and `clip_mask` `[B, 8]` are how CLIP sees a start that is given, for a model that takes
-    it; masked, there is no image. It is a process's share of a whole batch `of` so many clips, from the one numbered
-    `first` on.
+    `clip_embeds` `[B, 768]` and `clip_mask` `[B, 8]` are a given start frame as CLIP sees it, for a model that takes
+    it; a mask of 0 means no image. These are a process's items of the global batch, from the one numbered `first` on;
+    `global_batch` is its size, where it is larger.
     """
 
     latents: Tensor
@@ -29,19 +27,28 @@ class Batch:
     mask: Tensor
     given: Tensor | None = None
     first: int = 0
-    of: int | None = None
+    global_batch: int | None = None
     clip_embeds: Tensor | None = None
     clip_mask: Tensor | None = None
 
+    def conditioning(self) -> dict[str, Tensor | None]:
+        """Keyword arguments of the network."""
+        return {
+            "context": self.context,
+            "attention_mask": self.mask,
+            "clip_embeds": self.clip_embeds,
+            "clip_mask": self.clip_mask,
+        }
 
-Batches = Callable[[int, random.Random], Batch]  # (step, chance)
+
+DrawBatch = Callable[[int, random.Random], Batch]  # (step, rng)
 
 
 @dataclass(frozen=True)
 class NoiseWeights:
-    """Weight of the squared noise error, (1/snr)^power between these bounds: layout is decided where noise is strong.
+    """Weight of the squared noise error: (1/snr)^power between these bounds, as strong noise decides the layout.
 
-    `decisive` is the range of steps that four of five draws come from, where a wrong prompt costs most.
+    `decisive` is the range of timesteps that four of five draws come from, where a wrong prompt costs most.
     """
 
     least: float
@@ -49,114 +56,106 @@ class NoiseWeights:
     power: float = 1.0
     decisive: tuple[int, int] | None = None
 
-    def draw(self, batch: int) -> Tensor:
-        """Steps of a batch, `[B]`."""
-        anywhere = torch.randperm(TIMESTEPS)[:batch] if batch <= TIMESTEPS else torch.randint(TIMESTEPS, (batch,))
+    def draw(self, batch: int, timesteps: int) -> Tensor:
+        """Random timesteps below `timesteps`, `[batch]`."""
+        uniform = torch.randperm(timesteps)[:batch] if batch <= timesteps else torch.randint(timesteps, (batch,))
         if self.decisive is None:
-            return anywhere
-        return torch.where(torch.rand(batch) < 0.2, anywhere, torch.randint(*self.decisive, (batch,)))
+            return uniform
+        return torch.where(torch.rand(batch) < 0.2, uniform, torch.randint(*self.decisive, (batch,)))
 
-    def weigh(self, kept: Tensor) -> Tensor:
-        """The weight of each clip, from its share of signal power, `[B]`."""
-        return ((1 - kept) / kept).pow(self.power).clamp(self.least, self.most)
+    def weigh(self, signal: Tensor) -> Tensor:
+        """The weight of each clip `[B]`, from its share of signal power `[B]`."""
+        return ((1 - signal) / signal).pow(self.power).clamp(self.least, self.most)
 
 
-PLAIN_NOISE = NoiseWeights(1.0, 1.0, power=0.0)  # as the original: every step counts alike
+UNIFORM = NoiseWeights(1.0, 1.0, power=0.0)  # as the original: all timesteps count alike
 
 
 @dataclass(frozen=True)
-class Method:
-    """How a denoiser is taught: which noise counts how much, and whether blocks are computed twice to save memory."""
+class ObjectiveSettings:
+    """How much each noise level counts, and whether blocks are recomputed in the backward pass to save memory."""
 
-    noise: NoiseWeights = PLAIN_NOISE
+    noise: NoiseWeights = UNIFORM
     checkpointing: bool = True
 
 
-METHOD = Method()
+DEFAULT_OBJECTIVE = ObjectiveSettings()
 
 
-def alphas_cumprod() -> Tensor:
-    """The release's schedule: betas linear in the step."""
-    return torch.cumprod(1 - torch.linspace(*BETAS, TIMESTEPS, dtype=torch.float64), dim=0).float()
-
-
-def _in_float32(attention, q: Tensor, k: Tensor, v: Tensor, *args, mask: Tensor | None = None, **kwargs) -> Tensor:
+def _attention_in_float32(attention, q: Tensor, k: Tensor, v: Tensor, *args, mask: Tensor | None = None, **kwargs):
     """On a CPU, bfloat16 makes linear layers much faster, but the gradient of attention several times slower."""
     with torch.autocast("cpu", enabled=False):
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
         return attention(q.float(), k.float(), v.float(), *args, mask=mask, **kwargs)
 
 
-FULL_PRECISION_ATTENTION = {"optimized_attention_override": _in_float32}
+CPU_OPTIONS = {"optimized_attention_override": _attention_in_float32}
 
 
-def noise_objective(dit: Any, batches: Batches, weights: NoiseWeights, seed: int, checkpointing: bool = False):
-    """The noise in noised latents, squared error, weighted by the signal-to-noise ratio.
+def noise_objective(
+    network: Any, draw_batch: DrawBatch, alphas_cumprod: Tensor, settings: ObjectiveSettings, seed: int
+) -> Objective:
+    """The weighted squared error of the noise that `network` predicts in the batches drawn.
 
-    With `checkpointing`, what is inside of a block is computed once more for its gradient instead of being kept.
+    `alphas_cumprod` `[timesteps]` is the noise schedule: the share of signal power at each timestep.
     """
-    kept = alphas_cumprod()
-    patches = {"patches_replace": {"dit": {("double_block", i): _recomputed for i in range(dit.config.depth)}}}
+    options = checkpointed_blocks(network.config.depth) if settings.checkpointing else {}
 
-    def objective(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = batches(step, random.Random(seed * 1_000_003 + step))
-        count = len(batch.latents)
-        t = weights.draw(batch.of or count)[batch.first : batch.first + count].to(batch.latents.device)
+    def objective(step: int) -> tuple[Tensor, Metrics]:
+        batch = draw_batch(step, random.Random(seed * 1_000_003 + step))
+        device, count = batch.latents.device, len(batch.latents)
+        timesteps = settings.noise.draw(batch.global_batch or count, len(alphas_cumprod))
+        t = timesteps[batch.first : batch.first + count].to(device)
         noise = _noise(batch, seed * 1_000_003 + step)
-        signal = kept.to(t.device)[t]
-        share = signal.view(-1, 1, 1, 1, 1)
-        x = share.sqrt() * batch.latents + (1 - share).sqrt() * noise
+        signal = alphas_cumprod.to(device)[t]
+        alpha = signal.view(-1, 1, 1, 1, 1)
+        x = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
         x = x if batch.given is None else torch.cat([x, batch.given], dim=1)
-        options = (FULL_PRECISION_ATTENTION if x.device.type == "cpu" else {}) | (patches if checkpointing else {})
-        told = {"attention_mask": batch.mask, "clip_embeds": batch.clip_embeds, "clip_mask": batch.clip_mask}
-        eps = dit(x, t, context=batch.context, **told, transformer_options=options)
-        error = (eps.float() - noise).square().mean((1, 2, 3, 4))
-        figures = {"eps": error.detach().mean(), "eps_strong": error.detach()[signal < 0.2].mean()}
-        return (weights.weigh(signal) * error).mean(), figures
+        transformer_options = options | CPU_OPTIONS if device.type == "cpu" else options
+        predicted = network(x, t, **batch.conditioning(), transformer_options=transformer_options)
+        error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
+        metrics = {"eps": error.detach().mean(), "eps_strong": error.detach()[signal < 0.2].mean()}
+        return (settings.noise.weigh(signal) * error).mean(), metrics
 
     return objective
 
 
-def _recomputed(args: dict, extra: dict) -> dict:
-    """A block under torch's gradient checkpointing, where the host's patches take hold."""
+def checkpointed_blocks(depth: int) -> dict:
+    """Transformer options under which blocks are recomputed in the backward pass, instead of keeping what they need."""
+    return {"patches_replace": {"dit": {("double_block", i): _checkpointed_block for i in range(depth)}}}
+
+
+def _checkpointed_block(args: dict, extra: dict) -> dict:
+    """A block under torch's gradient checkpointing, as a patch of the host."""
     return checkpoint(extra["original_block"], args, use_reentrant=False)
 
 
 def _noise(batch: Batch, seed: int) -> Tensor:
-    """Noise for each clip from its place in the whole batch alone, whichever process has it."""
-    clips = []
-    for place, clip in enumerate(batch.latents, batch.first):
-        chance = torch.Generator(clip.device).manual_seed(seed * 4096 + place)
-        clips.append(torch.randn(clip.shape, generator=chance, device=clip.device, dtype=clip.dtype))
-    return torch.stack(clips)
+    """Noise for each clip from its index in the global batch alone, whichever process has it."""
+    noise = []
+    for index, clip in enumerate(batch.latents, batch.first):
+        generator = torch.Generator(clip.device).manual_seed(seed * 4096 + index)
+        noise.append(torch.randn(clip.shape, generator=generator, device=clip.device, dtype=clip.dtype))
+    return torch.stack(noise)
 
 
-def initialise_dit(dit: MotionDiT) -> None:
-    """What starts at zero in training: the output, cross-attention, motion modules and long skips."""
-    width = dit.config.width
-    blocks: list[Any] = list(dit.transformer_blocks)
-    for table in [dit.scale_shift_table, *(block.scale_shift_table for block in blocks)]:
-        nn.init.normal_(table, std=width**-0.5)
-    nn.init.normal_(dit.adaln_single.linear.weight, std=0.02)
-    _silence(dit.proj_out, *(block.attn2.to_out[0] for block in blocks))
-    initialise_motion(dit)
+def scaled(draw_batch: DrawBatch, model) -> DrawBatch:
+    """Batches of latents as the VAE gives them, at the scale of the MODEL."""
+
+    def draw(step: int, rng: random.Random) -> Batch:
+        batch = draw_batch(step, rng)
+        given = None if batch.given is None else model.model.process_latent_in(batch.given)
+        return replace(batch, latents=model.model.process_latent_in(batch.latents), given=given)
+
+    return draw
 
 
-def initialise_motion(dit: MotionDiT) -> None:
-    """What is added to an image transformer starts at zero: motion modules and long skips."""
-    motion: list[Any] = [block.attn_temporal for block in dit.transformer_blocks if block.attn_temporal is not None]
-    _silence(*(module.temporal_transformer.proj_out for module in motion), *dit.long_connect_fc)
+def on_device(draw_batch: DrawBatch, device: torch.device) -> DrawBatch:
+    """The same batches, moved to a device."""
 
+    def draw(step: int, rng: random.Random) -> Batch:
+        batch = draw_batch(step, rng)
+        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(batch).items() if isinstance(t, Tensor)}
+        return replace(batch, **moved)
 
-def _silence(*layers: Any) -> None:
-    for layer in layers:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-
-
-def grow_motion(image: MotionDiT, video: MotionDiT) -> None:
-    """Give `video` the weights of the image transformer; its motion modules keep theirs, silent at first."""
-    missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
-    strangers = [key for key in missing if ".attn_temporal." not in key] + list(unexpected)
-    if strangers:
-        raise ValueError(f"The image transformer does not fit the video transformer, first at {strangers[0]}.")
+    return draw

@@ -1,4 +1,4 @@
-"""Low-rank adapters on T5, so that a LoRA teaches new words too: texts are read anew in every step."""
+"""Low-rank adapters on T5, so that a LoRA can teach new words: texts are encoded again in every step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,16 +7,16 @@ from comfy.text_encoders.t5 import T5LayerNorm
 from torch import Tensor, nn
 
 from ...lora import T5
-from ...text_encoders.prompt_cleaning import clean_prompt
+from ...text_encoders.prompt import embeddings_of, encode_prompt
 from ...text_encoders.t5 import T5Encoder
-from ..samples import Subject, conditioning
+from ..samples import PreviewInputs, conditioning
 from .lora import LoraSettings, LowRank
 
 BLOCKS = f"{T5}encoder.block."
 
 
-class Reader:
-    """A CLIP of the host with adapters in T5's attention and feed-forward. What it reads carries gradients to them."""
+class TrainableTextEncoder:
+    """A CLIP of the host with adapters in T5's attention and feed-forward layers, which gradients reach."""
 
     def __init__(self, clip, settings: LoraSettings):
         if not isinstance(getattr(clip.cond_stage_model, "t5xxl", None), T5Encoder):
@@ -29,25 +29,30 @@ class Reader:
                 self.clip.patcher.add_weight_wrapper(f"{name}.weight", adapter)
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Context `[B, L, D]` and mask `[B, L]`; the host must have loaded the CLIP."""
-        t5 = self.clip.cond_stage_model.t5xxl
-        t5.reset_clip_options()
-        t5.set_clip_options({"execution_device": self.clip.patcher.load_device})
-        rows = (self.clip.tokenize(clean_prompt(text))["t5xxl"][0] for text in texts)
-        with _norms_see_copies(t5):
-            context, _, more = t5.encode([[token for token, *_ in row] for row in rows])
-        return context, more["attention_mask"].float()
+        """Embeddings `[B, L, D]` and their mask `[B, L]`; the host must have loaded the CLIP."""
+        return embeddings_of(encode_prompt(self.clip, texts, encode=_with_gradients))
 
-    def prompts(self, subject: Subject) -> tuple[list, list]:
-        """What samples are of, as it is read by now."""
-        settings = subject.settings
-        positive = conditioning(self.clip, [settings.prompt], subject.positive[0][1])
-        return positive, conditioning(self.clip, [settings.negative], subject.negative[0][1])
+    def encode_prompts(self, inputs: PreviewInputs) -> tuple[list, list]:
+        """Positive and negative conditioning of previews, encoded with the adapters as they are now."""
+        settings = inputs.settings
+        positive = conditioning(self.clip, [settings.prompt], inputs.positive[0][1])
+        return positive, conditioning(self.clip, [settings.negative], inputs.negative[0][1])
+
+
+def _with_gradients(clip, tokens: list) -> list:
+    """The conditioning of several texts at once, a row each; the host's own way leaves no gradients."""
+    t5 = clip.cond_stage_model.t5xxl
+    t5.reset_clip_options()
+    t5.set_clip_options({"execution_device": clip.patcher.load_device})
+    rows = [[token for token, *_ in each["t5xxl"][0]] for each in tokens]
+    with _inputs_of_norms_kept(t5):
+        context, _, extra = t5.encode(rows)
+    return [[context, {"attention_mask": extra["attention_mask"]}]]
 
 
 @contextmanager
-def _norms_see_copies(network: nn.Module) -> Iterator[None]:
-    """The host adds in place to what norms have seen, which they need unchanged for the gradient."""
+def _inputs_of_norms_kept(network: nn.Module) -> Iterator[None]:
+    """The host adds in place to the inputs of norms, which their gradients need unchanged: give them copies."""
     norms = [module for module in network.modules() if isinstance(module, T5LayerNorm)]
     hooks = [norm.register_forward_pre_hook(lambda _, args: (args[0].clone(),)) for norm in norms]
     try:

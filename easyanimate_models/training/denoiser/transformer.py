@@ -1,106 +1,100 @@
-"""The transformer itself, or its motion modules alone, from clips to a component folder (paper 3.1, 4)."""
+"""Training of the transformer's own weights: all of it, the image transformer, or its motion modules (paper 3.1, 4)."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import comfy.model_management as mm
 import comfy.ops
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...configs.motion_dit import transformer_config
-from ...dit.motion_dit import MotionDiT, MotionDiTConfig
-from ...files.atomic import write_safetensors
-from ...files.checkpoint import embed_config
 from ...host import patcher_class
-from ...supported_models import RELEASES
-from ..clips.latent_cache import EncodedSet
-from ..loop import fit, initialise
-from ..samples import NOBODY, Audience, samples_of
-from ..training_plan import Plan
-from .lora import on_device, scaled
-from .lora_run import DataSettings
-from .objective import METHOD, Method, initialise_dit, initialise_motion, noise_objective
-
-MOTION = "attn_temporal."
-LEARNING = ("transformer_blocks.", "proj_out.", "pos_embed.", "long_connect_fc.")  # as the releases' fine-tuning
+from ...sampling.schedules import alphas_cumprod
+from ..clips.latent_cache import LatentDataset
+from ..clips.settings import DataSettings
+from ..export import write_component
+from ..initialize import reset_parameters
+from ..loop import fit
+from ..samples import make_sampler
+from .motion_modules import ReleaseClass, load_image_weights
+from .objective import noise_objective, on_device, scaled
+from .run import DenoiserRun
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """What of a transformer learns: its "motion" modules alone, all but them ("image"), or "all"; and how.
+class TransformerSettings:
+    """Which weights learn: those of the "motion" modules, all others ("image"), or "all" that releases fine-tuned.
 
-    A `fresh` one has forgotten everything before.
+    A `fresh` transformer is trained from scratch; then "all" is every weight.
     """
 
-    learns: str
-    method: Method = METHOD
+    learns: Literal["motion", "image", "all"]
     fresh: bool = False
 
 
-def trainable_network(model, teaching: Teaching) -> MotionDiT:
-    """The network of a MODEL in float32, for training; an image transformer gets V1's motion modules if they learn.
+def trainable_network(model, settings: TransformerSettings) -> nn.Module:
+    """The network of a MODEL in float32; if motion modules learn and it has none, with new ones (V1's).
 
-    New motion modules are silent: at first the network makes of each frame what it made before.
+    New motion modules are zero at first, so the network still predicts each frame as before.
     """
-    config = model.model.diffusion_model.config
-    if teaching.learns == "motion" and not config.motion:
-        config = replace(config, motion=RELEASES[0].motion)
-    network = initialise(MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
-    if teaching.fresh:
-        initialise_dit(network)
+    release, config = model.model.model_config, model.model.diffusion_model.config
+    if settings.learns == "motion":
+        config = release.with_motion_modules(config)
+    network = release.network(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    reset_parameters(network)
+    if settings.fresh:
+        network.initialize_weights()
         return network
-    initialise_motion(network)
+    network.zero_motion_modules()
     weights = {name: tensor.float() for name, tensor in model.model.diffusion_model.state_dict().items()}
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    strangers = [name for name in missing if MOTION not in name] + list(unexpected)
-    if strangers:
-        raise ValueError(f"The transformer can't be trained as it is loaded, first at {strangers[0]}; load it in bf16.")
+    load_image_weights(network, weights, release)
     return network
 
 
-def learning(network: MotionDiT, teaching: Teaching) -> Iterator[str]:
-    """The names of the weights that learn; of "all", what the releases fine-tuned, or everything where it is fresh."""
-    for name, _ in network.named_parameters():
-        is_motion, is_tuned = MOTION in name, teaching.fresh or name.startswith(LEARNING)
-        if {"motion": is_motion, "image": not is_motion, "all": is_tuned}[teaching.learns]:
-            yield name
+def trained_names(network: nn.Module, settings: TransformerSettings, release: ReleaseClass) -> set[str]:
+    """The names of the parameters that learn."""
+    names = {name for name, _ in network.named_parameters()}
+    motion = {name for name in names if release.motion_marker in name}
+    if settings.learns == "motion":
+        return motion
+    if settings.learns == "image":
+        return names - motion
+    return names if settings.fresh else {name for name in names if name.startswith(release.trained)}
 
 
 def train_transformer(
-    model,
-    found: EncodedSet,
-    data: DataSettings,
-    plan: Plan,
-    folder: Path,
-    teaching: Teaching,
-    audience: Audience = NOBODY,
-) -> MotionDiT:
-    """The network of `model`, taught what is in `found`, all that learns averaged; the MODEL stays as it is."""
+    model, encoded: LatentDataset, data: DataSettings, settings: TransformerSettings, run: DenoiserRun
+) -> nn.Module:
+    """The network of `model`, trained on `encoded`, with its averaged weights; the MODEL itself stays as it is."""
     with torch.inference_mode(False), torch.enable_grad():
         device = mm.get_torch_device()
-        mm.unload_all_models()  # takes LoRAs out of the weights, and leaves the device to what learns
-        torch.manual_seed(plan.seed)
-        network = trainable_network(model, teaching).to(device)
-        names = set(learning(network, teaching))
+        mm.unload_all_models()  # takes LoRAs out of the weights, and makes room for training
+        torch.manual_seed(run.plan.seed)
+        network = trainable_network(model, settings).to(device)
+        release = model.model.model_config
+        names = trained_names(network, settings, release)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
-        drawn = found.batches(data.batch, plan.seed, data.text_dropout, data.clip_dropout)
-        batches = on_device(scaled(drawn, model), device)
-        method = teaching.method
-        objective = noise_objective(network, batches, method.noise, plan.seed, method.checkpointing)
-        taught = {"learns": teaching.learns, "fresh": teaching.fresh, "clips": found.count}
-        told = {**vars(data), **vars(method.noise), **taught}
-        look = samples_of(audience, as_model(network, model), folder, mm.unload_all_models)
-        return fit(folder, network, objective, plan, watch=audience.watch, told=told, look=look)
+        drawn = encoded.batches(data.batch, run.plan.seed, data.text_dropout, data.clip_dropout)
+        draw_batch, schedule = on_device(scaled(drawn, model), device), alphas_cumprod(release.sampling_settings)
+        objective = noise_objective(network, draw_batch, schedule, run.objective, run.plan.seed)
+        sampler = make_sampler(run.monitor, as_model(network, model), run.folder, mm.unload_all_models)
+        return fit(
+            run.folder,
+            network,
+            objective,
+            run.plan,
+            callback=run.monitor.callback,
+            settings={**vars(data), **vars(run.objective.noise), **vars(settings), "clips": encoded.count},
+            sampler=sampler,
+        )
 
 
-def as_model(network: MotionDiT, like):
-    """A network in training as a MODEL of the host, of the release of `like`: it is the same network, not a copy.
+def as_model(network: nn.Module, like):
+    """A network in training as a MODEL of the host, of the same release as `like`: the network itself, not a copy.
 
-    It stays on its device, and the host reckons with no room for it: it has it already.
+    It stays on its device. Its size is 1 byte to the host, which would otherwise make room for it a second time.
     """
     release = type(like.model.model_config)(network.config)
     release.unet_config["disable_unet_model_creation"] = True
@@ -110,24 +104,6 @@ def as_model(network: MotionDiT, like):
     return patcher_class(disable_dynamic=True)(model, device, device, size=1)
 
 
-def save_transformer(config: MotionDiTConfig, weights: dict[str, Tensor], folder: Path) -> Path:
-    """A component folder as the releases have it: config.json and bfloat16 weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told = json.dumps(transformer_config(config), indent=2)
-    (folder / "config.json").write_text(told + "\n", encoding="utf-8")
-    file = folder / "diffusion_pytorch_model.safetensors"
-    write_safetensors(file, {key: tensor.bfloat16() for key, tensor in weights.items()}, {"format": "pt"})
-    return file
-
-
-def save_motion_module(config: MotionDiTConfig, weights: dict[str, Tensor], folder: Path, name: str) -> Path:
-    """The motion modules alone, as `NAME_mm.safetensors`; which kind they are is said inside, for any folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}_mm.safetensors"
-    write_safetensors(file, motion_weights(weights) | embed_config(transformer_config(config)), {"format": "pt"})
-    return file
-
-
-def motion_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The motion modules among them in bfloat16, as files have them."""
-    return {key: tensor.bfloat16() for key, tensor in weights.items() if MOTION in key}
+def save_transformer(folder: Path, weights: dict[str, Tensor], config, release: ReleaseClass) -> Path:
+    """Write a component folder as the releases have it: config.json and bfloat16 weights; the file of the weights."""
+    return write_component(folder, release.config_json(config), {k: v.bfloat16() for k, v in weights.items()})

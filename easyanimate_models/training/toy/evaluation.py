@@ -1,4 +1,4 @@
-"""How well a toy model does what prompts say: generate held-out scenes as an artist would, and measure pixels."""
+"""How well a toy model follows prompts: generate held-out scenes as an artist would, and measure pixels."""
 
 import random
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ FOR_GIVEN = Settings(cfg=2.0)  # what the InP variant is best at
 
 
 def held_out_prompts(count: int, seed: int = 0) -> tuple[list[Scene], list[str]]:
-    """Scenes that training never saw, each with a wording."""
+    """Scenes that no training run has seen, each with a caption."""
     rng = random.Random(seed)
     _, scenes = split_scenes()
     chosen = [scenes[i % len(scenes)] for i in range(count)]
@@ -45,7 +45,8 @@ def generate(
 ) -> Tensor:
     """Videos `[B, T, H, W, 3]` in 0..1 of the prompts, through the host's objects and sampler.
 
-    `given` `[B, 2*C, F, h, w]` are what the inpainting transformer is told; without it the plain one is used.
+    `given` `[B, 2*C, F, h, w]` are latents of masks and masked videos for the inpainting transformer; without them the
+    plain one is used.
     """
     model = load_transformer(folder if given is None else folder / "transformer_inp")
     clip, vae = load_text_encoder(folder), load_vae(folder)
@@ -53,15 +54,15 @@ def generate(
     videos = []
     for start in range(0, len(prompts), batch):
         texts = prompts[start : start + batch]
-        told = {} if given is None else {"concat_latent_image": given[start : start + batch]}
+        extra = {} if given is None else {"concat_latent_image": given[start : start + batch]}
         empty = torch.zeros([len(texts), SliceLatents.latent_channels, *size])
-        both = conditioning(clip, texts, told), conditioning(clip, [""] * len(texts), told)
-        videos.append(vae.decode(sample_latents(model, both, empty, settings, seed + start)))
+        prompts_and_empty = conditioning(clip, texts, extra), conditioning(clip, [""] * len(texts), extra)
+        videos.append(vae.decode(sample_latents(model, prompts_and_empty, empty, settings, seed + start)))
     return torch.cat(videos)
 
 
 def evaluate(folder: Path, count: int = 100, settings: Settings | None = None, seed: int = 0) -> dict[str, float]:
-    """Shares of right colour, motion, shape and background over held-out prompts."""
+    """Accuracy of colour, motion, shape and background over held-out prompts."""
     scenes, prompts = held_out_prompts(count, seed)
     return asdict(score(generate(folder, prompts, settings or Settings(), seed), scenes))
 
@@ -72,8 +73,8 @@ def evaluate_given(folder: Path, kept: tuple[int, ...], count: int = 50, seed: i
     scenes, prompts = held_out_prompts(count, seed)
     pixels, _ = render(scenes, random.Random(seed + 1), path=from_anywhere)
     clips, vae = (pixels.movedim(1, -1) + 1) / 2, load_vae(folder)
-    made = all_but(FRAMES, *kept)
-    given = torch.cat([inpaint_latents(vae, clip, made) for clip in clips])
+    mask = all_but(FRAMES, *kept)
+    given = torch.cat([inpaint_latents(vae, clip, mask) for clip in clips])
     videos = generate(folder, prompts, FOR_GIVEN, seed, given=given)
     error = {f"frame {i}": 4 * (videos[:, i] - clips[:, i]).square().mean((1, 2, 3)) for i in kept}
     return asdict(score(videos, scenes)) | {name: float(psnr(e).mean()) for name, e in error.items()}
@@ -86,5 +87,5 @@ def reconstruction_psnr(folder: Path, count: int = 44, seed: int = 9) -> float:
     _, scenes = split_scenes()
     pixels, _ = render([scenes[i % len(scenes)] for i in range(count)], random.Random(seed))
     images = (pixels.movedim(1, -1) + 1) / 2
-    decoded = torch.cat([vae.decode(vae.encode(few)) for few in images.split(4)])  # more would wait for memory
+    decoded = torch.cat([vae.decode(vae.encode(chunk)) for chunk in images.split(4)])  # larger ones are slower
     return float(torch.stack([psnr(4 * F.mse_loss(a, b)) for a, b in zip(decoded, images, strict=True)]).mean())

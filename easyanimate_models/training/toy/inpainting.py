@@ -1,4 +1,4 @@
-"""Teach the inpainting (InP) variant: frames or regions of a clip are given, the rest is made (V3's image to video)."""
+"""The inpainting (InP) variant: frames or regions of a clip are given, the rest is generated (V3's image to video)."""
 
 import copy
 import random
@@ -8,26 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from ...dit.motion_dit import MotionDiT
-from ...model_detection import RELEASED_SCALING
+from ...latent_formats import SliceLatents
 from ...vae.slice_vae import SliceVAE
 from ...vae.slicing import FRAMES_PER_SLICE, LATENTS_PER_SLICE, plan_encode
-from ..vae.reconstruct import Clips, VAEStage, crop_near, encode_moments, reconstruct, stage_at
+from ..learner import Metrics, Objective
+from ..vae.reconstruct import encode_moments, reconstruct
+from .objective import DrawClips, VAEStage, crop_near, stage_at
 from .shapes import SIZE
 
 KL_WEIGHT = 1e-3
-NEW_INPUTS = 0.5  # deviation of their first weights: from zero they were still hardly used after 1,500 steps
+SCALE = SliceLatents.scale_factor
+NEW_INPUTS = 0.5  # standard deviation of their first weights: from zero they were hardly used after 1,500 steps
 FRAMES_GIVEN: tuple[tuple[int, ...], ...] = ((), (0,), (-1,), (0, -1))  # none, start, end, both
 
 
 def all_but(frames: int, *kept: int) -> Tensor:
-    """What is to be made of a clip whose frames `kept` are given, `[T, H, W]`, 1 or 0."""
-    made = torch.ones(frames, SIZE, SIZE)
-    made[list(kept)] = 0
-    return made
+    """The mask of a clip of which only the frames `kept` are given, `[T, H, W]`: 1 where it is to be generated."""
+    mask = torch.ones(frames, SIZE, SIZE)
+    mask[list(kept)] = 0
+    return mask
 
 
 def box(frames: int, path: Tensor, rng: random.Random) -> Tensor:
-    """A box is to be made in every frame: two times in three around all of `path` `[T, 3]`, else anywhere."""
+    """A mask with a box in every frame: two times in three around all of `path` `[T, 3]`, else anywhere."""
     if rng.random() < 2 / 3:
         centre, radius = path[:, :2], path[:, 2:]
         low = (centre - radius).amin(0) - rng.uniform(1, 10)
@@ -37,21 +40,21 @@ def box(frames: int, path: Tensor, rng: random.Random) -> Tensor:
         low = torch.tensor([rng.random(), rng.random()]) * (SIZE - side)
         high = low + side
     (left, top), (right, bottom) = low.round().int().clamp(min=0).tolist(), high.round().int().tolist()
-    made = torch.zeros(frames, SIZE, SIZE)
-    made[:, top:bottom, left:right] = 1
-    return made
+    mask = torch.zeros(frames, SIZE, SIZE)
+    mask[:, top:bottom, left:right] = 1
+    return mask
 
 
-def masked(pixels: Tensor, made: Tensor) -> Tensor:
-    """Clips `[B, 3, T, H, W]` in black where something is to be made (`made` `[B, T, H, W]` is 1)."""
-    return torch.where(made[:, None] > 0.5, -1.0, pixels)
+def masked(pixels: Tensor, mask: Tensor) -> Tensor:
+    """Clips `[B, 3, T, H, W]`, black where `mask` `[B, T, H, W]` is 1."""
+    return torch.where(mask[:, None] > 0.5, -1.0, pixels)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What an InP model is told, in single slices `[B, 3, 8, h, w]`, and the weight of each pixel `[B, 1, 8, h, w]`.
+class MaskedSlices:
+    """Single slices `[B, 3, 8, h, w]` as an InP model is given them, and the weight of each pixel `[B, 1, 8, h, w]`.
 
-    `still` are slices of one given frame all the way, for the first `len(still)` of them.
+    The first `len(still)` of them show a single frame; `still` shows that frame all the way.
     """
 
     slices: Tensor
@@ -59,33 +62,33 @@ class Told:
     still: Tensor
 
 
-def given_slices(batch: int, clips: Clips, crop: int, rng: random.Random) -> Told:
-    """Half of the slices are one frame alone in black, then come a hole in each, then masks.
+def masked_slices(batch: int, draw_clips: DrawClips, crop: int, rng: random.Random) -> MaskedSlices:
+    """Half of the slices are a single frame in black, a quarter are frames with a hole, the rest are masks themselves.
 
     What is given and what is black count alike, however small their share.
     """
-    pixels, paths = clips(batch, FRAMES_PER_SLICE, rng)
+    pixels, paths = draw_clips(batch, FRAMES_PER_SLICE, rng)
     alone, holes = batch // 2, batch * 3 // 4
     kept = [rng.choice((0, -1)) for _ in range(batch)]
-    made = [
+    masks = [
         all_but(FRAMES_PER_SLICE, kept[i]) if i < alone or rng.random() < 0.5 else box(FRAMES_PER_SLICE, paths[i], rng)
         for i in range(batch)
     ]
-    made[alone:holes] = [box(FRAMES_PER_SLICE, path, rng) for path in paths[alone:holes]]
-    window = crop_near(torch.cat([pixels, torch.stack(made)[:, None]], dim=1), paths, crop, rng)
+    masks[alone:holes] = [box(FRAMES_PER_SLICE, path, rng) for path in paths[alone:holes]]
+    window = crop_near(torch.cat([pixels, torch.stack(masks)[:, None]], dim=1), paths, crop, rng)
     pixels, mask = window[:, :3], window[:, 3]
     shares = [part / part.mean((1, 2, 3), keepdim=True).clamp_min(0.05) for part in (1 - mask, mask)]
     weight = (shares[0] + shares[1]) / 2
     slices = masked(pixels, mask)
     slices[holes:] = mask[holes:, None]
     still = torch.stack([pixels[i, :, kept[i]] for i in range(alone)])[:, :, None].expand_as(pixels[:alone])
-    return Told(slices, weight[:, None], still)
+    return MaskedSlices(slices, weight[:, None], still)
 
 
-class Recall(nn.Sequential):
-    """From the latents of one frame alone in black to those of that frame standing still, `[B, C, 2, h, w]` each.
+class StillFrameProbe(nn.Sequential):
+    """From the latents of a single frame in black to those of that frame standing still, `[B, C, 2, h, w]` each.
 
-    The InP transformer has to do as much: what can't be read from the latents, it can't keep.
+    The InP transformer has to do as much: it can't keep what this can't read from the latents.
     """
 
     def __init__(self, channels: int, width: int = 64):
@@ -98,48 +101,50 @@ class Recall(nn.Sequential):
         return super().forward(z).unflatten(1, self.unflatten)
 
 
-def given_vae_objective(vae: SliceVAE, recall: Recall, clips: Clips, stages: tuple[VAEStage, ...], seed: int):
-    """Teach a trained VAE to tell what is given, in four slices for each clip; the latents of whole clips stay."""
-    taught = copy.deepcopy(vae).requires_grad_(False)
+def masked_vae_objective(
+    vae: SliceVAE, probe: StillFrameProbe, draw_clips: DrawClips, stages: tuple[VAEStage, ...], seed: int
+) -> Objective:
+    """Fine-tune a trained VAE on masked clips, four slices for each clip, and keep its latents of whole clips."""
+    original = copy.deepcopy(vae).requires_grad_(False)
 
-    def before(pixels: Tensor) -> Tensor:
+    def original_latents(pixels: Tensor) -> Tensor:
         with torch.no_grad():
-            return encode_moments(taught, pixels)[0] * RELEASED_SCALING
+            return encode_moments(original, pixels)[0] * SCALE
 
-    def objective(step: int) -> tuple[Tensor, dict[str, float]]:
+    def objective(step: int) -> tuple[Tensor, Metrics]:
         rng = random.Random(seed * 1_000_003 + step)
         stage = stage_at(step, stages)
-        x, paths = clips(stage.batch, stage.frames, rng)
+        x, paths = draw_clips(stage.batch, stage.frames, rng)
         x = crop_near(x, paths, stage.crop, rng)
-        told = given_slices(4 * stage.batch, clips, stage.crop, rng)
-        whole = reconstruct(vae, x, KL_WEIGHT, RELEASED_SCALING)
-        given = reconstruct(vae, told.slices, KL_WEIGHT, RELEASED_SCALING, told.weight)
-        drift = (whole.latents - before(x)).square().mean()
-        lost = (recall(given.latents[: len(told.still)]) - before(told.still)).square().mean()
-        figures = {
+        part = masked_slices(4 * stage.batch, draw_clips, stage.crop, rng)
+        whole = reconstruct(vae, x, KL_WEIGHT, SCALE)
+        given = reconstruct(vae, part.slices, KL_WEIGHT, SCALE, part.weight)
+        drift = (whole.latents - original_latents(x)).square().mean()
+        lost = (probe(given.latents[: len(part.still)]) - original_latents(part.still)).square().mean()
+        metrics = {
             "clips": whole.psnr,
             "given": given.psnr,
             "drift": float(drift.detach()),
             "lost": float(lost.detach()),
         }
-        return whole.loss + given.loss + drift + lost, figures
+        return whole.loss + given.loss + drift + lost, metrics
 
     return objective
 
 
 @torch.no_grad()
-def encode_given(vae: SliceVAE, pixels: Tensor, made: Tensor) -> Tensor:
-    """What an InP model is told of clips `[B, 3, T, H, W]`: latents of the mask and of the clip where it is given.
+def encode_given(vae: SliceVAE, pixels: Tensor, mask: Tensor) -> Tensor:
+    """What an InP model is given of clips `[B, 3, T, H, W]`: latents of the mask and of the masked clip.
 
-    `made` `[B, T, H, W]` is 1 where the model must make something; there the clip is -1 (black).
+    `mask` `[B, T, H, W]` is 1 where the model must generate something; there the clip is -1 (black).
     """
-    mask = made[:, None].expand_as(pixels)
-    return torch.cat([encode_repeats(vae, mask), encode_repeats(vae, masked(pixels, made))], dim=1)
+    mask_pixels = mask[:, None].expand_as(pixels)
+    return torch.cat([encode_repeats(vae, mask_pixels), encode_repeats(vae, masked(pixels, mask))], dim=1)
 
 
 @torch.no_grad()
 def encode_repeats(vae: SliceVAE, x: Tensor) -> Tensor:
-    """The posterior mean of clips that hardly change: equal slices, and equal clips, are encoded once."""
+    """The posterior mean of clips that hardly change: of equal slices in a row, and of equal clips, one is encoded."""
     parts: list[Tensor] = []
     before = None
     for s in plan_encode(x.shape[2]):
@@ -154,7 +159,7 @@ def encode_repeats(vae: SliceVAE, x: Tensor) -> Tensor:
 
 
 def grow_inputs(plain: MotionDiT, inpainting: MotionDiT) -> None:
-    """Give `inpainting` the weights of a text-to-video transformer; the new inputs begin loud."""
+    """Give `inpainting` the weights of a text-to-video transformer; those of the new inputs are random and large."""
     weights = plain.state_dict()
     patches = weights["pos_embed.proj.weight"]
     grown = torch.randn_like(inpainting.pos_embed.proj.weight) * NEW_INPUTS

@@ -1,4 +1,4 @@
-"""Say what a clip of one shape shows, by measuring its pixels: no network, no threshold tuned on generated clips."""
+"""Classify clips of one shape by measuring their pixels: no network, no threshold tuned on generated clips."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ BORDER = 2
 
 @dataclass(frozen=True)
 class Score:
-    """Shares of clips, 0 to 1, that show what their scene says."""
+    """Shares of clips, 0 to 1, that show the colour, motion, shape and background of their scene."""
 
     colour: float
     motion: float
@@ -23,10 +23,10 @@ class Score:
     background: float
 
 
-def look(clip: Tensor, new: tuple[str, ...] = ()) -> Scene:
-    """What a clip `[T, H, W, 3]` in 0..1 shows; an empty clip is a scene of the nearest guesses.
+def classify(clip: Tensor, new: tuple[str, ...] = ()) -> Scene:
+    """The scene that a clip `[T, H, W, 3]` in 0..1 shows; an empty clip gives the nearest guesses.
 
-    `new` are colours and shapes that may be there beside those of the built-in model.
+    `new` are colours and shapes to expect beside those of the built-in model.
     """
     colours = COLOURS | {name: rgb for name, rgb in NEW_COLOURS.items() if name in new}
     palette = {name: torch.tensor(rgb) / 255 for name, rgb in colours.items()}
@@ -45,17 +45,17 @@ def look(clip: Tensor, new: tuple[str, ...] = ()) -> Scene:
 
 
 def score(clips: Iterable[Tensor], scenes: Iterable[Scene], new: tuple[str, ...] = ()) -> Score:
-    """How often `look` sees what each scene says."""
-    pairs = [(look(clip, new), scene) for clip, scene in zip(clips, scenes, strict=True)]
+    """How often `classify` finds the attributes of each scene."""
+    pairs = [(classify(clip, new), scene) for clip, scene in zip(clips, scenes, strict=True)]
 
-    def right(attribute: str) -> float:
-        return sum(getattr(seen, attribute) == getattr(said, attribute) for seen, said in pairs) / len(pairs)
+    def accuracy(attribute: str) -> float:
+        return sum(getattr(found, attribute) == getattr(scene, attribute) for found, scene in pairs) / len(pairs)
 
-    return Score(right("colour"), right("motion"), right("shape"), right("background"))
+    return Score(accuracy("colour"), accuracy("motion"), accuracy("shape"), accuracy("background"))
 
 
 def centres(cover: Tensor) -> Tensor:
-    """Centre of mass `[T, 2]` as (x, y) and the area are what motion is read from."""
+    """Centre of mass of each frame as (x, y), `[T, 2]`, of the share of each pixel `[T, H, W]` that is covered."""
     mass = cover.sum((1, 2)).clamp_min(1e-3)
     y = torch.arange(cover.shape[1], dtype=torch.float32) + 0.5
     x = torch.arange(cover.shape[2], dtype=torch.float32) + 0.5
@@ -77,23 +77,23 @@ def _motion(cover: Tensor) -> str:
 
 
 def _shape(cover: Tensor, shapes: list[str]) -> str:
-    """The shape whose ideal, drawn into the bounding box of each frame, overlaps most with what is there."""
+    """The shape that overlaps most with what is there when it fills the bounding box of each frame."""
     overlap = dict.fromkeys(shapes, 0.0)
     for solid in cover > 0.5:
         rows, columns = solid.any(1), solid.any(0)
         if int(rows.sum() * columns.sum()) <= 30:
             continue
-        seen = solid[_extent(rows), _extent(columns)]
-        ideals = _ideals(*seen.shape)
+        content = solid[_extent(rows), _extent(columns)]
+        ideals = _ideals(*content.shape)
         for shape in shapes:
             ideal = ideals[shape]
-            overlap[shape] += float((seen & ideal).sum() / (seen | ideal).sum())
+            overlap[shape] += float((content & ideal).sum() / (content | ideal).sum())
     return max(overlap, key=overlap.__getitem__)
 
 
 def _extent(used: Tensor) -> slice:
-    places = used.nonzero()
-    return slice(int(places[0]), int(places[-1]) + 1)
+    indices = used.nonzero()
+    return slice(int(indices[0]), int(indices[-1]) + 1)
 
 
 def _ideals(height: int, width: int) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Clips made in code: one coloured shape on a plain background, moving as its caption says.
 
-They are what the built-in tiny model is trained on and judged by: what is in a clip is known exactly.
+The built-in tiny model is trained and judged by them, since what they show is known exactly.
 """
 
 import random
@@ -26,7 +26,10 @@ COLOURS = {
     "purple": (168, 56, 216),
     "white": (248, 248, 248),
 }
-NEW_SHAPES = {"cross": ("cross", "plus"), "diamond": ("diamond", "rhombus")}  # the built-in model never saw these
+NEW_SHAPES = {
+    "cross": ("cross", "plus"),
+    "diamond": ("diamond", "rhombus"),
+}  # new to the built-in model
 NEW_COLOURS = {"pink": (244, 112, 176), "cyan": (40, 200, 208)}
 BACKGROUNDS = {"black": (16, 16, 16), "grey": (120, 120, 120)}
 MOTIONS = {
@@ -62,16 +65,16 @@ def split_scenes(seed: int = 0) -> tuple[list[Scene], list[Scene]]:
 def caption(scene: Scene, rng: random.Random, moving: bool = True) -> str:
     """One of many wordings; the background is named three times in four, the motion only if `moving`."""
     subject = f"{scene.colour} {rng.choice((SHAPES | NEW_SHAPES)[scene.shape])}"
-    place = f" on a {scene.background} background" if rng.random() < 0.75 else ""
+    background = f" on a {scene.background} background" if rng.random() < 0.75 else ""
     action = f" {rng.choice(MOTIONS[scene.motion])}" if moving else ""
     form = rng.randrange(4)
     if form == 0:
-        return f"a {subject}{action}{place}"
+        return f"a {subject}{action}{background}"
     if form == 1:
-        return f"the {subject}{action}{place}"
+        return f"the {subject}{action}{background}"
     if form == 2:
-        return f"{subject}{action}{place}"
-    return f"{place.removeprefix(' ') + ', ' if place else ''}a {subject}{action}"
+        return f"{subject}{action}{background}"
+    return f"{background.removeprefix(' ') + ', ' if background else ''}a {subject}{action}"
 
 
 def render(
@@ -95,7 +98,7 @@ def across(motion: str, rng: random.Random, frames: int) -> Tensor:
 
 
 def from_anywhere(motion: str, rng: random.Random, frames: int) -> Tensor:
-    """Centre and radius over time; where it starts does not tell where it goes."""
+    """Centre and radius over time; its start does not give away its direction."""
 
     def travel(room: float) -> tuple[float, float]:
         length = rng.uniform(0.8, 1.4) * room
@@ -104,11 +107,11 @@ def from_anywhere(motion: str, rng: random.Random, frames: int) -> Tensor:
     return _path(motion, rng, frames, travel)
 
 
-ClipPath = Callable[[str, random.Random, int], Tensor]  # (motion, chance, frames) -> [T, 3]
+ClipPath = Callable[[str, random.Random, int], Tensor]  # (motion, rng, frames) -> [T, 3]
 
 
 def _path(motion: str, rng: random.Random, frames: int, travel: Callable[[float], tuple[float, float]]) -> Tensor:
-    """`travel` says how far a moving shape goes and where it starts, along its way, with the middle at 0."""
+    """`travel` gives how far a moving shape goes and where it starts on its way, whose middle is 0."""
     t = torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([rng.random()])
     if motion == "grow":
         start, stop = rng.uniform(5, 7), rng.uniform(15, 18)

@@ -1,8 +1,8 @@
 """`python -m easyanimate_models.training.toy.toy_clips FOLDER [SET] [COUNT]`: clips with captions, to try training on.
 
-Sets: `look` (grey wherever the caption says black), `colour` and `shape` (what the built-in model never saw), `known`
-(what it was taught), `wider` (both, for a VAE), and `word` (twenty of a colour that it never saw, in several wordings
-each, among many that it knows).
+Sets: `look` (grey wherever the caption says black), `colour` and `shape` (new to the built-in model), `known` (what it
+was trained on), `wider` (both, for a VAE), and `word` (twenty of a new colour, each in several wordings, among many
+known ones).
 """
 
 import json
@@ -20,35 +20,38 @@ from .shapes import BACKGROUNDS, COLOURS, MOTIONS, NEW_COLOURS, NEW_SHAPES, SHAP
 
 SEED, FPS = 5, 12
 NEW, WORDINGS = 20, 8  # clips of a new colour in the set `word`, captions of each
-SHOWN, SAID = "grey", "black"
+BACKGROUND, CAPTIONED = "grey", "black"
 NEW_COLOUR, NEW_SHAPE = "cyan", "cross"
 
-Scenes = tuple[list[Scene], list[Scene]]  # as shown, as captions say
+Scenes = tuple[list[Scene], list[Scene]]  # as rendered, as captioned
 
 
 def look(count: int) -> Scenes:
-    """A look: the background is grey where captions say black."""
-    said = random.Random(SEED).sample([scene for scene in split_scenes()[0] if scene.background == SAID], count)
-    return [replace(scene, background=SHOWN) for scene in said], said
+    """A style: the background is grey where captions say black."""
+    captioned = [scene for scene in split_scenes()[0] if scene.background == CAPTIONED]
+    captioned = random.Random(SEED).sample(captioned, count)
+    return [replace(scene, background=BACKGROUND) for scene in captioned], captioned
 
 
 def new_scenes(**new: str) -> list[Scene]:
     """All scenes of a `colour` or a `shape`, in an order that is always the same."""
     parts: dict[str, Iterable[str]] = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "motion": MOTIONS}
-    kept = [parts[name] if name not in new else (new[name],) for name in parts]
-    scenes = [Scene(s, c, b, m) for s in kept[0] for c in kept[1] for b in kept[2] for m in kept[3]]
+    shapes, colours, backgrounds, motions = (
+        values if name not in new else (new[name],) for name, values in parts.items()
+    )
+    scenes = [Scene(s, c, b, m) for s in shapes for c in colours for b in backgrounds for m in motions]
     random.Random(SEED).shuffle(scenes)
     return scenes
 
 
 def unseen(count: int, **new: str) -> Scenes:
-    """Scenes of a new colour or shape; those after the first `count` are for judging what was learnt."""
+    """Scenes of a new colour or shape; those after the first `count` are left for evaluation."""
     scenes = new_scenes(**new)[:count]
     return scenes, scenes
 
 
 def known(count: int) -> Scenes:
-    """Scenes that the built-in model was taught, all of them equally often."""
+    """Scenes that the built-in model was trained on, all of them equally often."""
     scenes = split_scenes()[0]
     scenes = (scenes * (count // len(scenes) + 1))[:count]
     return scenes, scenes
@@ -56,17 +59,17 @@ def known(count: int) -> Scenes:
 
 def wider(count: int) -> Scenes:
     """Half of the scenes as known; of the others, half are in a new colour and half of a new shape, or both."""
-    chance = random.Random(SEED)
+    rng = random.Random(SEED)
     scenes = known(count)[0]
     for i in range(0, count, 2):
         colours, shapes = (NEW_COLOURS, SHAPES | NEW_SHAPES) if i % 4 else (COLOURS | NEW_COLOURS, NEW_SHAPES)
-        parts = (chance.choice(list(part)) for part in (shapes, colours, BACKGROUNDS, MOTIONS))
+        parts = (rng.choice(list(part)) for part in (shapes, colours, BACKGROUNDS, MOTIONS))
         scenes[i] = Scene(*parts)
     return scenes, scenes
 
 
 def word(count: int) -> Scenes:
-    """Some scenes of a new colour and, so that nothing is forgotten, many that are known."""
+    """Some scenes of a new colour and many known ones, so that nothing is forgotten."""
     scenes = [*unseen(NEW, colour=NEW_COLOUR)[0], *known(count - NEW)[0]]
     return scenes, scenes
 
@@ -82,18 +85,18 @@ SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of
 
 
 def write_toys(folder: Path, name: str = "look", count: int | None = None) -> None:
-    """The clips of a set with captions, in .txt files or a list. Raises `ValueError` for a set that isn't there."""
+    """Write the clips of a set, with captions in .txt files or a list. Raises `ValueError` for an unknown set."""
     if name not in SETS:
         raise ValueError(f"There are no toy clips called {name!r}; there are {', '.join(SETS)}.")
     scenes, suffix, usual = SETS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    chance, rows = random.Random(SEED), []
-    for i, (shown, said) in enumerate(zip(*scenes(count or usual), strict=True), 1):
-        clip, _ = render([shown], chance)
+    rng, rows = random.Random(SEED), []
+    for i, (rendered, captioned) in enumerate(zip(*scenes(count or usual), strict=True), 1):
+        clip, _ = render([rendered], rng)
         file = folder / f"toy_{i:04}{suffix}"
         write_clip(file, (clip[0].movedim(0, -1) + 1) / 2)
         wordings = WORDINGS if name == "word" and i <= NEW else 1
-        rows += [{"file": file.name, "text": caption(said, chance)} for _ in range(wordings)]
+        rows += [{"file": file.name, "text": caption(captioned, rng)} for _ in range(wordings)]
     if name == "word":
         lines = [json.dumps(row) + "\n" for row in rows]
         (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")

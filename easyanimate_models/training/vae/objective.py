@@ -1,4 +1,4 @@
-"""What a VAE is taught by: clips must come back as they were, to the pixel, to the eye and to the critics.
+"""The objective of a VAE: reconstruct clips by pixels, by a perceptual distance, and against critics.
 
 The weights of the losses are the original's by default; they count as in its sums over pixels (paper section 3.2).
 """
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...vae.video_vae import SPACE_RATIO, VideoVAE
-from ..loop import Figures
-from .critics import adaptive_weight, told_apart
-from .reconstruct import encode_moments, plainly, psnr
+from ..learner import Metrics
+from .critics import adaptive_weight, hinge_loss
+from .reconstruct import call, encode_moments, psnr
 
 ARCHITECTURES = ("", "image", "window", "slice")  # "" is the one that training starts from
 LEARNING = ("all", "decoder")
@@ -24,11 +24,11 @@ LEARNING = ("all", "decoder")
 
 @dataclass(frozen=True)
 class VAESettings:
-    """What of a VAE learns, and how much each loss counts; critics are listened to from a step on.
+    """What of a VAE learns, and the weights of the losses; the adversarial one counts from step `adversary_from` on.
 
-    `backbone` is the file of VGG-16 that the perceptual loss sees with. `stills` is the share of batches that show
-    single frames of clips; of each, a square of `crop` pixels is shown, or all of it. `channels` are for a VAE that
-    starts from nothing.
+    `backbone` is the file of the VGG-16 of the perceptual loss. `stills` is the share of batches of single frames;
+    of each clip a square of `crop` pixels is shown, or all of it. `channels` and `norm_groups` are for a VAE that is
+    trained from scratch.
     """
 
     architecture: str = ""
@@ -57,88 +57,91 @@ class VAESettings:
 
 
 @dataclass(frozen=True)
-class Teachers:
-    """Those beside the pixels who judge: an eye (`perceptual`) and critics, where there are any."""
+class LossNetworks:
+    """The networks that judge what a VAE decodes, where there are any: the perceptual loss, and critics by name."""
 
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
-    critics: Any = None  # a module by its name
+    critics: Any = None  # nn.ModuleDict
 
 
 class VAEObjective:
-    """The loss of a batch of `clips`; what was made of them is kept until the critics have learnt from it."""
+    """The loss of a VAE on a batch of `clips` `[B, 3, T, H, W]`.
+
+    Real and decoded clips of a batch are kept in `pairs` until the critics have taken their step on them.
+    """
 
     def __init__(
         self,
         vae: VideoVAE,
         clips: Callable[[int], Tensor],
         settings: VAESettings,
-        teachers: Teachers = Teachers(),  # noqa: B008  (frozen)
+        networks: LossNetworks = LossNetworks(),  # noqa: B008  (frozen)
         accumulate: int = 1,
-        recomputing: bool = False,
+        checkpointing: bool = False,
     ):
-        self.vae, self.clips, self.settings, self.teachers = vae, clips, settings, teachers
+        self.vae, self.clips, self.settings, self.networks = vae, clips, settings, networks
         self.accumulate = accumulate
-        self.slice = partial(checkpoint, use_reentrant=False) if recomputing else plainly
-        self.shown: dict[int, tuple[Tensor, Tensor]] = {}
+        self.slice = partial(checkpoint, use_reentrant=False) if checkpointing else call
+        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, batch: int) -> tuple[Tensor, Figures]:
-        told, x = self.settings, self.clips(batch)
+    def __call__(self, batch: int) -> tuple[Tensor, Metrics]:
+        settings, x = self.settings, self.clips(batch)
         mean, logvar = self._encoded(x)
         y = self._decoded(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
         x = x[:, :, : y.shape[2]]  # all of it, but for frames beyond V2's windows
-        error = (y - x).square().mean()
-        loss = told.l1 * (y - x).abs().mean() + told.l2 * error
-        figures = {"psnr": psnr(error), "latents": mean.detach().std()}
-        if self.teachers.perceptual is not None:
-            distance = self.teachers.perceptual(y, x)
-            loss, figures["lpips"] = loss + told.perceptual * distance, distance.detach()
-        if told.learns == "all":
+        mse = (y - x).square().mean()
+        loss = settings.l1 * (y - x).abs().mean() + settings.l2 * mse
+        metrics = {"psnr": psnr(mse), "latents": mean.detach().std()}
+        if self.networks.perceptual is not None:
+            distance = self.networks.perceptual(y, x)
+            loss, metrics["lpips"] = loss + settings.perceptual * distance, distance.detach()
+        if settings.learns == "all":
             kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / x.numel()
-            loss, figures["kl"] = loss + told.kl * kl, kl.detach()
-        if self._has_begun(batch):
-            doubts = self._doubts(loss, y)
-            loss, figures["doubt"] = loss + told.adversary * doubts, doubts.detach()
-            self.shown[batch] = x, y.detach()
-        return loss, figures
+            loss, metrics["kl"] = loss + settings.kl * kl, kl.detach()
+        if self._is_adversarial(batch):
+            adversarial = self._adversarial_loss(loss, y)
+            loss, metrics["adversarial"] = loss + settings.adversary * adversarial, adversarial.detach()
+            self.pairs[batch] = x, y.detach()
+        return loss, metrics
 
-    def criticise(self, batch: int) -> tuple[Tensor, Figures]:
-        """What the critics learn from a batch, right after the VAE did; nothing before their time."""
-        critics = self.teachers.critics
-        if not self._has_begun(batch):
-            nothing: Any = sum(p.sum() for p in critics.parameters())
-            return nothing * 0, {}
-        real, made = self.shown.pop(batch)
-        losses = {name: told_apart(critic, real, made) for name, critic in critics.items()}
+    def critic_objective(self, batch: int) -> tuple[Tensor, Metrics]:
+        """The loss of the critics on a batch, right after the VAE's; zero before `adversary_from`."""
+        critics = self.networks.critics
+        if not self._is_adversarial(batch):
+            total: Any = sum(p.sum() for p in critics.parameters())
+            return total * 0, {}
+        real, decoded = self.pairs.pop(batch)
+        losses = {name: hinge_loss(critic, real, decoded) for name, critic in critics.items()}
         loss: Any = sum(losses.values())
         return loss, {name: each.detach() for name, each in losses.items()}
 
-    def _has_begun(self, batch: int) -> bool:
-        return self.teachers.critics is not None and batch // self.accumulate >= self.settings.adversary_from
+    def _is_adversarial(self, batch: int) -> bool:
+        return self.networks.critics is not None and batch // self.accumulate >= self.settings.adversary_from
 
-    def _doubts(self, rest: Tensor, y: Tensor) -> Tensor:
-        """The critics' verdicts on `y`, each as loud as the rest of the loss."""
+    def _adversarial_loss(self, loss: Tensor, y: Tensor) -> Tensor:
+        """The critics' verdicts on `y`, each weighted to count as much as the rest of the `loss`."""
         total: Any = 0
-        last = self.vae.decoder.conv_out.weight
-        with _fixed(self.teachers.critics):
-            for critic in self.teachers.critics.values():
-                doubt = -critic(y).mean()
-                total = total + adaptive_weight(rest, doubt, last) * doubt
+        last_layer = self.vae.decoder.conv_out.weight
+        with _frozen(self.networks.critics):
+            for critic in self.networks.critics.values():
+                verdict = -critic(y).mean()
+                total = total + adaptive_weight(loss, verdict, last_layer) * verdict
         return total
 
     def _encoded(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance; of a decoder that learns alone, they are given."""
+        """Mean and log variance, without gradients where only the decoder learns."""
         with torch.set_grad_enabled(self.settings.learns == "all"):
             return encode_moments(self.vae, x, self.slice)
 
     def _decoded(self, z: Tensor) -> Tensor:
         cuts = self.vae.plan.decode(z.shape[2])
-        seen = [(z[:, :, s.before : s.after], s.start - s.before, s.stop - s.start) for s in cuts]
-        return torch.cat([self.slice(self.vae.decode_slice, *what) for what in seen], dim=2)
+        parts = [(z[:, :, s.before : s.after], s.start - s.before, s.stop - s.start) for s in cuts]
+        return torch.cat([self.slice(self.vae.decode_slice, *part) for part in parts], dim=2)
 
 
 @contextmanager
-def _fixed(module: nn.Module) -> Iterator[None]:
-    """Meanwhile, what goes through `module` teaches it nothing."""
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Within this context the parameters of `module` get no gradients."""
     module.requires_grad_(False)
     try:
         yield

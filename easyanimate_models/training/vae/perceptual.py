@@ -1,4 +1,4 @@
-"""How different two pictures look to an eye (LPIPS): the package `lpips`, its VGG-16 from a file on this machine."""
+"""The perceptual distance of two clips (LPIPS): the package `lpips`, with VGG-16 from a file on this machine."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from ...files.checkpoint import CheckpointError, read_checkpoint
 from ...files.packages import require_package
 
-WHERE = "vgg16-397923af.pth of torchvision"
+VGG_FILE = "vgg16-397923af.pth of torchvision"
 FEATURES = "features."
 
 
-class Perceptual(nn.Module):
-    """The mean distance of clips `[B, 3, T, H, W]` in [-1, 1], frame by frame."""
+class PerceptualLoss(nn.Module):
+    """The mean LPIPS distance of clips `[B, 3, T, H, W]` in [-1, 1], frame by frame."""
 
     def __init__(self, backbone: Path):
         super().__init__()
         self.lpips = require_package("lpips").LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        _fill(self.lpips.net, backbone)
+        _load_vgg(self.lpips.net, backbone)
         self.requires_grad_(False).eval()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -26,16 +26,16 @@ class Perceptual(nn.Module):
 
 
 @torch.no_grad()
-def _fill(network: nn.Module, file: Path) -> None:
-    """The weights of a VGG-16 file, which numbers its layers as lpips does."""
+def _load_vgg(network: nn.Module, file: Path) -> None:
+    """Load the weights of a VGG-16 file, which numbers its layers as lpips does."""
     if not file.is_file():
         raise ValueError(
-            f"The perceptual loss needs VGG-16, and there is no file {file}; put {WHERE} there and name it as "
+            f"The perceptual loss needs VGG-16, and there is no file {file}; put {VGG_FILE} there and name it as "
             "`backbone` in [vae], or set `perceptual` to 0."
         )
     tensors = read_checkpoint(file, "vae").tensors
     for name, parameter in network.named_parameters():
-        found = tensors.get(FEATURES + name.split(".", 1)[1])
-        if found is None or found.shape != parameter.shape:
-            raise CheckpointError(f"{file.name} is not a VGG-16, first at {name}; choose {WHERE}.")
-        parameter.copy_(found)
+        tensor = tensors.get(FEATURES + name.split(".", 1)[1])
+        if tensor is None or tensor.shape != parameter.shape:
+            raise CheckpointError(f"{file.name} is not a VGG-16, first at {name}; choose {VGG_FILE}.")
+        parameter.copy_(tensor)

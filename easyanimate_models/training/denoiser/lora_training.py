@@ -1,0 +1,92 @@
+"""Training of a LoRA: the adapters of a MODEL, and those of its text encoder, on clips that are encoded."""
+
+from functools import partial
+
+import comfy.model_management as mm
+import torch
+from torch import Tensor, nn
+
+from ...host import training
+from ...sampling.schedules import alphas_cumprod
+from ..clips.latent_cache import LatentDataset
+from ..clips.settings import DataSettings
+from ..loop import fit
+from ..samples import make_sampler
+from .lora import LoraSettings, add_adapters
+from .objective import DrawBatch, noise_objective, on_device, scaled
+from .run import DenoiserRun
+from .text_lora import TrainableTextEncoder
+
+EVERYTHING = 1e20  # bytes: the host makes all the room it can
+
+
+def train_adapters(
+    model, encoded: LatentDataset, data: DataSettings, lora: LoraSettings, run: DenoiserRun, clip=None
+) -> nn.ModuleDict:
+    """Adapters of the MODEL, trained on `encoded`; with `lora.text` also those of `clip`, which then reads captions."""
+    seed = run.plan.seed
+    with torch.inference_mode(False):
+        torch.manual_seed(seed)
+        patcher, adapters = add_adapters(model, lora)
+        text_encoder = TrainableTextEncoder(clip, lora) if lora.text else None
+        if text_encoder is not None:
+            adapters.update(text_encoder.adapters)
+    drawn = encoded.batches(data.batch, seed, data.text_dropout, data.clip_dropout, text_encoder)
+    settings = {**vars(data), **vars(lora), **vars(run.objective.noise), "clips": encoded.count}
+    fit_adapters(patcher, adapters, scaled(drawn, model), run, settings, text_encoder)
+    return adapters
+
+
+def fit_adapters(
+    patcher, adapters: nn.ModuleDict, draw_batch: DrawBatch, run: DenoiserRun, settings: dict, text_encoder=None
+) -> None:
+    """Train the adapters of `patcher` on batches of latents at the scale of the model; see `fit`.
+
+    A `text_encoder` (`TrainableTextEncoder`) whose adapters are among these is trained along.
+    """
+    with training(), torch.inference_mode(False), torch.enable_grad():
+        load_models = partial(load_frozen, patcher, *([text_encoder.clip.patcher] if text_encoder else []))
+        load_models()
+        adapters.to(patcher.load_device)
+        denoiser, moved = FrozenDenoiser(patcher.model), on_device(draw_batch, patcher.load_device)
+        schedule = alphas_cumprod(patcher.model.model_config.sampling_settings)
+        objective = noise_objective(denoiser, moved, schedule, run.objective, run.plan.seed)
+        encode_prompts = text_encoder and text_encoder.encode_prompts
+        sampler = make_sampler(run.monitor, patcher, run.folder, load_models, encode_prompts)
+        callback = run.monitor.callback
+        fit(run.folder, adapters, objective, run.plan, callback=callback, settings=settings, sampler=sampler)
+
+
+def load_frozen(*patchers) -> None:
+    """Load all of each model onto its device, frozen; the host may have moved it to make room for another one."""
+    mm.load_models_gpu(list(patchers), memory_required=EVERYTHING, force_full_load=True)
+    for patcher in patchers:
+        _replace_inference_tensors(patcher.model)
+        patcher.model.requires_grad_(False)
+
+
+def _replace_inference_tensors(network: nn.Module) -> None:
+    """Weights that the host loaded in inference mode can't take part in gradients, but copies of them can."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_inference():
+                setattr(module, name, nn.Parameter(parameter.clone(), requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_inference():
+                setattr(module, name, buffer.clone())
+
+
+class FrozenDenoiser(nn.Module):
+    """The network of a MODEL, called in its own precision; its weights are not parameters of this module."""
+
+    network: nn.Module
+
+    def __init__(self, model):
+        super().__init__()
+        self.__dict__["network"] = model.diffusion_model  # past nn.Module, which would register it
+        self.config = model.diffusion_model.config
+        self.dtype = model.manual_cast_dtype or model.get_dtype()
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, clip_embeds: Tensor | None = None, **kwargs) -> Tensor:
+        clip_embeds = None if clip_embeds is None else clip_embeds.to(self.dtype)
+        return self.network(x.to(self.dtype), t, context=context.to(self.dtype), clip_embeds=clip_embeds, **kwargs)

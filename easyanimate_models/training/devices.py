@@ -1,0 +1,27 @@
+"""The devices and processes of a run."""
+
+import torch
+from torch import nn
+
+from ..files.packages import require_package
+
+
+def make_accelerator(network: nn.Module):
+    """An `accelerate.Accelerator` for the device that the network is on.
+
+    Accelerate's own default is a GPU, but in a node the network may be on the CPU even where there is one.
+    """
+    accelerate = require_package("accelerate")
+    kinds = {torch.get_default_device().type, *(p.device.type for p in network.parameters())}
+    sparse = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+    return accelerate.Accelerator(cpu=kinds == {"cpu"}, kwargs_handlers=[sparse])
+
+
+def local_shard(batch: int) -> slice:
+    """The items of a global batch that this process takes; raises `ValueError` when they can't be shared evenly."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return slice(0, batch)
+    processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    if batch % processes:
+        raise ValueError(f"A batch of {batch} can't be shared among {processes} processes; make it a multiple of that.")
+    return slice(batch * rank // processes, batch * (rank + 1) // processes)

@@ -1,0 +1,112 @@
+"""From a recipe to a file: encode the clips that are not encoded yet, train, save in the folder of the run."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from ..files.atomic import write_safetensors
+from ..files.model_files import TINY
+from ..files.packages import require_package
+from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
+from .clips.buckets import Bucket, sort_into_buckets
+from .clips.dataset import Item, read_dataset
+from .clips.latent_cache import LatentDataset, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
+from .clips.windows import cut_into_windows
+from .denoiser.lora import LoraSettings, original_names
+from .denoiser.lora_training import train_adapters
+from .denoiser.motion_modules import save_motion_modules
+from .denoiser.objective import ObjectiveSettings
+from .denoiser.run import DenoiserRun
+from .denoiser.transformer import TransformerSettings, save_transformer, train_transformer
+from .loop import Callback
+from .recipe import Recipe
+from .samples import Monitor, PreviewInputs, preview_inputs
+from .sharding import full_state_dict
+from .vae.run import save_vae, train_vae
+
+BUILT_IN = "built-in"
+
+
+def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
+    """Train as the recipe says; the file that came out. Any number of processes may run one recipe together."""
+    state = require_package("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
+    if recipe.kind == "vae":
+        return _train_vae(recipe, callback, state.is_main_process)
+    motion_module = recipe.models.motion_module
+    model = load_transformer(_path(recipe.models.transformer), _path(motion_module) if motion_module else None)
+    previews = _encode(recipe, model) if state.is_main_process else None
+    state.wait_for_everyone()
+    encoded = read_encoded(recipe.clips, is_inpainting(model))
+    objective = ObjectiveSettings(recipe.noise, recipe.checkpointing)
+    run = DenoiserRun(recipe.folder, recipe.plan, objective, Monitor(callback, previews))
+    if recipe.lora is not None:
+        return _train_lora(recipe, recipe.lora, model, encoded, run, state.is_main_process)
+    return _train_transformer(recipe, model, encoded, run, state.is_main_process)
+
+
+def _encode(recipe: Recipe, model) -> PreviewInputs | None:
+    """Encode clips and captions, and the inputs of previews if there are any.
+
+    Afterwards the encoders are released, except the VAE where previews need it.
+    """
+    data, inpainting = recipe.data, is_inpainting(model)
+    buckets = cut_into_windows(_buckets(recipe), data, recipe.plan.seed)
+    vae, clip = load_vae(_path(recipe.models.vae)), load_text_encoder(_path(recipe.models.text_encoder))
+    file = recipe.models.image_encoder
+    image_encoder = load_image_encoder(_path(file)) if wants_clip_tokens(model, file) else None
+    with torch.no_grad():
+        caption_encoder = None if recipe.lora and recipe.lora.text else clip
+        encode_dataset(recipe.clips, buckets, vae, caption_encoder, inpainting, data.every, image_encoder=image_encoder)
+    logging.info("%s is encoded", recipe.clips)
+    return preview_inputs(recipe.samples, data, clip, vae, inpainting)
+
+
+def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
+    data = recipe.data
+    items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae")
+    return sort_into_buckets(items, data.side, data.frames, data.every)
+
+
+def _train_lora(
+    recipe: Recipe, lora: LoraSettings, model, encoded: LatentDataset, run: DenoiserRun, is_main: bool
+) -> Path:
+    clip = load_text_encoder(_path(recipe.models.text_encoder)) if lora.text else None
+    adapters = train_adapters(model, encoded, recipe.data, lora, run, clip)
+    file = recipe.folder / f"{recipe.folder.name}.safetensors"
+    weights = original_names(adapters)  # in every process, as they may be sharded
+    if is_main:
+        write_safetensors(file, weights, {"format": "pt"})
+    return file
+
+
+def _train_transformer(recipe: Recipe, model, encoded: LatentDataset, run: DenoiserRun, is_main: bool) -> Path:
+    network = train_transformer(model, encoded, recipe.data, _transformer_settings(recipe), run)
+    folder, weights = recipe.folder / "transformer", full_state_dict(network)
+    if not is_main:
+        return folder
+    release = model.model.model_config
+    if recipe.kind == "motion_module":
+        return save_motion_modules(folder / f"{recipe.folder.name}_mm.safetensors", weights, network.config, release)
+    return save_transformer(folder, weights, network.config, release)
+
+
+def _transformer_settings(recipe: Recipe) -> TransformerSettings:
+    if recipe.kind == "motion_module":
+        return TransformerSettings("motion", recipe.fresh)
+    return TransformerSettings("image" if recipe.kind == "image_transformer" else "all", recipe.fresh)
+
+
+def _train_vae(recipe: Recipe, callback: Callback | None, is_main: bool) -> Path:
+    start = load_vae(_path(recipe.models.vae)) if recipe.models.vae else None
+    buckets, checkpointing = _buckets(recipe), recipe.checkpointing
+    network = train_vae(
+        start, buckets, recipe.data, recipe.vae, recipe.plan, recipe.folder, checkpointing, callback=callback
+    )
+    folder, weights = recipe.folder / "vae", full_state_dict(network)
+    return save_vae(folder, weights, network) if is_main else folder
+
+
+def _path(model: str) -> Path:
+    """The path of a model that a recipe names."""
+    return TINY if model == BUILT_IN else Path(model)
