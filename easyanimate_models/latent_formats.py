@@ -81,6 +81,6 @@ def require_numbers(samples: Tensor) -> None:
     """Raise `ValueError` when some of the latents overflowed: nothing but black comes of them."""
     if not samples.isfinite().all():
         raise ValueError(
-            "The latent holds values that are not numbers (NaN), so what made it overflowed; load the transformer in "
-            "bf16 or fp32, or lower cfg."
+            "The latent holds values that are not numbers (NaN): the node that made it, or one on the way here, "
+            "overflowed; run it again with other settings."
         )

@@ -41,21 +41,19 @@ class _Run:
 
     finite: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def sample(
-        self, executor, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, denoise_mask=None, *args, **kwargs
-    ):
+    def sample(self, executor, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, mask=None, *args, **kw):
         """Around a whole run: the model sampling, noise levels and mask that go in, the latents that come out."""
         patcher = executor.class_obj.model_patcher
         require_model_sampling(patcher.get_model_object("model_sampling"), patcher.model.model_config)
         sigmas = without_repeats(sigmas)
-        if denoise_mask is not None:
-            denoise_mask = latent_mask(denoise_mask, patcher.model.model_config.vae.plan, noise.shape)
+        if mask is not None:
+            mask = latent_mask(mask, patcher.model.model_config.vae.plan, noise.shape)
         windows = executor.class_obj.model_options.get("context_handler")
         if windows is not None:
             executor.class_obj.model_options["context_handler"] = with_any_batch(windows)
         self.finite = []
         try:
-            samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+            samples = executor(noise, latent_image, sampler, sigmas, mask, *args, **kw)
             if not samples.isfinite().all():
                 raise ValueError(self._cause(sampler, patcher))
             return samples
@@ -77,8 +75,8 @@ class _Run:
             advice = "load it in bf16 or fp32" if dtype in HALF else "lower cfg, or the strength of LoRAs"
             return f"The transformer's values overflowed at step {step} of {len(steps)} (NaN); {advice}."
         return (
-            f"{name} made values that are not numbers (NaN) at step {step} of {len(steps)} out of good predictions; choose "
-            "another sampler or scheduler."
+            f"{name} made values that are not numbers (NaN) at step {step} of {len(steps)} out of good predictions; "
+            "choose another sampler or scheduler."
         )
 
 
@@ -92,8 +90,8 @@ def require_model_sampling(model_sampling, release) -> None:
         return
     node = next((node for name, node in SET_BY if name in bases), type(model_sampling).__name__)
     raise ValueError(
-        f"{node} is connected to this model, which makes the sampler treat it as another kind of model than EasyAnimate "
-        f"{release.latent_format.release} is; take that node out."
+        f"{node} is connected to this model, which makes the sampler treat it as another kind of model than "
+        f"EasyAnimate {release.latent_format.release} is; take that node out."
     )
 
 

@@ -6,6 +6,7 @@ arXiv 2310.15169).
 """
 
 import copy
+from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -52,7 +53,7 @@ def with_any_batch(handler):
 
     The host looks for the one sigma of a batch among those of the run, and fails on several or on one in between.
     """
-    kind = type(handler)
+    kind: Any = type(handler)
 
     class AnyBatch(kind):
         def set_step(self, timestep: Tensor, model_options: dict) -> None:
