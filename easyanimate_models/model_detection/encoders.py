@@ -100,7 +100,7 @@ def detect_t5(checkpoint: Checkpoint) -> T5TextEncoder:
 
 
 def _with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
-    """Some T5 files hold the word embeddings under a second name, or only there; the host saves a CLIP's scale along."""
+    """Some T5 files hold the word embeddings under a second name, or only there; the host saves more beside them."""
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in CLIP_EXTRAS}
     words = tensors.pop(T5_WORDS_TWICE, None)
     if words is not None:

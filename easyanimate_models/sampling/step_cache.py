@@ -3,7 +3,8 @@
 What is extrapolated is what the network gives for each conditioning, before guidance: all that samplers, guiders and
 other nodes do with it (cfg functions, hooks after cfg) happens at every step. Every step that is computed measures how
 far the extrapolation was off, and that decides how many steps may follow without the network. Reusing the last
-direction instead, as EasyCache does, loses more. The first steps decide what the video shows, so they are always computed.
+direction instead, as EasyCache does, loses more. The first steps decide what the video shows, so they are always
+computed.
 """
 
 import logging

@@ -46,7 +46,7 @@ def lost_text(clip, text: str, clean: bool = True) -> list[str]:
         notes.append(f"Cleaning removed characters that the text encoder can't read ({shown}); write in English.")
     elif text.strip() and not read.strip():
         notes.append("Cleaning left nothing of the prompt; turn clean_text off, or write it differently.")
-    tokenizer = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
+    tokenizer: Any = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
     return notes + (tokenizer.notes(read) if hasattr(tokenizer, "notes") else [])
 
 
