@@ -39,7 +39,7 @@ def main(names: list[str]) -> int:
 
 
 def page() -> str:
-    """RESULTS.md from what the scripts have kept."""
+    """RESULTS.md from the results that the scripts have stored."""
     parts = [HEADING]
     for name in SCRIPTS:
         file = HERE / "results" / f"{name}.json"
@@ -49,7 +49,7 @@ def page() -> str:
         parts.append(f"\n## `python3 dev.py bench {name}`\n\nOn {found['machine']}.\n")
         parts.append("| what | target | measured | how |\n|---|---|---|---|")
         for row in found["rows"]:
-            mark = {True: " ✓", False: " ✗", None: ""}[row["met"]]
+            mark = "" if row["met"] is None else " ✓" if row["met"] else " ✗"
             parts.append(f"| {row['question']} | {row['target']} | {row['figure']}{mark} | {row['how']} |")
         if found.get("beside"):
             parts.append("\n" + found["beside"])

@@ -55,8 +55,8 @@ class Sampling:
         runs = []
         for i, positive in enumerate(self.prompts[:-1]):
             noise = comfy.sample.prepare_noise(empty, i)
-            told = positive, self.prompts[-1], empty
-            runs.append(comfy.sample.sample(model, noise, *settings, *told, sigmas=self.sigmas, disable_pbar=True))
+            inputs = positive, self.prompts[-1], empty
+            runs.append(comfy.sample.sample(model, noise, *settings, *inputs, sigmas=self.sigmas, disable_pbar=True))
         return torch.cat(runs)
 
 

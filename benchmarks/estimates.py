@@ -15,7 +15,7 @@ from easyanimate_models.supported_models import EasyAnimateV3
 from easyanimate_models.vae.host_vae import HostVAE
 
 from .measure import CUDA, RESULTS, Row, in_own_process, machine, peak_above, report
-from .networks import V3, host_vae, told, transformer
+from .networks import V3, host_vae, step_inputs, transformer
 
 SIZES = ((256, 256, 16), (256, 256, 144), (512, 512, 48), (768, 768, 48), (512, 512, 144), (768, 768, 144))
 SMALL = SIZES[:2]  # what a CPU measures; a minute
@@ -30,10 +30,10 @@ VAE_TILE = 384
 def steps() -> list[dict]:
     """Bytes above the weights in a step of batch 2 (cond and uncond)."""
     network = transformer(dtype=DTYPE)
-    network(**told(V3, 2, 1, (4, 4), DTYPE))
+    network(**step_inputs(V3, 2, 1, (4, 4), DTYPE))
     found = []
     for width, height, frames in SIZES if CUDA else SMALL:
-        inputs = told(V3, 2, frames // 4, (height // 8, width // 8), DTYPE)
+        inputs = step_inputs(V3, 2, frames // 4, (height // 8, width // 8), DTYPE)
         found.append(_one("sample", (width, height, frames), lambda i=inputs: network(**i)))
     return found
 

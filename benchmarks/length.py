@@ -38,8 +38,8 @@ def made(frames: int) -> tuple[list[tuple[str, str]], int, float]:
     times: list[float] = []
     peak = peak_above(lambda: times.append(seconds(sample)))
     video = vae.decode(latents[0], seams="overlap")[0]
-    seen = [classify(part) for part in video.split(FRAMES) if len(part) == FRAMES]
-    return [(s.colour, s.shape) for s in seen], peak, times[0]
+    judged = [classify(part) for part in video.split(FRAMES) if len(part) == FRAMES]
+    return [(s.colour, s.shape) for s in judged], peak, times[0]
 
 
 def windows(frames: int) -> int:
@@ -49,15 +49,16 @@ def windows(frames: int) -> int:
 
 
 def main() -> None:
-    seen, long_peak, long = in_own_process(made, LENGTH)
+    judged, long_peak, long = in_own_process(made, LENGTH)
     _, short_peak, short = in_own_process(made, 2 * FRAMES)
-    colour, shape = (sum(s[i] == wanted for s in seen) for i, wanted in enumerate((COLOUR, SHAPE)))
+    colour, shape = (sum(part[i] == expected for part in judged) for i, expected in enumerate((COLOUR, SHAPE)))
     how = f"{PROMPT!r}, windows of {FRAMES} frames that share {OVERLAP}, looked at in parts of {FRAMES} frames"
     more = (long_peak - short_peak) / 1e6
     per_window = long / windows(LENGTH) / (short / windows(2 * FRAMES))
+    parts = len(judged)
     rows = [
-        Row(f"{LENGTH} frames: parts in the right colour", "all", f"{colour} of {len(seen)}", colour == len(seen), how),
-        Row(f"{LENGTH} frames: parts in the right shape", "all", f"{shape} of {len(seen)}", shape == len(seen), "same"),
+        Row(f"{LENGTH} frames: parts in the right colour", "all", f"{colour} of {parts}", colour == parts, how),
+        Row(f"{LENGTH} frames: parts in the right shape", "all", f"{shape} of {parts}", shape == parts, "same"),
         Row(f"Sampling memory, {LENGTH} frames beyond {2 * FRAMES}", "that of latents", f"{more:.1f} MB", None, "same"),
         Row(
             f"Sampling: time of a window, {windows(LENGTH)} windows against {windows(2 * FRAMES)}",

@@ -56,16 +56,16 @@ def loaded(file: Path) -> tuple[int, int, int]:
     """Numbers in the model, their bytes, and the most bytes of our own (not of the file's pages) while they loaded."""
     peak, done = [0], threading.Event()
 
-    def watch() -> None:
+    def measure() -> None:
         while not done.wait(0.005):
             peak[0] = max(peak[0], _anonymous())
 
     before = _anonymous()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    thread = threading.Thread(target=measure)
+    thread.start()
     patcher = load(file)
     done.set()
-    watcher.join()
+    thread.join()
     network = patcher.model.diffusion_model
     return sum(t.numel() for t in network.state_dict().values()), mm.module_size(network), peak[0] - before
 
@@ -78,8 +78,8 @@ def _anonymous() -> int:
 def import_seconds() -> float:
     """The pack's import in a process that has the host."""
     script = IMPORT.format(parent=str(ROOT.parent), name=ROOT.name)
-    command, place = [sys.executable, "-c", script], Path(comfy.ops.__file__).parents[1]
-    runs = [subprocess.run(command, cwd=place, capture_output=True, text=True, check=True) for _ in range(5)]
+    command, host = [sys.executable, "-c", script], Path(comfy.ops.__file__).parents[1]
+    runs = [subprocess.run(command, cwd=host, capture_output=True, text=True, check=True) for _ in range(5)]
     times = [run.stdout.split()[-1] for run in runs]
     return statistics.median(map(float, times))
 
@@ -90,13 +90,19 @@ def main() -> None:
         size = file.stat().st_size
         took = alternating(3, load=lambda: load(file), read=lambda: read(file))
         numbers, weights, peak = in_own_process(loaded, file)
-    learnt = sum(p.numel() for p in transformer(device=torch.device("meta")).parameters())
+    parameters = sum(p.numel() for p in transformer(device=torch.device("meta")).parameters())
     how = f"V3 transformer, {size / 1e9:.1f} GB in bfloat16, file in the page cache"
     slower, copies, pack = took["load"] / took["read"], peak / weights, import_seconds()
     rows = [
         Row("Load: against reading the file", "≤ 1.2 ×", f"{slower:.2f} × ({took['load']:.2f} s)", slower <= 1.2, how),
         Row("Load: copies of the weights in memory", "1", f"{copies:.2f}", copies <= 1.05, "anonymous memory, peak"),
-        Row("Load: numbers kept against numbers learnt", "1", f"{numbers / learnt:.3f}", numbers <= learnt, how),
+        Row(
+            "Load: numbers kept against numbers parameters",
+            "1",
+            f"{numbers / parameters:.3f}",
+            numbers <= parameters,
+            how,
+        ),
         Row("Import of the pack on top of the host", "≤ 0.3 s", f"{pack:.2f} s", pack <= 0.3, "median of 5 processes"),
     ]
     report(__file__, rows)

@@ -20,7 +20,7 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of RESULTS.md: what was asked, what it should be, what it is."""
+    """One line of RESULTS.md: the question, the target, and the figure that was measured."""
 
     question: str
     target: str
@@ -30,13 +30,13 @@ class Row:
 
 
 def report(script: str, rows: list[Row], beside: str = "") -> None:
-    """Keep the rows of a benchmark, with what they were measured on and what is said `beside`, for RESULTS.md."""
+    """Store the rows of a benchmark with the machine, and further text for `beside` the table, for RESULTS.md."""
     RESULTS.mkdir(exist_ok=True)
     found = {"machine": machine(), "rows": [asdict(row) for row in rows], "beside": beside}
     (RESULTS / f"{Path(script).stem}.json").write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     for row in rows:
-        said = {True: "met", False: "NOT MET", None: ""}[row.met]
-        sys.stdout.write(f"{row.question}: {row.figure} (target {row.target or 'none'}) {said}\n")
+        verdict = "" if row.met is None else "met" if row.met else "NOT MET"
+        sys.stdout.write(f"{row.question}: {row.figure} (target {row.target or 'none'}) {verdict}\n")
 
 
 def machine() -> str:

@@ -69,7 +69,7 @@ def filled(network: nn.Module) -> nn.Module:
     return network.requires_grad_(False)
 
 
-def told(
+def step_inputs(
     config: MotionDiTConfig,
     batch: int,
     frames: int,
@@ -77,7 +77,7 @@ def told(
     dtype: torch.dtype = torch.float32,
     device: torch.device = DEVICE,
 ) -> dict[str, torch.Tensor]:
-    """What a step takes: noisy latents of `frames` and height x width, and text."""
+    """Inputs of a step: noisy latents of `frames` and height x width (in latents), and text."""
     like = {"device": device, "dtype": dtype}
     return {
         "x": torch.randn(batch, config.in_channels, frames, *sides, **like),

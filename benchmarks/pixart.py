@@ -6,7 +6,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 
 from .measure import CUDA, DEVICE, Row, alternating, peak_above, report
-from .networks import TEXT_TOKENS, V3, filled, told, transformer
+from .networks import TEXT_TOKENS, V3, filled, step_inputs, transformer
 
 DEPTH, SIDE = 8, 64  # layers, and latents of a 512 x 512 image
 DTYPE = torch.bfloat16 if CUDA else torch.float32
@@ -29,7 +29,7 @@ def theirs() -> PixArtTransformer2DModel:
 
 @torch.no_grad()
 def main() -> None:
-    ours, their, inputs = transformer(CONFIG, DTYPE), theirs(), told(CONFIG, 2, 1, (SIDE, SIDE), DTYPE)
+    ours, their, inputs = transformer(CONFIG, DTYPE), theirs(), step_inputs(CONFIG, 2, 1, (SIDE, SIDE), DTYPE)
     size = {"resolution": None, "aspect_ratio": None}
 
     def their_step():

@@ -101,12 +101,12 @@ def main() -> None:
 def _rows(ratios, quality, source, tiles, took) -> list[Row]:
     how = f"{', '.join(CLIPS)}: {FRAMES} frames of {SIDE} x {SIDE}, encoded and decoded by the built-in VAE"
 
-    def said(figures: list[float]) -> str:
+    def text(figures: list[float]) -> str:
         return " / ".join(f"{r:.2f}" for r in figures)
 
-    rows = [Row("Change at slice borders, footage itself", "", said(source), None, how)]
+    rows = [Row("Change at slice borders, footage itself", "", text(source), None, how)]
     for label, found in ratios.items():
-        figure = f"{said(found)} ({sum(quality[label]) / len(CLIPS):.1f} dB)"
+        figure = f"{text(found)} ({sum(quality[label]) / len(CLIPS):.1f} dB)"
         target, met = ("≤ 1.1", max(found) <= 1.1) if label == "overlap" else ("", None)
         rows.append(Row(f"Change at slice borders, {label}", target, figure, met, "same; PSNR to the footage"))
     for label, target in (("overlap", "≤ 2.1 ×"), ("smooth", "")):
@@ -114,7 +114,7 @@ def _rows(ratios, quality, source, tiles, took) -> list[Row]:
         rows.append(Row(f"Cost of {label}", target, f"{cost:.2f} ×", cost <= 2.1 if target else None, "of one decode"))
     for label, found in tiles.items():
         how = f"{CUT} x {CUT}, a quarter of a tile overlaps; against {NEAR} pixels on either side, and decoded whole"
-        rows.append(Row(f"Change where tiles {label} begin", "≤ 1.1", said(found), max(found) <= 1.1, how))
+        rows.append(Row(f"Change where tiles {label} begin", "≤ 1.1", text(found), max(found) <= 1.1, how))
     return rows
 
 

@@ -26,7 +26,7 @@ def batches(config, count: int, frames: int, side: int):
     """Always the same batch: drawing one is not what is measured."""
     latents = torch.randn(count, 4, frames, side, side)
     text = torch.randn(count, TEXT_TOKENS, config.caption_channels), torch.ones(count, TEXT_TOKENS)
-    return lambda step, chance: Batch(latents, *text)
+    return lambda step, rng: Batch(latents, *text)
 
 
 class Bare:
@@ -55,13 +55,13 @@ def learner():
 
 def overhead() -> float:
     """Time that a run of the loop takes beyond as many bare steps, which are made in turn with its own."""
-    (network, loss), bare, took = learner(), Bare(*learner()), []
+    (network, objective), bare, took = learner(), Bare(*learner()), []
 
-    def beside(done: int, _) -> None:
+    def callback(done: int, _) -> None:
         took.append(seconds(lambda: bare.step(done)))
 
     with tempfile.TemporaryDirectory() as folder:
-        both = seconds(lambda: loop.fit(Path(folder), network, loss, PLAN, callback=beside))
+        both = seconds(lambda: loop.fit(Path(folder), network, objective, PLAN, callback=callback))
     return both / sum(took) - 2
 
 
@@ -84,10 +84,10 @@ def activations(checkpointing: bool) -> int:
 
 
 def checkpointing_row() -> Row:
-    """What is kept for the gradient, with and without recomputing blocks."""
-    kept, recomputed = (in_own_process(activations, on) for on in (False, True))
-    gain = kept / recomputed
-    figure = f"{gain:.1f} × ({kept / 1e6:.0f} against {recomputed / 1e6:.0f} MB)"
+    """Activations stored for the gradient, with and without recomputing blocks."""
+    stored, recomputed = (in_own_process(activations, on) for on in (False, True))
+    gain = stored / recomputed
+    figure = f"{gain:.1f} × ({stored / 1e6:.0f} against {recomputed / 1e6:.0f} MB)"
     how = "12 blocks of a quarter of V3's width, 512 tokens, float32; above weights and gradients"
     return Row("Training: activations without recomputing blocks, against with it", "≥ 3 ×", figure, gain >= 3, how)
 

@@ -136,14 +136,14 @@ def training(on: bool = True):
             mm.in_training = before
 
 
-def chosen(what: str, name: str, options: Iterable[str]) -> str:
+def require_choice(what: str, name: str, options: Iterable[str]) -> str:
     """`name`, one of the options of an input. 0.3.75 takes any string for a choice; `ValueError` for another one."""
     if name not in options:
         raise ValueError(f"There is no {what} named {name!r}; refresh and choose again.")
     return name
 
 
-def say_in_node(node: str, text: str) -> None:
+def show_text(node: str, text: str) -> None:
     """A line of text below a node while it runs."""
     from server import PromptServer
 

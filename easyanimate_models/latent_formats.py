@@ -57,13 +57,13 @@ def mark(latent: dict, latent_format) -> dict:
 
 def require_match(latent: dict, latent_format, what: str) -> None:
     """Raise `ValueError` when `latent` is for another release than `latent_format`; `what` names its owner."""
-    of_latent, of_owner = latent.get(STAMP), getattr(latent_format, "release", None)
-    if of_latent is None or of_owner is None or of_latent == of_owner:
+    of_latent, needed = latent.get(STAMP), getattr(latent_format, "release", None)
+    if of_latent is None or needed is None or of_latent == needed:
         return
-    alike = " (a V2 VAE without its config.json counts as V3)" if {of_latent, of_owner} == {"V2", "V3"} else ""
+    alike = " (without its config.json, a V2 VAE is loaded as V3)" if {of_latent, needed} == {"V2", "V3"} else ""
     raise ValueError(
-        f"The latent is for EasyAnimate {of_latent}, but the {what} is for {of_owner}; load the {what} of {of_latent}, "
-        f"or make the latent with the VAE of {of_owner}, connected to the empty latent{alike}."
+        f"The latent is for EasyAnimate {of_latent}, but the {what} is for {needed}; load the {what} of "
+        f"{of_latent}, or connect the VAE of {needed} to the node that makes the latent{alike}."
     )
 
 
@@ -71,9 +71,9 @@ def require_channels(samples: Tensor, latent_format) -> None:
     """Raise `ValueError` when latents `[B, C, ...]` are those of another model."""
     if samples.shape[1] != latent_format.latent_channels:
         raise ValueError(
-            f"The latent has {samples.shape[1]} channels, those of EasyAnimate V1 to V3 have "
-            f"{latent_format.latent_channels}: it is another model's; use Empty EasyAnimate Latent or EasyAnimate "
-            "Encode."
+            f"The latent has {samples.shape[1]} channels, but EasyAnimate V1 to V3 need "
+            f"{latent_format.latent_channels}; it was made for another model, so use Empty EasyAnimate Latent or "
+            "EasyAnimate Encode."
         )
 
 
@@ -81,6 +81,6 @@ def require_numbers(samples: Tensor) -> None:
     """Raise `ValueError` when some of the latents overflowed: nothing but black comes of them."""
     if not samples.isfinite().all():
         raise ValueError(
-            "The latent holds values that are not numbers (NaN): the node that made it, or one on the way here, "
-            "overflowed; run it again with other settings."
+            "The latent contains NaN or infinite values, so a computation before this node overflowed; run the node "
+            "that made it again, in bf16 or fp32."
         )

@@ -56,7 +56,7 @@ def load_lora(path: str | Path, model, clip=None, strength_model: float = 1.0, s
     layers = layers_in(checkpoint.tensors)
     if not layers:
         raise CheckpointError(
-            f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not a LoRA; choose a file from LoRA training."
+            f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not a LoRA; choose a LoRA file."
         )
     _require_shapes(checkpoint)
     names = transformer_names(model.model)
@@ -81,8 +81,8 @@ def _require_shapes(checkpoint: Checkpoint) -> None:
         number, matrix = key.endswith(".alpha"), MATRIX.search(key)
         if number and tensor.numel() != 1 or matrix and (tensor.ndim < 2 or 0 in tensor.shape):
             raise CheckpointError(
-                f"{checkpoint.path.name} has {key} of shape {tuple(tensor.shape)}, which no LoRA has; download it "
-                "again."
+                f"{checkpoint.path.name} has {key} of shape {tuple(tensor.shape)}, which is not valid in a LoRA; "
+                "download it again."
             )
 
 
@@ -147,16 +147,16 @@ def _report(checkpoint: Checkpoint, layers: set[str], used: set[str], with_clip:
         raise CheckpointError(f"{name} changes the text encoder only; connect the text encoder to the clip input.")
     if not used:
         raise CheckpointError(
-            f"{name} looks like a LoRA for {_looks_like(layers)}: none of its {len(layers)} layers fits this model by "
-            "name and size; choose a LoRA that was trained on this release."
+            f"{name} looks like a LoRA for {_looks_like(layers)}: none of its {len(layers)} layers match this model "
+            "by name and size; choose a LoRA that was trained on this release."
         )
     if text and not with_clip:
-        logging.info("%s also changes the text encoder (%d layers); connect clip to use that.", name, len(text))
+        logging.info("%s also changes the text encoder (%d layers); connect clip to use them.", name, len(text))
         layers = layers - text
     unused = sorted(layers - used)
     if unused:
         first = ", ".join(unused[:SHOWN_KEYS])
-        logging.warning("%s: %d of %d layers do not fit and are left out: %s", name, len(unused), len(layers), first)
+        logging.warning("%s: %d of %d layers do not match and are skipped: %s", name, len(unused), len(layers), first)
 
 
 def _looks_like(layers: set[str]) -> str:

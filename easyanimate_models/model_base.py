@@ -25,8 +25,8 @@ class VideoModel(comfy.model_base.BaseModel):
         if extra == 0:
             if latents is not None and kwargs.get("denoise_mask") is None:
                 raise ValueError(
-                    "This transformer makes video from text only and can't be given images; load an inpainting (InP) "
-                    "transformer, or take EasyAnimate Image to Video out."
+                    "This transformer only makes video from text and can't use images; load an inpainting (InP) "
+                    "transformer, or remove EasyAnimate Image to Video."
                 )
             return None
         inpainting = self.model_config.inpainting
@@ -37,8 +37,8 @@ class VideoModel(comfy.model_base.BaseModel):
             latents = inpainting.from_stock_nodes(latents, mask)
         if latents.shape[1] != extra:
             raise ValueError(
-                f"The images given have {latents.shape[1]} latent channels, this transformer takes {extra}; "
-                "encode them with the VAE of the transformer's release."
+                f"The images were encoded with {latents.shape[1]} latent channels, but this transformer needs "
+                f"{extra}; encode them with the VAE of the transformer's release."
             )
         return self.process_latent_in(resized(latents, kwargs["noise"]).to(kwargs["device"]))
 

@@ -42,7 +42,7 @@ WEIGHT_DTYPES = {
 TRAINING_LEFTOVERS = ("loss.",)
 POSITION_NUMBERS = (".position_ids",)
 CLIP_VIT_L = "clip_vision_config_vitl.json"  # of the host
-UNREADABLE = "{} is quantised in a way that this ComfyUI can't read; update ComfyUI or choose the {} file."
+UNREADABLE = "{} is quantised in a way that this version of ComfyUI can't read; update ComfyUI or choose the {} file."
 
 
 def load_transformer(

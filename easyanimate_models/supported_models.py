@@ -46,6 +46,7 @@ class Release(comfy.supported_models_base.BASE):
     ignored: tuple[str, ...] = ()  # parts of names of tensors in its files that the network does not need
     adapted: str  # what the names of the layers that a LoRA adapts begin with
     trained: tuple[str, ...]  # what the names of the weights that full fine-tuning changes begin with
+    motion_marker: str | None = None  # in the names of all motion module weights, and of no others
     unet_extra_config: dict = {}
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -61,6 +62,21 @@ class Release(comfy.supported_models_base.BASE):
     def is_inpainting(self) -> bool:
         """Whether the network takes more than the noise."""
         return self.config.in_channels > self.config.latent_channels
+
+    @property
+    def sees_start_image(self) -> bool:
+        """Whether the network takes CLIP embeddings of the start image."""
+        return False
+
+    @classmethod
+    def is_motion_weight(cls, name: str) -> bool:
+        """Whether a weight of the network belongs to its motion modules."""
+        return cls.motion_marker is not None and cls.motion_marker in name
+
+    @staticmethod
+    def with_motion_modules(config: Any) -> Any:
+        """The same network with new motion modules, if it has none. Raises `ValueError` where none fit."""
+        raise ValueError("This transformer has no separate motion modules; train a LoRA, or the transformer itself.")
 
     def get_model(self, state_dict, prefix="", device=None) -> VideoModel:
         return self.model_class(self, device=device)
@@ -90,11 +106,10 @@ class MotionRelease(Release):
     """
 
     network = MotionDiT
-    motion_marker = "attn_temporal."  # in the names of all motion module weights, and of no others
+    motion_marker = "attn_temporal."
     motion: tuple[MotionConfig, ...]
     skips: LongSkips | None = RELEASED_SKIPS
 
-    network = MotionDiT
     config_json = staticmethod(transformer_config)
     model_class = MotionVideoModel
     prediction = comfy.model_base.ModelType.EPS
@@ -116,6 +131,10 @@ class MotionRelease(Release):
         "timesteps": 1000,
     }
     memory_usage_factor = 0.8  # 16.8 kB per latent pixel of a batch; in bfloat16 short videos take 19.3, long ones 15.0
+
+    @property
+    def sees_start_image(self) -> bool:
+        return self.config.clip_tokens
 
     @staticmethod
     def with_motion_modules(config: MotionDiTConfig) -> MotionDiTConfig:

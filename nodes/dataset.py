@@ -16,13 +16,13 @@ from comfy_api.latest import io
 from PIL import Image, ImageOps
 
 from ..easyanimate_models.files.model_files import plain_name
-from ..easyanimate_models.host import chosen, say_in_node
+from ..easyanimate_models.host import require_choice, show_text
 
 CATEGORY = "EasyAnimate/data"
-PLACE = "easyanimate_data"  # in the host's output folder
+DATASETS = "easyanimate_data"  # in the host's output folder
 BY_HAND = "captions by hand only"
 NONE = "none"
-SHOWN, THUMBNAIL = 24, (192, 108)  # clips on a sheet, pixels of each
+PREVIEW_CLIPS, THUMBNAIL = 24, (192, 108)  # clips on a sheet, pixels of each
 ANY = 1e6  # as a limit: none
 
 
@@ -34,31 +34,31 @@ def input_folders() -> list[str]:
 
 def input_folder(name: str) -> Path:
     """The folder of that name in the host's input folder. Raises `ValueError` for names that lead elsewhere."""
-    return Path(folder_paths.get_input_directory()) / chosen("folder in ComfyUI's input", name, input_folders())
+    return Path(folder_paths.get_input_directory()) / require_choice("folder in ComfyUI's input", name, input_folders())
 
 
-def state_of(folder: str) -> str:
-    """What lies in an input folder, in short: with other clips or captions in it the host runs the node again."""
-    return state_in(input_folder(folder)) if folder in input_folders() else ""
+def input_digest(folder: str) -> str:
+    """A digest of the files in an input folder: when they change, the host runs the node again."""
+    return folder_digest(input_folder(folder)) if folder in input_folders() else ""
 
 
-def state_in(root: Path) -> str:
-    """What lies in a folder, in short."""
-    told = hashlib.sha256()
+def folder_digest(root: Path) -> str:
+    """A digest of the names, sizes and times of the files in a folder, without hidden ones."""
+    digest = hashlib.sha256()
     for file in sorted(root.rglob("*")):
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts):
-            seen = file.stat()
-            told.update(f"{file.relative_to(root)} {seen.st_size} {seen.st_mtime_ns}\n".encode())
-    return told.hexdigest()
+            stat = file.stat()
+            digest.update(f"{file.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def data_sets() -> list[str]:
     """Data sets that were made here."""
-    root = Path(folder_paths.get_output_directory()) / PLACE
+    root = Path(folder_paths.get_output_directory()) / DATASETS
     return sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
 
 
-def places() -> list[str]:
+def dataset_folders() -> list[str]:
     """Where data sets may be: those that were made here, and the folders of the input folder."""
     return [*(f"output/{name}" for name in data_sets()), *(f"input/{name}" for name in input_folders())]
 
@@ -74,14 +74,14 @@ def captioners() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def heads() -> list[str]:
+def aesthetic_predictors() -> list[str]:
     """Aesthetic predictors in models/aesthetics."""
     root = Path(folder_paths.models_dir) / "aesthetics"
     kinds = {".safetensors", ".pth", ".pt", ".bin"}
     return sorted(f.name for f in root.iterdir() if f.suffix in kinds) if root.is_dir() else []
 
 
-def home_of(dataset: str) -> Path:
+def dataset_folder(dataset: str) -> Path:
     """The folder of a data set, in the host's output or input folder. Raises `ValueError` for any other."""
     folder = Path(os.path.abspath(dataset))  # not resolved: a link in the input folder may lead to another disk
     roots = folder_paths.get_output_directory(), folder_paths.get_input_directory()
@@ -97,7 +97,7 @@ def _dataset_in() -> io.String.Input:
 def _outputs() -> list:
     return [
         io.String.Output(display_name="dataset", tooltip="The dataset folder."),
-        io.Image.Output(display_name="preview", tooltip=f"One frame of each clip, for up to {SHOWN} clips."),
+        io.Image.Output(display_name="preview", tooltip=f"One frame of each clip, for up to {PREVIEW_CLIPS} clips."),
     ]
 
 
@@ -137,7 +137,7 @@ class EasyAnimateSplitVideos(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        return state_of(folder)
+        return input_digest(folder)
 
     @classmethod
     def execute(cls, folder, name, min_seconds, max_seconds) -> io.NodeOutput:
@@ -145,8 +145,8 @@ class EasyAnimateSplitVideos(io.ComfyNode):
         from ..easyanimate_models.data.stages import split_footage
 
         source, settings = input_folder(folder), SplitSettings(min_seconds, max_seconds)
-        home = Path(folder_paths.get_output_directory()) / PLACE / plain_name(name, "folder")
-        rows = split_footage(source, home, settings, _hands(), _shown(cls, "videos"))
+        home = Path(folder_paths.get_output_directory()) / DATASETS / plain_name(name, "folder")
+        rows = split_footage(source, home, settings, _threads(), _progress(cls, "videos"))
         return io.NodeOutput(str(home), _sheet(home, rows))
 
 
@@ -166,7 +166,7 @@ class EasyAnimateScoreClips(io.ComfyNode):
                 io.Boolean.Input("text_area", default=True, tooltip="Fraction of the frame covered by text."),
                 io.Combo.Input(
                     "aesthetics",
-                    options=[NONE, *heads()],
+                    options=[NONE, *aesthetic_predictors()],
                     tooltip="LAION's aesthetic predictor, a file in models/aesthetics. Needs the image encoder.",
                 ),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="CLIP ViT-L/14, for the aesthetic score."),
@@ -176,18 +176,22 @@ class EasyAnimateScoreClips(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset, motion, text_area, aesthetics, clip_vision=None) -> io.NodeOutput:
-        from ..easyanimate_models.data.recipe import Scores, cpu_works
-        from ..easyanimate_models.data.stages import HERE, score_clips
+        from ..easyanimate_models.data.recipe import ScoreSettings, make_scorers
+        from ..easyanimate_models.data.stages import IN_PROCESS, score_clips
 
-        home = home_of(dataset)
-        if chosen("aesthetic predictor", aesthetics, [NONE, *heads()]) != NONE and clip_vision is None:
+        home = dataset_folder(dataset)
+        if (
+            require_choice("aesthetic predictor", aesthetics, [NONE, *aesthetic_predictors()]) != NONE
+            and clip_vision is None
+        ):
             raise ValueError("Aesthetics need an image encoder; connect CLIP ViT-L/14 to clip_vision, or choose none.")
-        rows = score_clips(home, cpu_works(Scores(motion, text_area)), _hands(), _shown(cls, "scores"))
+        rows = score_clips(home, make_scorers(ScoreSettings(motion, text_area)), _threads(), _progress(cls, "scores"))
         if aesthetics != NONE:
-            from ..easyanimate_models.data.aesthetics import by_host
+            from ..easyanimate_models.data.aesthetics import clip_vision_aesthetics
 
             head = Path(folder_paths.models_dir) / "aesthetics" / aesthetics
-            rows = score_clips(home, [by_host(clip_vision, head)], HERE, _shown(cls, "aesthetic scores"))
+            scorer = clip_vision_aesthetics(clip_vision, head)
+            rows = score_clips(home, [scorer], IN_PROCESS, _progress(cls, "aesthetic scores"))
         return io.NodeOutput(str(home), _sheet(home, rows))
 
 
@@ -226,7 +230,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
         from ..easyanimate_models.data.report import write_report
         from ..easyanimate_models.data.stages import choose_clips
 
-        home = home_of(dataset)
+        home = dataset_folder(dataset)
         limits = Limits(
             motion=(min_motion, max_motion),
             text_area=(None, max_text_area),
@@ -235,7 +239,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
             copies=copies,
         )
         rows = choose_clips(home, limits)
-        kept = _kept(rows)
+        kept = _accepted_rows(rows)
         if not kept:
             first = next((row["rejected"] for row in rows), "there are no clips")
             raise ValueError(f"No clip of {home.name} passes the limits (first reason: {first}); loosen them.")
@@ -286,15 +290,15 @@ class EasyAnimateCaptionClips(io.ComfyNode):
         from ..easyanimate_models.data.caption import Captioner, forget_models
         from ..easyanimate_models.data.stages import describe_clips
 
-        home, captioner, places = home_of(dataset), None, captioners()
-        chosen("captioning model", model, [BY_HAND, *places])
-        chosen("captioning model", rewriter, [NONE, *places])
+        home, captioner, folders = dataset_folder(dataset), None, captioners()
+        require_choice("captioning model", model, [BY_HAND, *folders])
+        require_choice("captioning model", rewriter, [NONE, *folders])
         if model != BY_HAND:
             mm.unload_all_models()  # the host's can come back; this one is not the host's
             device = str(mm.get_torch_device())
-            captioner = Captioner(places[model], prompt, frames, rewriter=places.get(rewriter), device=device)
+            captioner = Captioner(folders[model], prompt, frames, rewriter=folders.get(rewriter), device=device)
         try:
-            rows = _kept(describe_clips(home, captioner, progress=_shown(cls, "captions")))
+            rows = _accepted_rows(describe_clips(home, captioner, progress=_progress(cls, "captions")))
         finally:
             forget_models()
         return io.NodeOutput(str(home), _sheet(home, rows), "\n".join(str(row["text"]) for row in rows))
@@ -310,7 +314,9 @@ class EasyAnimateLoadDataset(io.ComfyNode):
             description="Loads an existing dataset, or a folder of captioned clips, for the training nodes.",
             inputs=[
                 io.Combo.Input(
-                    "folder", options=places(), tooltip="A folder in output/easyanimate_data or in ComfyUI/input."
+                    "folder",
+                    options=dataset_folders(),
+                    tooltip="A folder in output/easyanimate_data or in ComfyUI/input.",
                 )
             ],
             outputs=[
@@ -321,54 +327,54 @@ class EasyAnimateLoadDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder) -> str:
-        return state_in(cls.place(folder))
+        return folder_digest(cls.dataset_path(folder))
 
     @classmethod
-    def place(cls, folder: str) -> Path:
-        root, _, name = chosen("dataset", folder, places()).partition("/")
-        output = Path(folder_paths.get_output_directory()) / PLACE
+    def dataset_path(cls, folder: str) -> Path:
+        root, _, name = require_choice("dataset", folder, dataset_folders()).partition("/")
+        output = Path(folder_paths.get_output_directory()) / DATASETS
         return (output if root == "output" else Path(folder_paths.get_input_directory())) / name
 
     @classmethod
     def execute(cls, folder) -> io.NodeOutput:
         from ..easyanimate_models.training.clips.dataset import read_dataset
 
-        home = cls.place(folder)
+        home = cls.dataset_path(folder)
         items = read_dataset(home)
         rows = [{"file": item.file.relative_to(home).as_posix()} for item in items]
         return io.NodeOutput(str(home), _sheet(home, rows), len(items))
 
 
-def _hands():
-    """Threads: what is measured here leaves Python's lock alone, and the host is not started twice."""
-    from ..easyanimate_models.data.stages import Hands
+def _threads():
+    """Threads, since the scorers release Python's lock; processes would start the host again."""
+    from ..easyanimate_models.data.stages import Execution
 
-    return Hands("threads")
+    return Execution("threads")
 
 
-def _shown(cls: type[io.ComfyNode], what: str):
-    """The bar and the count in the node, and that Cancel works."""
+def _progress(cls: type[io.ComfyNode], what: str):
+    """A callback that moves the bar, shows the count in the node, and lets Cancel work."""
     node, bars = cls.hidden.unique_id, {}
 
     def progress(done: int, of: int) -> None:
         bar = bars.setdefault(of, comfy.utils.ProgressBar(of))
         bar.update_absolute(done)
-        say_in_node(node, f"{done} of {of} {what}")
+        show_text(node, f"{done} of {of} {what}")
         mm.throw_exception_if_processing_interrupted()
 
     return progress
 
 
-def _kept(rows: list[dict]) -> list[dict]:
+def _accepted_rows(rows: list[dict]) -> list[dict]:
     return [row for row in rows if not row.get("rejected") and not row.get("wrong")]
 
 
 def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:
-    """A picture of each of the first clips as one IMAGE, `[1, H, W, 3]`."""
+    """A frame of each of the first clips as one IMAGE, `[1, H, W, 3]`."""
     from ..easyanimate_models.media.contact_sheet import contact_sheet
     from ..easyanimate_models.media.video_file import sample_frames
 
-    clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:SHOWN]
+    clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:PREVIEW_CLIPS]
     if not clips:
         raise ValueError(f"{home.name} contains no usable clips; the log says why each one was skipped.")
     pictures = [Image.fromarray(sample_frames(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]

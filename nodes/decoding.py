@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import chosen
+from ..easyanimate_models.host import require_choice
 from ..easyanimate_models.latent_formats import mark, require_channels, require_match, require_numbers
 from ..easyanimate_models.vae.host_vae import SEAMS, HostVAE
 from ..easyanimate_models.vae.tiling import Tiling
@@ -73,7 +73,7 @@ class EasyAnimateDecode(io.ComfyNode):
         require_match(latent, require_slice_vae(vae).latent_format, "VAE")
         require_channels(latent["samples"], vae.latent_format)
         require_numbers(latent["samples"])
-        chosen("seams option", seams, SEAMS)
+        require_choice("seams option", seams, SEAMS)
         images = vae.decode(latent["samples"], tiling=tiling_of(tile_size), seams=seams)
         return io.NodeOutput(images.flatten(0, 1))
 

@@ -6,7 +6,7 @@ from ..easyanimate_models import lora as loras
 from ..easyanimate_models import sd
 from ..easyanimate_models.files import model_files
 from ..easyanimate_models.files.checkpoint import WEIGHT_SUFFIXES
-from ..easyanimate_models.host import chosen
+from ..easyanimate_models.host import require_choice
 
 CATEGORY = "EasyAnimate/loaders"
 
@@ -47,7 +47,7 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
 
     @classmethod
     def execute(cls, transformer, weight_dtype, motion_module=model_files.NO_FILE) -> io.NodeOutput:
-        chosen("weight_dtype", weight_dtype, sd.WEIGHT_DTYPES)
+        require_choice("weight_dtype", weight_dtype, sd.WEIGHT_DTYPES)
         path = model_files.resolve("transformer", transformer)
         motion = None
         if motion_module != model_files.NO_FILE:

@@ -6,7 +6,7 @@ import comfy.utils
 import latent_preview
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import chosen, fixed_empty_latent
+from ..easyanimate_models.host import fixed_empty_latent, require_choice
 from ..easyanimate_models.latent_formats import mark, require_match, require_numbers
 from ..easyanimate_models.sampling.long_video import in_windows
 from ..easyanimate_models.sampling.schedules import release_sigmas
@@ -70,8 +70,8 @@ class EasyAnimateSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise) -> io.NodeOutput:
         _require_release(model, "KSampler")
-        chosen("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
-        chosen("scheduler", scheduler, SCHEDULERS)
+        require_choice("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
+        require_choice("scheduler", scheduler, SCHEDULERS)
         latent_format = model.get_model_object("latent_format")
         require_match(latent, latent_format, "transformer")
         samples = fixed_empty_latent(model, latent)
@@ -135,7 +135,7 @@ class EasyAnimateScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, model, sampler, steps, denoise) -> io.NodeOutput:
         _require_release(model, "BasicScheduler")
-        chosen("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
+        require_choice("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
         return io.NodeOutput(release_sigmas(model, sampler, steps, denoise))
 
 
@@ -197,7 +197,7 @@ class EasyAnimateStepCache(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Largest relative error allowed for a skipped step: 0 = skip nothing, 0.05 = cautious; "
-                    "above 0.2 it shows.",
+                    "above 0.2 the difference is visible.",
                 ),
                 io.Float.Input(
                     "start_percent",

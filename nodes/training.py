@@ -11,8 +11,8 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..easyanimate_models.host import chosen, say_in_node
-from .dataset import home_of, input_folder, input_folders, state_of
+from ..easyanimate_models.host import require_choice, show_text
+from .dataset import dataset_folder, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
 from .prompts import require_text_encoder
 
@@ -164,7 +164,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        return state_of(folder[0])
+        return input_digest(folder[0])
 
     @classmethod
     def execute(
@@ -175,7 +175,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
 
-        chosen("way to name layers", names[0], NAMES)
+        require_choice("way to name layers", names[0], NAMES)
         inputs = TrainingInputs(
             model=model[0],
             clip=clip[0],
@@ -229,7 +229,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
-        return state_of(folder[0])
+        return input_digest(folder[0])
 
     @classmethod
     def execute(
@@ -320,7 +320,7 @@ def _job(inputs: TrainingInputs):
 def _dataset_folder(inputs: TrainingInputs) -> Path | None:
     """The folder of the data set; None for clips that are connected."""
     if inputs.dataset:
-        return home_of(inputs.dataset)
+        return dataset_folder(inputs.dataset)
     return None if inputs.folder == NO_FOLDER else input_folder(inputs.folder)
 
 
@@ -343,12 +343,12 @@ class _Progress:
         self.node, self.bar = node, comfy.utils.ProgressBar(steps)
 
     def encoding(self, done: int, of: int) -> None:
-        say_in_node(self.node, f"encoded {done} of {of} clips")
+        show_text(self.node, f"encoded {done} of {of} clips")
         mm.throw_exception_if_processing_interrupted()
 
     def step(self, done: int, metrics: dict[str, float]) -> None:
         self.bar.update_absolute(done)
-        say_in_node(self.node, f"step {done}, loss {metrics['loss']:.4f}")
+        show_text(self.node, f"step {done}, loss {metrics['loss']:.4f}")
         mm.throw_exception_if_processing_interrupted()
 
     def preview(self, done: int, sheet: Image.Image) -> None:

@@ -81,8 +81,8 @@ class EncodedMask:
         vae = encoded_by(latents)
         if vae is None:
             raise ValueError(
-                "An inpainting (InP) model needs its mask encoded, but nothing tells by which VAE; use EasyAnimate "
-                "Image to Video or EasyAnimate Inpaint Video instead of the stock node."
+                "An inpainting (InP) model needs an encoded mask, but it is unknown which VAE made these latents; use "
+                "EasyAnimate Image to Video or EasyAnimate Inpaint Video instead of the stock node."
             )
         count, height, width = latents.shape[2:]
         to_frames, *to_pixels = vae.upscale_ratio
@@ -109,8 +109,8 @@ def resized(latents: Tensor, noise: Tensor) -> Tensor:
     if frames != noise.shape[2] or abs(shapes[0] / shapes[1] - 1) > SAME_SHAPE:
         here, there = (f"{s[4] * 8}x{s[3] * 8} with {s[2]} latent frames" for s in (latents.shape, noise.shape))
         raise ValueError(
-            f"The images given are for a video of {here}, but the latent is {there}; "
-            "use the latent that comes out of the same node."
+            f"The images are for a video of {here}, but the latent is {there}; connect the latent output of the same "
+            "node."
         )
     if (height, width) != noise.shape[3:]:
         latents = comfy.utils.common_upscale(latents, noise.shape[4], noise.shape[3], "bilinear", "disabled")

@@ -33,7 +33,7 @@ class PixArtControl(comfy.controlnet.ControlBase):
         """The host hands over frames `[T, 3, H, W]` in 0..1."""
         if vae is None:
             raise ValueError(
-                f"{self.name} sees its image through the VAE: connect the model's VAE to the vae input of "
+                f"{self.name} needs the VAE to encode its hint image; connect the model's VAE to the vae input of "
                 "Apply ControlNet."
             )
         super().set_cond_hint(cond_hint, strength, timestep_percent_range, extra_concat=list(extra_concat))
@@ -77,13 +77,16 @@ class PixArtControl(comfy.controlnet.ControlBase):
     def _require_fit(self, model) -> None:
         ours, network = self.patcher.model.config, model.diffusion_model
         if not isinstance(network, MotionDiT):
-            raise ValueError(f"{self.name} is a PixArt ControlNet: it steers EasyAnimate V1 to V3, not this model.")
+            raise ValueError(
+                f"{self.name} is a PixArt ControlNet, which only works with EasyAnimate V1 to V3; "
+                "connect one of these models."
+            )
         base = network.config
         if (ours.width, ours.heads) != (base.width, base.heads) or ours.depth >= base.depth:
             raise ValueError(
-                f"{self.name} ({ours.depth} blocks, {ours.width} wide, {ours.heads} heads) does not fit this "
-                f"transformer ({base.depth} blocks, {base.width} wide, {base.heads} heads); choose a ControlNet that "
-                "was trained on the same PixArt."
+                f"{self.name} ({ours.depth} blocks, width {ours.width}, {ours.heads} heads) does not fit this "
+                f"transformer ({base.depth} blocks, width {base.width}, {base.heads} heads); choose a ControlNet that "
+                "was trained on the same PixArt model."
             )
 
     def _base_inputs(self, x: Tensor, sigma: Tensor, cond: dict, options: dict) -> tuple[Tensor, Tensor, dict]:
@@ -132,9 +135,9 @@ class PixArtControl(comfy.controlnet.ControlBase):
         channels = self.base.diffusion_model.config.latent_channels
         if latents.shape[1] != channels or latents.shape[-2:] != (rows, columns):
             raise ValueError(
-                f"The VAE at Apply ControlNet makes {latents.shape[1]}-channel latents of "
-                f"{latents.shape[-1]}x{latents.shape[-2]}, the model needs {channels} channels of {columns}x{rows}; "
-                "connect the VAE that belongs to the model."
+                f"The VAE connected to Apply ControlNet makes {latents.shape[1]}-channel latents of "
+                f"{latents.shape[-1]}x{latents.shape[-2]}, but the model needs {channels} channels of "
+                f"{columns}x{rows}; connect the model's own VAE."
             )
         return self.base.process_latent_in(latents)
 

@@ -43,8 +43,8 @@ def motion_of(config: dict, file: str) -> tuple[MotionConfig, ...] | None:
     counts = [count for count, name in BLOCKS.items() if name == block]
     if not counts:
         raise CheckpointError(
-            f"{file} is a {shorten(block)} model by its config.json; only the blocks of V1 to V3 "
-            f"({', '.join(BLOCKS.values())}) can be loaded."
+            f"{file} has {shorten(block)} blocks according to its config.json; only the blocks of V1 to V3 "
+            f"({', '.join(BLOCKS.values())}) are supported."
         )
     cells = config.get("motion_module_type") == "VanillaGrid"
     return tuple(_motion_config(config.get(key) or {}, cells, file) for key in _motion_keys(counts[0]))
@@ -71,13 +71,14 @@ def _motion_config(config: dict, cells: bool, file: str) -> MotionConfig:
     names = config.get("attention_block_types", KNOWN[:1] * 2) if isinstance(config, dict) else None
     if not isinstance(names, list) or not names or any(name not in KNOWN for name in names):
         raise CheckpointError(
-            f"config.json beside {file} describes motion modules that V1 to V3 don't have ({shorten(config)}); put the "
-            "right config.json beside it."
+            f"The config.json beside {file} describes motion modules that V1 to V3 don't have ({shorten(config)}); "
+            "replace it with the right one."
         )
     size = config.get("block_size", CELL)
     if cells and size != CELL:
         raise CheckpointError(
-            f"config.json beside {file} says that its motion modules have cells of {shorten(size)}; V1's have {CELL}."
+            f"The config.json beside {file} sets the block_size of the motion modules to {shorten(size)}, but V1 uses "
+            f"{CELL}; replace it with the right one."
         )
     attentions = tuple(name.split("_")[0].lower() for name in names)
     if cells:

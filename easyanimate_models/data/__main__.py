@@ -1,4 +1,4 @@
-"""`python -m easyanimate_models.data RECIPE.toml`: footage into a data set, as a recipe says; stopped, it goes on."""
+"""`python -m easyanimate_models.data RECIPE.toml`: footage into a data set, by a recipe; stopped, it resumes."""
 
 import logging
 import sys
@@ -8,22 +8,22 @@ from pathlib import Path
 from tqdm import tqdm
 
 
-def shown(bar: tqdm, done: int, total: int) -> None:
-    """A stage's progress, on the terminal."""
+def update(bar: tqdm, done: int, total: int) -> None:
+    """Show a stage's progress on the terminal."""
     bar.total = total
     bar.update(done - bar.n)
 
 
 def main(file: Path) -> None:
-    """Follow a recipe; what is wrong with it, or with the footage, in one sentence."""
-    from .recipe import follow, read_data_recipe
+    """Run a recipe; what is wrong with it, or with the footage, is said in one sentence."""
+    from .recipe import read_data_recipe, run_recipe
 
     try:
-        follow(read_data_recipe(file), lambda stage: partial(shown, tqdm(desc=stage, unit="file")))
+        run_recipe(read_data_recipe(file), lambda stage: partial(update, tqdm(desc=stage, unit="file")))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Stopped; run it again to go on.")
+        sys.exit("Interrupted; run it again to resume.")
 
 
 if __name__ == "__main__":

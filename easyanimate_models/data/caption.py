@@ -1,4 +1,4 @@
-"""What a clip shows, in words, by any vision-language model of `transformers` that lies on this disk (paper 4.2)."""
+"""Captions by any vision-language model that `transformers` loads from this disk (paper 4.2)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,15 +19,15 @@ REWRITING = (
     "answer with the paragraph only.\n\n{text}"
 )
 DTYPE_SINCE = (4, 56)  # transformers; before, it was called torch_dtype
-SIDE = 448  # pixels, the narrow side of what is shown
+SIDE = 448  # pixels, the short side of what the model gets
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """Describes a clip by the model in the folder `model`; the text model in `rewriter`, if any, words it anew.
+    """Describes a clip by the model in the folder `model`; the text model in `rewriter`, if any, rewrites that.
 
-    It is shown `frames` pictures of each of `batch` clips at once, and answers in at most `longest` tokens. `device` is
-    torch's name of one.
+    The model gets `frames` pictures of each of `batch` clips at once, and answers in at most `longest` tokens. `device`
+    is torch's name of one.
     """
 
     model: Path
@@ -42,63 +42,65 @@ class Captioner:
 
     def __post_init__(self):
         if self.rewriter is not None and "{text}" not in self.rewriting:
-            raise ValueError("The instruction for rewriting must hold {text}, where the description goes.")
+            raise ValueError("The rewriting instruction must contain {text}, which stands for the description.")
         if self.batch < 1:
-            raise ValueError(f"{self.batch} clips at once are none; set batch to 1 or more.")
+            raise ValueError(f"batch is {self.batch}; set it to 1 or more.")
 
     def __call__(self, file: Path) -> dict[str, str]:
         """`text`, in one line."""
-        return self.told([self.seen(file)])[0]
+        return self.process([self.load(file)])[0]
 
-    def seen(self, file: Path) -> list[Image.Image]:
-        """What the model is shown of a clip. Raises `MediaError`."""
+    def load(self, file: Path) -> list[Image.Image]:
+        """The frames of a clip that the model gets. Raises `MediaError`."""
         return [Image.fromarray(pixels.copy()) for pixels in sample_frames(file, self.frames, SIDE)]
 
-    def told(self, clips: list[list[Image.Image]]) -> list[dict[str, str]]:
-        """What it says of each."""
+    def process(self, clips: list[list[Image.Image]]) -> list[dict[str, str]]:
+        """The `text` of each clip."""
         chats = [
-            _said([*({"type": "image", "image": one} for one in shown), {"type": "text", "text": self.prompt}])
-            for shown in clips
+            _chat([*({"type": "image", "image": image} for image in clip), {"type": "text", "text": self.prompt}])
+            for clip in clips
         ]
         texts = self._answers("image-text-to-text", self.model, chats)
         if self.rewriter is not None:
-            chats = [_said(self.rewriting.replace("{text}", text)) for text in texts]
-            anew = self._answers("text-generation", self.rewriter, chats)
-            texts = [new or old for new, old in zip(anew, texts, strict=True)]
+            chats = [_chat(self.rewriting.replace("{text}", text)) for text in texts]
+            rewritten = self._answers("text-generation", self.rewriter, chats)
+            texts = [new or old for new, old in zip(rewritten, texts, strict=True)]
         return [{"text": text} for text in texts]
 
     def _answers(self, task: str, folder: Path, chats: list) -> list[str]:
-        talk = _pipeline(task, folder, self.device)
-        told = {"max_new_tokens": self.longest, "return_full_text": False, "batch_size": self.batch}
-        return [" ".join(str(answer[0]["generated_text"]).split()) for answer in talk(chats, **told)]
+        pipeline = _pipeline(task, folder, self.device)
+        answers = pipeline(chats, max_new_tokens=self.longest, return_full_text=False, batch_size=self.batch)
+        return [" ".join(str(answer[0]["generated_text"]).split()) for answer in answers]
 
 
-def _said(content) -> list[dict]:
-    """A chat with this as its only message."""
+def _chat(content) -> list[dict]:
+    """A chat with a single message."""
     return [{"role": "user", "content": content}]
 
 
 @lru_cache(maxsize=2)
 def _pipeline(task: str, folder: Path, device: str):
-    """The model as `transformers` runs it: from this folder alone, weights as safetensors, no code of its own."""
+    """A pipeline of `transformers`: from this folder alone, weights as safetensors, no code of its own."""
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder} holds no model (no config.json); give the folder of one that transformers can load."
+            f"{folder} contains no model (no config.json); choose the folder of a model that transformers can load."
         )
     transformers = require_package("transformers")
     precision = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= DTYPE_SINCE else "torch_dtype"
-    told = {"use_safetensors": True, precision: "auto"}  # never a pickle; nothing is looked for beyond a folder
+    options = {"use_safetensors": True, precision: "auto"}  # never a pickle
     try:
-        talk = transformers.pipeline(task, model=str(folder), device=device, trust_remote_code=False, model_kwargs=told)
+        pipeline = transformers.pipeline(
+            task, model=str(folder), device=device, trust_remote_code=False, model_kwargs=options
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(
             f"{folder} can't be used for {task} ({str(error).splitlines()[0]}); choose another."
         ) from error
-    tokenizer = getattr(talk.processor, "tokenizer", None) or talk.tokenizer
+    tokenizer = getattr(pipeline.processor, "tokenizer", None) or pipeline.tokenizer
     tokenizer.padding_side = "left"  # answers begin where questions end
-    return talk
+    return pipeline
 
 
 def forget_models() -> None:
-    """Give their memory back."""
+    """Free the memory of all models."""
     _pipeline.cache_clear()

@@ -1,111 +1,122 @@
 """Where one shot ends and the next begins (paper: PySceneDetect), in one pass over a video.
 
 The original runs content detection three times and cuts wherever any run sees a change. Here the three run side by
-side, and each change is looked at twice: a cut is where the pictures before and after have nothing in common, whatever
-their brightness, so flashes, fades and things that rush past are none.
+side, and each change is verified: a cut is where the pictures before and after have nothing in common, whatever their
+brightness, so flashes, fades and things that rush past are none.
 """
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy
 
 from ..files.packages import require_package
 
 THRESHOLDS, SKIPS = (10.0, 20.0, 30.0), (0, 1, 2)  # the original's cascade
-DETECTED = 144  # pixels, the narrow side of what is compared
-SMALL = (16, 28)  # rows, columns of what is remembered
-APART = 10  # frames: cuts closer than this are one, as in the original
-SIDE = 4  # frames looked at before and after
-ALIKE = 0.5  # correlation of pictures that show the same place
-BLANK = 0.02  # spread of light of a picture that shows nothing, of 1
+DETECTED = 144  # pixels, the short side of what is compared
+SIGNATURE = (16, 28)  # rows, columns
+MIN_GAP = 10  # frames: cuts closer than this are one, as in the original
+CONTEXT = 4  # frames compared before and after a change
+SAME_SHOT = 0.5  # correlation of pictures that show the same place
+BLANK = 0.02  # standard deviation of a picture that shows nothing, of 1
 
 
-Cut = tuple[int, float]  # the frame that begins a shot, and how alike the frames around it are
+class Cut(NamedTuple):
+    """The frame that begins a shot, and how much it correlates with the one before."""
+
+    frame: int
+    correlation: float
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """A frame by its number, and how it looks, whatever its brightness and contrast; None where it shows nothing."""
+class Signature:
+    """A frame by its number, small and without its brightness and contrast; `pixels` is None where it shows nothing."""
 
     number: int
-    shape: numpy.ndarray | None
+    pixels: numpy.ndarray | None
 
-    def like(self, other: "Look") -> float:
-        """Correlation, 1 for the same picture; one that shows nothing is like no other."""
-        return 0.0 if self.shape is None or other.shape is None else float((self.shape * other.shape).sum())
+    def correlation(self, other: "Signature") -> float:
+        """1 for the same picture, 0 with one that shows nothing."""
+        return 0.0 if self.pixels is None or other.pixels is None else float((self.pixels * other.pixels).sum())
 
 
-class Cascade:
-    """The original's three content detectors, which look at every, every second and every third frame."""
+class ChangeDetector:
+    """The original's three content detectors, which compare every, every second and every third frame."""
 
     def __init__(self):
         detector = require_package("scenedetect").ContentDetector
         self.detectors = [detector(threshold=threshold, min_scene_len=1) for threshold in THRESHOLDS]
 
-    def changed(self, number: int, picture: numpy.ndarray) -> bool:
+    def is_change(self, number: int, picture: numpy.ndarray) -> bool:
         """Whether any of them sees a change in this frame `[H, W, 3]` (BGR)."""
-        now = require_package("scenedetect").FrameTimecode(number, fps=25.0)  # they count frames only
-        looking = [d for d, skip in zip(self.detectors, SKIPS, strict=True) if number % (skip + 1) == 0]
-        return any([bool(detector.process_frame(now, picture)) for detector in looking])
+        time = require_package("scenedetect").FrameTimecode(number, fps=25.0)  # they count frames only
+        active = [d for d, skip in zip(self.detectors, SKIPS, strict=True) if number % (skip + 1) == 0]
+        return any([bool(detector.process_frame(time, picture)) for detector in active])
 
 
-class Doubt:
-    """Looks at every change twice; needs `SIDE` frames from it on."""
+class CutVerifier:
+    """Decides which changes are cuts, `CONTEXT` frames after each."""
 
     def __init__(self):
-        self.seen: deque[Look] = deque(maxlen=2 * SIDE + 1)  # all that show something
+        self.recent: deque[Signature] = deque(maxlen=2 * CONTEXT + 1)  # of frames that show something
         self.changes: deque[int] = deque()
         self.last_blank = -1
 
-    def see(self, look: Look, changed: bool) -> Iterator[Cut]:
-        """Cuts that are sure now, with how alike the frames around them are."""
-        if look.shape is None:
-            self.last_blank = look.number
+    def add(self, signature: Signature, changed: bool) -> Iterator[Cut]:
+        """The next frame; cuts that are certain by now."""
+        if signature.pixels is None:
+            self.last_blank = signature.number
         else:
-            self.seen.append(look)
-            if changed or self.last_blank == look.number - 1:
-                self.changes.append(look.number)
-        while self.changes and self.changes[0] + SIDE <= look.number + 1:
-            yield from self.judge(self.changes.popleft())
+            self.recent.append(signature)
+            if changed or self.last_blank == signature.number - 1:
+                self.changes.append(signature.number)
+        while self.changes and self.changes[0] + CONTEXT <= signature.number + 1:
+            yield from self.verify(self.changes.popleft())
 
-    def judge(self, change: int) -> Iterator[Cut]:
-        """The change, if what is after it has nothing in common with what was before."""
-        before = [look for look in self.seen if look.number < change][-SIDE:]
-        after = [look for look in self.seen if look.number >= change][:SIDE]
-        if before and after and max(a.like(b) for a in before for b in after) < ALIKE:
-            yield change, before[-1].like(after[0])
+    def finish(self) -> Iterator[Cut]:
+        """Cuts among the last changes, after the last frame."""
+        for change in self.changes:
+            yield from self.verify(change)
+
+    def verify(self, change: int) -> Iterator[Cut]:
+        """The change, if the frames after it have nothing in common with those before."""
+        before = [frame for frame in self.recent if frame.number < change][-CONTEXT:]
+        after = [frame for frame in self.recent if frame.number >= change][:CONTEXT]
+        if before and after and max(a.correlation(b) for a in before for b in after) < SAME_SHOT:
+            yield Cut(change, before[-1].correlation(after[0]))
 
 
 def find_cuts(pictures: Iterable[numpy.ndarray]) -> Iterator[int]:
     """Numbers of the frames that begin a new shot, of a video's frames `[H, W, 3]` (BGR, uint8), small, in order."""
-    cascade, doubt = Cascade(), Doubt()
     best: Cut | None = None
-    for number, picture in enumerate(pictures):
-        look = Look(number, _shape(picture))
-        for cut in doubt.see(look, cascade.changed(number, picture)):
-            best = yield from _better(best, cut)
-    for change in doubt.changes:
-        for cut in doubt.judge(change):
-            best = yield from _better(best, cut)
+    for cut in _verified(pictures):
+        best = yield from _sharper(best, cut)
     if best is not None:
-        yield best[0]
+        yield best.frame
 
 
-def _better(best: Cut | None, cut: Cut) -> Generator[int, None, Cut]:
-    """Of cuts close together the sharpest one; those before are out."""
+def _verified(pictures: Iterable[numpy.ndarray]) -> Iterator[Cut]:
+    detector, verifier = ChangeDetector(), CutVerifier()
+    for number, picture in enumerate(pictures):
+        yield from verifier.add(Signature(number, _normalised(picture)), detector.is_change(number, picture))
+    yield from verifier.finish()
+
+
+def _sharper(best: Cut | None, cut: Cut) -> Generator[int, None, Cut]:
+    """The sharpest of cuts that are close together; yields the one before when they are not."""
     if best is None:
         return cut
-    if cut[0] - best[0] > APART:
-        yield best[0]
+    if cut.frame - best.frame > MIN_GAP:
+        yield best.frame
         return cut
-    return min(best, cut, key=lambda one: one[1])
+    return min(best, cut, key=lambda one: one.correlation)
 
 
-def _shape(picture: numpy.ndarray) -> numpy.ndarray | None:
+def _normalised(picture: numpy.ndarray) -> numpy.ndarray | None:
     cv2 = require_package("cv2")
-    small = cv2.resize(picture, SMALL[::-1], interpolation=cv2.INTER_AREA).astype(numpy.float32) / 255
+    small = cv2.resize(picture, SIGNATURE[::-1], interpolation=cv2.INTER_AREA).astype(numpy.float32) / 255
     small -= small.mean(axis=(0, 1))
     if float(small.std(axis=(0, 1)).max()) < BLANK:
         return None

@@ -34,10 +34,10 @@ class DatasetError(ValueError):
 def find_videos(folder: Path) -> list[Path]:
     """All videos below a folder, in the order of their names. Raises `DatasetError` when there are none."""
     if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}; give the one that holds the videos.")
+        raise DatasetError(f"The folder {folder} does not exist; choose the one that contains the videos.")
     found = find_files(folder, VIDEOS)
     if not found:
-        raise DatasetError(f"{folder} holds no videos ({', '.join(sorted(VIDEOS))}); put some there.")
+        raise DatasetError(f"{folder} contains no videos ({', '.join(sorted(VIDEOS))}); add some.")
     return found
 
 
@@ -95,13 +95,13 @@ def read_text(file: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{file} can't be read ({error.strerror}); see who may read it.") from error
+        raise DatasetError(f"{file} can't be read ({error.strerror}); check its permissions.") from error
     try:
         text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig")
     except UnicodeError:
         text = "\0"
     if content.startswith(UTF_32) or "\0" in text:  # as of UTF-16 without a mark
-        raise DatasetError(f"{file} is not text in UTF-8 or UTF-16; save it anew as UTF-8.")
+        raise DatasetError(f"{file} is not text in UTF-8 or UTF-16; save it as UTF-8.")
     return text
 
 
@@ -128,22 +128,22 @@ def _parse(file: Path) -> list[Any]:
     except (ValueError, RecursionError) as error:
         lines = file.name == NAME
         what, else_ = ("has a line that is", "start with a new name") if lines else ("is", "remove it")
-        raise DatasetError(f"{file} {what} not JSON ({error}); mend it, or {else_}.") from error
+        raise DatasetError(f"{file} {what} not valid JSON ({error}); fix it, or {else_}.") from error
 
 
 def _check(entry: Any, file: Path) -> Row:
     """An entry of a list as a row, without keys that are null."""
     name = entry.get("file") or entry.get("file_path") if isinstance(entry, dict) else None
     if not isinstance(name, str):
-        raise DatasetError(f"An entry of {file} names no file: {str(entry)[:SHOWN]}; mend it.")
+        raise DatasetError(f"An entry in {file} names no file: {str(entry)[:SHOWN]}; fix it.")
     if not is_inside(file.parent, name):
-        raise DatasetError(f"{file} names {name[:SHOWN]}, which lies outside of {file.parent}; move it in.")
+        raise DatasetError(f"{file} names {name[:SHOWN]}, which is outside {file.parent}; move it there.")
     row = {key: value for key, value in {**entry, "file": name}.items() if value is not None}
     wrong = next((key for key, value in row.items() if not _fits(key, value)), None)
     if wrong is not None:
         raise DatasetError(
-            f"{file} says that {wrong} of {name[:SHOWN]} is {str(row[wrong])[:SHOWN]!r}, which it can't be; mend it, "
-            "or take it out."
+            f"{file} says that {wrong} of {name[:SHOWN]} is {str(row[wrong])[:SHOWN]!r}, which is not valid; fix or "
+            "remove it."
         )
     return row
 

@@ -1,4 +1,4 @@
-"""One function over many files: in this process, in worker processes, or by Ray over a cluster."""
+"""A task over many files: in this process, in threads, in worker processes, or by Ray over a cluster."""
 
 import json
 import os
@@ -14,79 +14,85 @@ from ..files.packages import require_package
 from ..media.errors import MediaError
 from .ledger import Row
 
-Work = Callable[[Path], Row]
-WAITING = 4  # files per worker that are handed out ahead
+Task = Callable[[Path], Row]
+QUEUED = 4  # files per worker that are handed out ahead
 
 
 @dataclass(frozen=True)
-class Done:
-    """What came of a file: a row, or what is wrong with it."""
+class Result:
+    """What came of a file: a row, or an error."""
 
     file: Path
-    row: Row | None
-    wrong: str = ""
+    row: Any
+    error: str = ""
 
 
-def attempt(work: Work, file: Path) -> Done:
-    """The work on one file; a file that can't be used is no reason to stop, all else is."""
+def run_task(task: Callable[[Path], Any], file: Path) -> Result:
+    """The task on one file. Only an unusable file (`MediaError`) becomes an error in the result; all else is raised."""
     try:
-        return Done(file, work(file))
+        return Result(file, task(file))
     except MediaError as error:
-        return Done(file, None, str(error))
+        return Result(file, None, str(error))
 
 
-def in_order(work: Any, files: list[Path]) -> Iterator[Done]:
-    """Here, for work that fills a device by itself; as many files at once as its `batch` says, if it has one."""
-    size = getattr(work, "batch", 1)
+def run_in_process(task: Any, files: list[Path], workers: int = 1) -> Iterator[Result]:
+    """One after the other, for tasks that fill a device alone; a task with a `batch` gets so many files at once.
+
+    Such a task has `load(file)` and `process(loaded)`, the rows of a batch.
+    """
+    size = getattr(task, "batch", 1)
     if size == 1:
-        yield from (attempt(work, file) for file in files)
+        yield from (run_task(task, file) for file in files)
         return
     for start in range(0, len(files), size):
-        seen = [attempt(work.seen, file) for file in files[start : start + size]]
-        rows = iter(work.told([done.row for done in seen if done.row is not None]))
-        yield from (done if done.row is None else Done(done.file, next(rows)) for done in seen)
+        loaded = [run_task(task.load, file) for file in files[start : start + size]]
+        batch = [result.row for result in loaded if result.row is not None]
+        rows = iter(task.process(batch) if batch else ())
+        yield from (result if result.row is None else Result(result.file, next(rows)) for result in loaded)
 
 
-def by_threads(work: Work, files: list[Path], workers: int = 2) -> Iterator[Done]:
-    """Here, as they are done, where the work leaves Python's lock alone (decoding, flow, an OCR)."""
+def run_in_threads(task: Task, files: list[Path], workers: int = 2) -> Iterator[Result]:
+    """In threads, in the order in which they finish, for tasks that release Python's lock (decoding, flow, OCR)."""
     with ThreadPoolExecutor(workers) as pool:
-        yield from _as_done(pool, work, files, workers)
+        yield from _as_completed(pool, task, files, workers)
 
 
-def by_processes(work: Work, files: list[Path], workers: int = 2) -> Iterator[Done]:
-    """In processes of their own, as they are done."""
+def run_in_processes(task: Task, files: list[Path], workers: int = 2) -> Iterator[Result]:
+    """In worker processes, in the order in which they finish."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from _as_done(pool, work, files, workers)
+        yield from _as_completed(pool, task, files, workers)
 
 
-def by_ray(work: Work, files: list[Path], workers: int = 2) -> Iterator[Done]:
+def run_on_ray(task: Task, files: list[Path], workers: int = 2) -> Iterator[Result]:
     """By Ray Data, on the cluster that is there, else on this machine; all must see the files under the same paths."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that this machine works
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     data = require_package("ray.data")
 
-    def one(given: dict[str, str]) -> dict[str, str]:
-        done = attempt(work, Path(given["file"]))
-        return {"file": given["file"], "row": json.dumps(done.row), "wrong": done.wrong}
+    def run(item: dict[str, str]) -> dict[str, str]:
+        result = run_task(task, Path(item["file"]))
+        return {"file": item["file"], "row": json.dumps(result.row), "error": result.error}
 
-    handed_out = data.from_items([{"file": str(file)} for file in files], override_num_blocks=len(files))
-    for done in handed_out.map(one, concurrency=workers).iter_rows():
-        yield Done(Path(done["file"]), json.loads(done["row"]), done["wrong"])
-
-
-ENGINES = {"here": in_order, "threads": by_threads, "processes": by_processes, "ray": by_ray}
+    items = data.from_items([{"file": str(file)} for file in files], override_num_blocks=len(files))
+    for result in items.map(run, concurrency=workers).iter_rows():
+        yield Result(Path(result["file"]), json.loads(result["row"]), result["error"])
 
 
-def _as_done(pool: Executor, work: Work, files: list[Path], workers: int) -> Iterator[Done]:
-    """However many files there are, few wait; whoever stops listening stops the rest."""
-    left: Iterator[Path] = iter(files)
-    running: set[Future[Done]] = set()
+ENGINES = {"here": run_in_process, "threads": run_in_threads, "processes": run_in_processes, "ray": run_on_ray}
+
+
+def _as_completed(pool: Executor, task: Task, files: list[Path], workers: int) -> Iterator[Result]:
+    """However many files there are, few are queued; closing the iterator cancels the rest."""
+    remaining: Iterator[Path] = iter(files)
+    running: set[Future[Result]] = set()
     try:
         while True:
-            running |= {pool.submit(attempt, work, file) for file in islice(left, workers * WAITING - len(running))}
+            running |= {
+                pool.submit(run_task, task, file) for file in islice(remaining, workers * QUEUED - len(running))
+            }
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            for one in done:
-                yield one.result()
+            for future in done:
+                yield future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, fields
 from .ledger import Row
 from .pixel_scores import distance
 
-BITS, SAME = 64, 4  # of a hash; in which those of copies may differ
+BITS, SAME = 64, 4  # of a hash; those in which copies may differ
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Least and most of each score, None for any; a score that a clip has not is not asked for.
+    """Least and most of each score, None for no limit; a score that a clip lacks is not checked.
 
     The defaults are the original's where it has them: motion 3 to 8, text on at most 2 % of the frame, aesthetics 4 and
-    more. `side` is the narrow side in pixels, `seconds` the length, `light` the mean brightness, `change` the largest
-    change in half a second (both in 0..1), `shake` the camera's part that leads nowhere.
+    more. `side` is the short side in pixels, `seconds` the length, `light` the mean brightness, `change` the largest
+    change in half a second (both in 0..1), `shake` the share of the camera's motion that is back and forth.
     """
 
     motion: tuple[float | None, float | None] = (3.0, 8.0)
@@ -36,11 +36,11 @@ class Limits:
                 raise ValueError(f"{field.name} can't be at least {pair[0]:g} and at most {pair[1]:g}; swap them.")
 
     def reasons(self, row: Row) -> list[str]:
-        """Why a clip of these scores is not good enough; nothing when it is."""
+        """Which limits the scores of a clip exceed; empty when none."""
         return [reason for name in self.names() if (reason := self._reason(name, row))]
 
     def names(self) -> list[str]:
-        """Scores that have limits, in their order."""
+        """The scores that have limits, in order."""
         return [field.name for field in fields(self) if field.name != "copies"]
 
     def _reason(self, name: str, row: Row) -> str | None:
@@ -55,27 +55,27 @@ class Limits:
 
 
 def score_of(row: Row, name: str) -> float | None:
-    """A score of a clip, if it has it."""
+    """A score of a clip, None when it has none."""
     if name == "side":
         return min(row["width"], row["height"]) if "width" in row and "height" in row else None
     value = row.get(name)
     return None if value is None else float(value)
 
 
-def judged(rows: list[Row], limits: Limits) -> Iterator[Row]:
-    """The rows, each with `rejected`: why it is left out, empty for those that are kept."""
-    kept = _Kept()
+def apply_limits(rows: list[Row], limits: Limits) -> Iterator[Row]:
+    """The rows, each with `rejected`: why the clip is left out, empty for those that are kept."""
+    kept = _HashIndex()
     for row in rows:
         reasons = [str(row["wrong"])] if row.get("wrong") else limits.reasons(row)
-        twin = None if reasons or limits.copies or "hash" not in row else kept.twin(row)
-        if twin is not None:
-            reasons.append(f"copy of {twin['file']}")
+        copy = None if reasons or limits.copies or "hash" not in row else kept.find_copy(row)
+        if copy is not None:
+            reasons.append(f"copy of {copy['file']}")
         elif not reasons and "hash" in row:
             kept.add(row)
         yield {**row, "rejected": "; ".join(reasons)}
 
 
-class _Kept:
+class _HashIndex:
     """Clips by parts of their hashes. Copies differ in fewer bits than there are parts, so one part is the same."""
 
     def __init__(self):
@@ -85,10 +85,10 @@ class _Kept:
         for part in self._parts(row):
             self.by_part[part].append(row)
 
-    def twin(self, row: Row) -> Row | None:
-        """A clip that shows the same."""
-        near = (other for part in self._parts(row) for other in self.by_part.get(part, ()))
-        return next((other for other in near if distance(row["hash"], other["hash"]) <= SAME), None)
+    def find_copy(self, row: Row) -> Row | None:
+        """A clip whose hash is nearly the same."""
+        candidates = (other for part in self._parts(row) for other in self.by_part.get(part, ()))
+        return next((other for other in candidates if distance(row["hash"], other["hash"]) <= SAME), None)
 
     def _parts(self, row: Row) -> list[tuple[int, int]]:
         bits, width = int(row["hash"], 16), -(-BITS // (SAME + 1))

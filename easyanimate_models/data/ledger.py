@@ -16,14 +16,14 @@ class Ledger:
     def __init__(self, file: Path):
         self.file, self.rows = file, {}
         make_folder(file.parent)
-        whole = file.read_bytes() if file.is_file() else b""
-        for line in whole.splitlines():
+        content = file.read_bytes() if file.is_file() else b""
+        for line in content.splitlines():
             try:
-                row = json.loads(line)
-                self.rows[row["key"]] = row["row"]
+                entry = json.loads(line)
+                self.rows[entry["key"]] = entry["row"]
             except (ValueError, KeyError, TypeError):
                 continue
-        self.torn = bool(whole) and not whole.endswith(b"\n")
+        self.last_line_cut = bool(content) and not content.endswith(b"\n")
 
     def __contains__(self, key: str) -> bool:
         return key in self.rows
@@ -32,11 +32,11 @@ class Ledger:
         return self.rows[key]
 
     def write(self, key: str, row: Row) -> None:
-        """Remember it, on disk before anything else happens. Raises `WriteError`."""
+        """Add a row; it is on the disk when this returns. Raises `WriteError`."""
         line = json.dumps({"key": key, "row": row}, ensure_ascii=False) + "\n"
-        torn, self.torn = self.torn, True
+        after_cut_line, self.last_line_cut = self.last_line_cut, True  # until this line is written whole
         with explain_write_errors(self.file), self.file.open("a", encoding="utf-8") as out:
-            out.write("\n" + line if torn else line)
+            out.write("\n" + line if after_cut_line else line)
             out.flush()
             os.fsync(out.fileno())
-        self.rows[key], self.torn = row, False
+        self.rows[key], self.last_line_cut = row, False

@@ -1,9 +1,9 @@
 """How much moves in a clip: the mean optical flow at two frames per second (paper 4.1).
 
 The paper names RAFT; the original's code uses Farneback's flow on whole frames, which finds 0.6 of a 720p clip's true
-pixels and loses what moves faster than 30 in half a second. Farneback on smaller frames follows things three times as
-fast for a tenth of the work; its score is brought to the original's scale, so that the original's limits (3 to 8) hold.
-RAFT is used where its weights are on disk; it tells true pixels.
+motion and loses what moves faster than 30 pixels in half a second. Farneback on smaller frames follows things three
+times as fast for a tenth of the work; its score is brought to the original's scale, so that the original's limits (3 to
+8) hold. RAFT is used where its weights are on disk; its scores are true pixels.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from ..files.packages import require_package
 from ..media.video_file import frames, upright
 
 FPS = 2
-SIDE = 256  # pixels, the narrow side of what is compared
-ORIGINAL = 0.68  # of what Farneback finds on such frames, the original finds on whole ones of 720p
+SIDE = 256  # pixels, the short side of what is compared
+ORIGINAL = 0.68  # the original's flow on whole frames of 720p, by Farneback's on such frames
 FARNEBACK = {
     "pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2, "flags": 0,
 }  # fmt: skip
@@ -33,14 +33,14 @@ class Motion:
     name = "motion"
 
     def __call__(self, file: Path) -> dict[str, float]:
-        """`motion`: mean length of the flow; `shake`: how much of the camera's own way is back and forth, 0 to 1."""
-        flow, scale_to = (farneback, ORIGINAL) if self.raft is None else (_raft(self.raft), 1.0)
-        lengths, ways = [], []
+        """`motion`: mean length of the flow; `shake`: how much of the camera's motion is back and forth, 0 to 1."""
+        estimate, to_original = (farneback, ORIGINAL) if self.raft is None else (_raft(self.raft), 1.0)
+        lengths, camera = [], []
         for before, after, scale in _pairs(file):
-            found = flow(before, after) * scale
-            lengths.append(float(numpy.linalg.norm(found, axis=-1).mean()))
-            ways.append(numpy.median(found.reshape(-1, 2), axis=0))
-        return {"motion": scale_to * _mean(lengths), "shake": shake(numpy.array(ways).reshape(-1, 2))}
+            flow = estimate(before, after) * scale
+            lengths.append(float(numpy.linalg.norm(flow, axis=-1).mean()))
+            camera.append(numpy.median(flow.reshape(-1, 2), axis=0))
+        return {"motion": to_original * _mean(lengths), "shake": shake(numpy.array(camera).reshape(-1, 2))}
 
 
 def farneback(before: numpy.ndarray, after: numpy.ndarray) -> numpy.ndarray:
@@ -50,14 +50,14 @@ def farneback(before: numpy.ndarray, after: numpy.ndarray) -> numpy.ndarray:
     return cv2.calcOpticalFlowFarneback(*grey, None, **FARNEBACK)
 
 
-def shake(ways: numpy.ndarray) -> float:
-    """Of the camera's steps `[N, 2]`, the share that leads nowhere: 0 for a pan, near 1 for a hand that trembles."""
-    walked = float(numpy.linalg.norm(ways, axis=-1).sum())
-    return 1 - float(numpy.linalg.norm(ways.sum(axis=0))) / walked if walked > len(ways) else 0.0
+def shake(steps: numpy.ndarray) -> float:
+    """Of the camera's steps `[N, 2]`, the share that cancels out: 0 for a pan, near 1 for a trembling hand."""
+    walked = float(numpy.linalg.norm(steps, axis=-1).sum())
+    return 1 - float(numpy.linalg.norm(steps.sum(axis=0))) / walked if walked > len(steps) else 0.0
 
 
 def _pairs(file: Path) -> Iterator[tuple[numpy.ndarray, numpy.ndarray, float]]:
-    """Pictures half a second apart, and how many pixels of the clip one of theirs is."""
+    """Pictures half a second apart, and the size of one of their pixels in pixels of the clip."""
     before = None
     for frame in frames(file, FPS, rough=True):
         after = upright(frame, SIDE)
@@ -68,7 +68,7 @@ def _pairs(file: Path) -> Iterator[tuple[numpy.ndarray, numpy.ndarray, float]]:
 
 @lru_cache(maxsize=1)
 def _raft(weights: Path):
-    """Flow by torchvision's large RAFT; the file holds tensors only, no code."""
+    """Estimates flow by torchvision's large RAFT."""
     import torch
 
     from ..files.checkpoint import read_checkpoint, require_fit
@@ -76,14 +76,14 @@ def _raft(weights: Path):
     network = require_package("torchvision").models.optical_flow.raft_large(weights=None).eval()
     network.load_state_dict(require_fit(network, read_checkpoint(weights, "transformer"), "RAFT of torchvision"))
 
-    def between(before: numpy.ndarray, after: numpy.ndarray) -> numpy.ndarray:
+    def estimate(before: numpy.ndarray, after: numpy.ndarray) -> numpy.ndarray:
         height, width = (side // MULTIPLE * MULTIPLE for side in before.shape[:2])
         pair = numpy.stack([before, after])[:, :height, :width]
-        shown = torch.from_numpy(pair).movedim(-1, 1).float() / 127.5 - 1
+        pictures = torch.from_numpy(pair).movedim(-1, 1).float() / 127.5 - 1
         with torch.inference_mode():
-            return network(shown[:1], shown[1:])[-1][0].movedim(0, -1).numpy()
+            return network(pictures[:1], pictures[1:])[-1][0].movedim(0, -1).numpy()
 
-    return between
+    return estimate
 
 
 def _mean(numbers: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""What can be said of a clip without any model: size, length, light, stillness, and a hash that copies share."""
+"""Scores of a clip without any model: size, length, light, stillness, and a hash that copies share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from ..media.video_file import frames, probe, upright
 
 FPS = 2
 SIDE = 64
-HASHED = 8  # squared is the number of bits
+HASH_SIDE = 8  # its square is the number of bits
 
 
 @dataclass(frozen=True)
-class Basics:
-    """Scores what the pixels say."""
+class PixelScores:
+    """Scores of the pixels alone."""
 
     name = "basics"
 
@@ -33,14 +33,14 @@ class Basics:
             "frames": count,
             "fps": round(float(video.fps), 3),
             "seconds": round(count / float(video.fps), 3),
-            "light": float(numpy.mean([p.mean() for p in small])),
+            "light": float(numpy.mean([grey.mean() for grey in small])),
             "change": max(changes, default=0.0),
             "hash": _hash(small[len(small) // 2]),
         }
 
 
 def distance(a: str, b: str) -> int:
-    """In how many of 64 bits two hashes differ; copies differ in a few."""
+    """In how many of 64 bits two hashes differ; those of copies differ in a few."""
     return (int(a, 16) ^ int(b, 16)).bit_count()
 
 
@@ -49,9 +49,9 @@ def _grey(pixels: numpy.ndarray) -> numpy.ndarray:
 
 
 def _hash(grey: numpy.ndarray) -> str:
-    """By the signs of the lowest frequencies (pHash), which scaling and compression leave as they are."""
+    """Perceptual hash (pHash): signs of the lowest frequencies, which scaling and compression hardly change."""
     cv2 = require_package("cv2")
-    square = cv2.resize(grey, (4 * HASHED, 4 * HASHED), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(square)[:HASHED, :HASHED].flatten()
+    square = cv2.resize(grey, (4 * HASH_SIDE, 4 * HASH_SIDE), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(square)[:HASH_SIDE, :HASH_SIDE].flatten()
     bits = low > numpy.median(low[1:])
     return f"{int(''.join('01'[int(bit)] for bit in bits), 2):016x}"

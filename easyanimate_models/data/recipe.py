@@ -4,25 +4,23 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..files.toml_settings import RecipeError, read_section, read_toml, read_value, resolve_path
 from .caption import PROMPT, REWRITING, Captioner
 from .dataset_file import write_original
 from .filters import Limits
-from .ledger import Row
 from .motion import Motion
-from .pixel_scores import Basics
+from .pixel_scores import PixelScores
 from .report import write_report
 from .split import SplitSettings
-from .stages import HERE, Hands, Progress, choose_clips, describe_clips, score_clips, split_footage
+from .stages import IN_PROCESS, Execution, Progress, choose_clips, describe_clips, score_clips, split_footage
 from .text_area import TextArea
 
 SECTIONS = ("split", "scores", "limits", "captions", "run")
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreSettings:
     """What is measured beside size, length, light and change. Files are on this disk; "" is none.
 
     `raft` are torchvision's weights, instead of Farneback's flow. Aesthetics need both CLIP (`image_encoder`, a release
@@ -37,12 +35,12 @@ class Scores:
 
     def __post_init__(self):
         if bool(self.image_encoder) != bool(self.aesthetics_head):
-            raise ValueError("names one of image_encoder and aesthetics_head; looks need both, or neither.")
+            raise ValueError("sets only one of image_encoder and aesthetics_head; set both, or neither.")
 
 
 @dataclass(frozen=True)
-class Captions:
-    """By which model clips are described, "" for captions by hand only; see `caption.Captioner`."""
+class CaptionSettings:
+    """The model that describes clips, "" for captions by hand only; see `caption.Captioner`."""
 
     model: str = ""
     prompt: str = PROMPT
@@ -62,64 +60,71 @@ class DataRecipe:
     folder: Path
     original: bool
     split: SplitSettings
-    scores: Scores
+    scores: ScoreSettings
     limits: Limits
-    captions: Captions
-    hands: Hands
+    captions: CaptionSettings
+    execution: Execution
 
 
 def read_data_recipe(file: str | Path) -> DataRecipe:
-    """The recipe in a TOML file; `source` and `folder` start from its folder. Raises `RecipeError`."""
+    """The recipe in a TOML file; `source` and `folder` are relative to the file's folder. Raises `RecipeError`."""
     file = Path(file)
-    told = read_toml(file, {"source", "folder", "original", *SECTIONS})
-    if "folder" not in told or "source" not in told:
-        raise RecipeError(f"{file}: source (the footage) and folder (of the data set) must be named at the top.")
-    kinds = (SplitSettings, Scores, Limits, Captions, Hands)
-    parts: list[Any] = [read_section(file, name, kind, told) for name, kind in zip(SECTIONS, kinds, strict=True)]
-    source, folder = resolve_path(file, told["source"]), resolve_path(file, told["folder"])
-    return DataRecipe(source, folder, read_value(file, told, "original", bool, False), *parts)
+    table = read_toml(file, {"source", "folder", "original", *SECTIONS})
+    if "folder" not in table or "source" not in table:
+        raise RecipeError(f"{file}: set source (the footage) and folder (the dataset) at the top.")
+    return DataRecipe(
+        split=read_section(file, "split", SplitSettings, table),
+        scores=read_section(file, "scores", ScoreSettings, table),
+        limits=read_section(file, "limits", Limits, table),
+        captions=read_section(file, "captions", CaptionSettings, table),
+        execution=read_section(file, "run", Execution, table),
+        source=resolve_path(file, table["source"]),
+        folder=resolve_path(file, table["folder"]),
+        original=read_value(file, table, "original", bool, False),
+    )
 
 
-def follow(recipe: DataRecipe, watch: Callable[[str], Progress | None] = lambda stage: None) -> Path:
-    """Split, score, choose, describe, report; the folder that came out. `watch(stage)` gives its progress."""
-    folder, hands = recipe.folder, recipe.hands
-    split_footage(recipe.source, folder, recipe.split, hands, watch("split"))
-    score_clips(folder, cpu_works(recipe.scores), hands, watch("score"))
+def run_recipe(recipe: DataRecipe, progress_of: Callable[[str], Progress | None] = lambda stage: None) -> Path:
+    """Split, score, choose, describe, report; returns the folder of the data set. `progress_of(stage)` may show it."""
+    folder, execution = recipe.folder, recipe.execution
+    split_footage(recipe.source, folder, recipe.split, execution, progress_of("split"))
+    score_clips(folder, make_scorers(recipe.scores), execution, progress_of("score"))
     if recipe.scores.aesthetics_head:
-        score_clips(folder, [aesthetics(recipe.scores)], HERE, watch("looks"))
+        score_clips(folder, [_make_aesthetics(recipe.scores)], IN_PROCESS, progress_of("looks"))
     choose_clips(folder, recipe.limits)
-    rows = describe_clips(folder, captioner(recipe.captions), HERE, watch("describe"))
-    return finish(folder, rows, recipe.limits, recipe.original)
-
-
-def finish(folder: Path, rows: list[Row], limits: Limits, original: bool) -> Path:
-    """The report, and the original's list where it is wanted."""
-    if original:
+    rows = describe_clips(folder, _make_captioner(recipe.captions), IN_PROCESS, progress_of("describe"))
+    if recipe.original:
         write_original(folder, rows)
-    report = write_report(folder, rows, limits)
+    report = write_report(folder, rows, recipe.limits)
     kept = [row for row in rows if not row.get("rejected")]
-    logging.info("%d of %d clips are kept; %s shows which and why.", len(kept), len(rows), report)
+    logging.info("%d of %d clips kept; %s shows which ones and why.", len(kept), len(rows), report)
     return folder
 
 
-def cpu_works(scores: Scores) -> list:
-    """What any worker can measure."""
+def make_scorers(scores: ScoreSettings) -> list:
+    """The scorers that run on any CPU."""
     raft = Path(scores.raft) if scores.raft else None
-    return [Basics(), *([Motion(raft)] if scores.motion else []), *([TextArea()] if scores.text_area else [])]
+    return [PixelScores(), *([Motion(raft)] if scores.motion else []), *([TextArea()] if scores.text_area else [])]
 
 
-def aesthetics(scores: Scores):
-    """What a device measures."""
+def _make_aesthetics(scores: ScoreSettings):
     from ..sd import load_image_encoder
-    from .aesthetics import by_host
+    from .aesthetics import clip_vision_aesthetics
 
-    return by_host(load_image_encoder(scores.image_encoder), Path(scores.aesthetics_head))
+    return clip_vision_aesthetics(load_image_encoder(scores.image_encoder), Path(scores.aesthetics_head))
 
 
-def captioner(told: Captions) -> Captioner | None:
-    """Who describes clips, if anyone."""
-    if not told.model:
+def _make_captioner(captions: CaptionSettings) -> Captioner | None:
+    """The captioner, None for captions by hand only."""
+    if not captions.model:
         return None
-    rewriter = Path(told.rewriter) if told.rewriter else None
-    numbers = told.prompt, told.frames, told.longest
-    return Captioner(Path(told.model), *numbers, rewriter, told.rewriting, told.device, told.batch)
+    return Captioner(
+        Path(captions.model),
+        captions.prompt,
+        captions.frames,
+        captions.longest,
+        Path(captions.rewriter) if captions.rewriter else None,
+        captions.rewriting,
+        captions.device,
+        captions.batch,
+    )

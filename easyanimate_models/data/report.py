@@ -18,8 +18,8 @@ from .filters import Limits, score_of
 from .ledger import Row
 
 NAME = "report.html"
-STRIP, SIDE = 4, 108  # frames of a clip, and the narrow side of each in pixels
-NEAR = 6  # clips shown on either side of a limit
+STRIP, SIDE = 4, 108  # frames of a clip, and the short side of each in pixels
+NEAR = 6  # clips on either side of a limit
 BINS, WIDTH, HEIGHT = 40, 640, 120
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
@@ -32,7 +32,7 @@ td { padding: .1rem .8rem .1rem 0; }
 
 
 def write_report(folder: Path, rows: list[Row], limits: Limits) -> Path:
-    """`report.html` in the folder of a data set whose rows are judged; it needs nothing beside itself."""
+    """`report.html` in the folder of a data set whose rows have been filtered; it needs no other files."""
     kept = [row for row in rows if not row.get("rejected")]
     parts = [f"<h1>{html.escape(folder.name)}</h1>", _summary(rows, kept)]
     for name in limits.names():
@@ -46,47 +46,47 @@ def write_report(folder: Path, rows: list[Row], limits: Limits) -> Path:
 
 
 def _summary(rows: list[Row], kept: list[Row]) -> str:
-    why = Counter(
+    reasons = Counter(
         str(reason).split(" ")[0] for row in rows for reason in str(row.get("rejected") or "").split("; ") if reason
     )
-    lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in why.most_common())
+    lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in reasons.most_common())
     seconds = sum(float(row.get("seconds", 0)) for row in kept)
     return (
-        f"<p><b>{len(kept)} of {len(rows)} clips are kept</b>, {seconds / 60:.1f} minutes. Left out, by what for "
-        f"(a clip can have several reasons):</p><table>{lines}</table>"
+        f"<p><b>{len(kept)} of {len(rows)} clips kept</b>, {seconds / 60:.1f} minutes. Rejected clips by reason (a "
+        f"clip can have several reasons):</p><table>{lines}</table>"
     )
 
 
 def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None, float | None]) -> str:
-    """A score: its histogram, and the clips that a limit nearly let in, or nearly left out."""
+    """A score: its histogram, and the clips nearest to its limits on both sides."""
     rows = sorted(rows, key=lambda row: _score(row, name))
     pairs = zip(("at least", "at most"), limit, strict=True)
-    told = [f"{word} {value:g}" for word, value in pairs if value is not None]
-    shown = [_histogram([_score(row, name) for row in rows], limit)]
+    limits = [f"{word} {value:g}" for word, value in pairs if value is not None]
+    parts = [_histogram([_score(row, name) for row in rows], limit)]
     inside = [row for row in rows if not row.get("rejected")]
     outside = [row for row in rows if any(r.startswith(f"{name} ") for r in str(row.get("rejected")).split("; "))]
-    for title, some in (("Worst kept", _worst(inside, name, limit)), ("Best rejected", _best(outside, name, limit))):
-        if some:
-            shown.append(f"<h3>{title}</h3>" + "".join(_figure(folder, row, name) for row in some))
-    return f"<h2>{name}</h2><p>{', '.join(told) or 'no limit'}</p>" + "".join(shown)
+    for title, near in (("Worst kept", _worst(inside, name, limit)), ("Best rejected", _best(outside, name, limit))):
+        if near:
+            parts.append(f"<h3>{title}</h3>" + "".join(_figure(folder, row, name) for row in near))
+    return f"<h2>{name}</h2><p>{', '.join(limits) or 'no limit'}</p>" + "".join(parts)
 
 
 def _worst(kept: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
-    return sorted(kept, key=lambda row: _room(_score(row, name), limit))[:NEAR]
+    return sorted(kept, key=lambda row: _margin(_score(row, name), limit))[:NEAR]
 
 
 def _best(rejected: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
-    return sorted(rejected, key=lambda row: -_room(_score(row, name), limit))[:NEAR]
+    return sorted(rejected, key=lambda row: -_margin(_score(row, name), limit))[:NEAR]
 
 
 def _score(row: Row, name: str) -> float:
-    """A score that the clip is known to have."""
+    """A score of a clip that has it."""
     value = score_of(row, name)
     return 0.0 if value is None else value
 
 
-def _room(value: float, limit: tuple[float | None, float | None]) -> float:
-    """How far inside the nearest limit a score lies; below 0, how far outside."""
+def _margin(value: float, limit: tuple[float | None, float | None]) -> float:
+    """How far a score is inside the nearest limit; negative outside."""
     least, most = limit
     return min(value - least if least is not None else numpy.inf, most - value if most is not None else numpy.inf)
 
@@ -113,14 +113,14 @@ def _histogram(values: list[float], limit: tuple[float | None, float | None]) ->
 
 
 def _figure(folder: Path, row: Row, name: str | None = None) -> str:
-    """A clip's strip of frames with its score, what it shows, and why it is left out."""
+    """A clip's strip of frames with its score, its caption, and why it is left out."""
     picture = _strip(folder / str(row["file"]))
     image = f'<img alt="" src="data:image/jpeg;base64,{picture}">' if picture else ""
     score = f"<b>{score_of(row, name):.3g}</b> " if name else ""
     words = " · ".join(html.escape(str(row[key])) for key in ("text", "rejected") if row.get(key))
     kind = "left-out" if row.get("rejected") else "kept"
-    told = f"{score}{html.escape(str(row['file']))}<br>{words}"
-    return f'<figure class="{kind}">{image}<figcaption>{told}</figcaption></figure>'
+    caption = f"{score}{html.escape(str(row['file']))}<br>{words}"
+    return f'<figure class="{kind}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 @lru_cache(maxsize=512)
@@ -136,10 +136,10 @@ def _strip(clip: Path) -> str:
 
 
 def _captions(folder: Path, kept: list[Row]) -> str:
-    some = [row for row in kept if row.get("text")][: 2 * NEAR]
-    return "<h2>Captions</h2>" + "".join(_figure(folder, row) for row in some) if some else ""
+    captioned = [row for row in kept if row.get("text")][: 2 * NEAR]
+    return "<h2>Captions</h2>" + "".join(_figure(folder, row) for row in captioned) if captioned else ""
 
 
 def _unusable(rows: list[Row]) -> str:
     lines = "".join(f"<li>{html.escape(str(row['wrong']))}</li>" for row in rows)
-    return f"<h2>Can't be used</h2><ul>{lines}</ul>" if rows else ""
+    return f"<h2>Unusable files</h2><ul>{lines}</ul>" if rows else ""

@@ -1,4 +1,4 @@
-"""A video -> clips of a single shot each, some seconds long: cut without encoding anew where that is exact."""
+"""A video -> clips of a single shot each, some seconds long: cut without re-encoding where that is exact."""
 
 import math
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ import numpy
 
 from ..files.atomic import atomic_write, make_folder
 from ..media.errors import MediaError
-from ..media.video_file import Video, frames, open_video, probe, upright
+from ..media.video_file import Video, count_frames, frames, open_video, probe, upright
 from .cuts import DETECTED, find_cuts
 
 X264 = {"crf": "17", "preset": "superfast", "tune": "fastdecode"}  # no eye sees the difference; it is read many times
 COPIED = {"h264", "hevc", "av1", "mpeg4"}  # codecs that an mp4 may hold as they are
-EXACT = 8  # bits of a channel that a clip has
+CLIP_DEPTH = 8  # bits of a channel
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class SplitSettings:
     def __post_init__(self):
         if not 0 < self.least <= self.most / 2:
             raise ValueError(
-                f"Clips of {self.least:g} to {self.most:g} seconds can't be cut from every shot; let most be at least "
-                "twice as long as least."
+                f"Clips of {self.least:g} to {self.most:g} seconds can't be cut from every shot; make the maximum at "
+                "least twice the minimum."
             )
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """Frames `start` to `stop` of a video, without the latter."""
 
     start: int
@@ -44,75 +44,75 @@ class Piece:
 
 
 def split(file: Path, folder: Path, stem: str, settings: SplitSettings) -> list[Path]:
-    """The clips of a video, as `folder/stem_001.mp4` and so on. Raises `MediaError`."""
+    """Write the clips of a video, as `folder/stem_001.mp4` and so on. Raises `MediaError` and `WriteError`."""
     video = probe(file)
-    pieces, keys = plan(video, settings)
+    segments, borders = find_segments(video, settings)
     make_folder(folder)
-    places = [folder / f"{stem}_{i:03}.mp4" for i in range(1, len(pieces) + 1)]
-    whole = {p for p in pieces if _copyable(video) and {p.start, p.stop} <= keys}
-    copied = {p for p, place in zip(pieces, places, strict=True) if p in whole and _copy(video, p, place)}
-    _encode(video, {p: place for p, place in zip(pieces, places, strict=True) if p not in copied})
-    return places
+    clips = {segment: folder / f"{stem}_{i:03}.mp4" for i, segment in enumerate(segments, 1)}
+    copyable = {s for s in segments if _is_copyable(video) and {s.start, s.stop} <= borders}
+    copied = {segment for segment in segments if segment in copyable and _copy(video, segment, clips[segment])}
+    _encode(video, {segment: clip for segment, clip in clips.items() if segment not in copied})
+    return list(clips.values())
 
 
-def plan(video: Video, settings: SplitSettings) -> tuple[list[Piece], set[int]]:
-    """What clips hold, and the frames that can be cut at without encoding anew, the end among them."""
-    keys, count = set(), 0
+def find_segments(video: Video, settings: SplitSettings) -> tuple[list[Segment], set[int]]:
+    """What becomes a clip each, and the frames where it can be cut without re-encoding: key frames, and the end."""
+    borders, count = set(), 0
 
     def pictures() -> Iterator[numpy.ndarray]:
         nonlocal count
         for count, frame in enumerate(_frames(video, rough=True), 1):
             if frame.key_frame:
-                keys.add(count - 1)
-            yield _small(frame)
+                borders.add(count - 1)
+            yield _shrink(frame)
 
     cuts = list(find_cuts(pictures()))
-    keys.add(count)
+    borders.add(count)
     shots = zip([0, *cuts], [*cuts, count], strict=True)
-    return [piece for shot in shots for piece in divide(*shot, float(video.fps), settings)], keys
+    return [segment for shot in shots for segment in divide(*shot, float(video.fps), settings)], borders
 
 
-def divide(start: int, stop: int, fps: float, settings: SplitSettings) -> list[Piece]:
-    """A shot as equal pieces, as few as may be; none when it is too short."""
+def divide(start: int, stop: int, fps: float, settings: SplitSettings) -> list[Segment]:
+    """A shot as equal segments, as few as possible; none when it is too short."""
     length = stop - start
     if length < settings.least * fps:
         return []
     parts = math.ceil(length / (settings.most * fps))
     borders = [start + length * i // parts for i in range(parts + 1)]
-    return [Piece(a, b) for a, b in zip(borders, borders[1:], strict=False)]
+    return [Segment(a, b) for a, b in zip(borders, borders[1:], strict=False)]
 
 
 def _frames(video: Video, rough: bool = False) -> Iterator[av.VideoFrame]:
     return frames(video.file, None if video.even else video.fps, rough)
 
 
-def _small(frame: av.VideoFrame) -> numpy.ndarray:
+def _shrink(frame: av.VideoFrame) -> numpy.ndarray:
     scale = min(1.0, DETECTED / min(frame.width, frame.height))
     width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
     return frame.to_ndarray(format="bgr24", width=width, height=height)
 
 
-def _copyable(video: Video) -> bool:
-    return video.even and not video.rotated and video.depth == EXACT and video.codec in COPIED
+def _is_copyable(video: Video) -> bool:
+    return video.even and not video.rotated and video.depth == CLIP_DEPTH and video.codec in COPIED
 
 
-def _copy(video: Video, piece: Piece, place: Path) -> bool:
-    """The packets of these frames as they are; whether exactly these frames came out."""
+def _copy(video: Video, segment: Segment, clip: Path) -> bool:
+    """Write the packets of these frames as they are; whether exactly these frames came out."""
     try:
-        with atomic_write(place) as partial:
-            _remux(video, piece, partial)
-            if sum(1 for _ in frames(partial)) != piece.stop - piece.start:
-                raise MediaError(f"{video.file} can't be cut at frame {piece.start} as it is.")
+        with atomic_write(clip) as part:
+            _remux(video, segment, part)
+            if count_frames(part) != segment.stop - segment.start:
+                raise MediaError(f"{video.file} can't be cut at frame {segment.start} as it is.")
     except (MediaError, av.FFmpegError):  # such as packets that an mp4 can't hold: encoded, they can be
         return False
     return True
 
 
-def _remux(video: Video, piece: Piece, place: Path) -> None:
-    with open_video(video.file) as (container, stream), av.open(str(place), "w", format="mp4") as out:
+def _remux(video: Video, segment: Segment, clip: Path) -> None:
+    with open_video(video.file) as (container, stream), av.open(str(clip), "w", format="mp4") as out:
         copy, offset = out.add_stream_from_template(stream), None
         frame = 1 / (video.fps * stream.time_base)
-        first, last = ((stream.start_time or 0) + (n - Fraction(1, 2)) * frame for n in (piece.start, piece.stop))
+        first, last = ((stream.start_time or 0) + (n - Fraction(1, 2)) * frame for n in (segment.start, segment.stop))
         for packet in container.demux(stream):
             if packet.pts is None or packet.dts is None or not first <= packet.pts < last:
                 continue
@@ -121,30 +121,31 @@ def _remux(video: Video, piece: Piece, place: Path) -> None:
             out.mux(packet)
 
 
-def _encode(video: Video, wanted: dict[Piece, Path]) -> None:
-    """The frames of each piece anew, the right way up, in 8 bits, in one pass over the video."""
-    ahead, number = _frames(video), 0
-    for piece, place in sorted(wanted.items(), key=lambda item: item[0].start):
-        for _ in islice(ahead, piece.start - number):
+def _encode(video: Video, clips: dict[Segment, Path]) -> None:
+    """Encode the frames of each segment, upright and in 8 bits, in one pass over the video."""
+    remaining, number = _frames(video), 0
+    for segment, clip in sorted(clips.items(), key=lambda item: item[0].start):
+        for _ in islice(remaining, segment.start - number):
             pass
-        _write(islice(ahead, piece.stop - piece.start), video, place)
-        number = piece.stop
+        _write(islice(remaining, segment.stop - segment.start), video, clip)
+        number = segment.stop
 
 
-def _write(shown: Iterator[av.VideoFrame], video: Video, place: Path) -> None:
-    """Frames as an mp4 that plays anywhere. An odd last row or column is left out, as the format has it."""
-    with atomic_write(place) as partial, av.open(str(partial), "w", format="mp4") as out:
+def _write(decoded: Iterator[av.VideoFrame], video: Video, clip: Path) -> None:
+    """Frames as an mp4 that plays anywhere; an odd last row or column is cut off, as the format requires."""
+    with atomic_write(clip) as part, av.open(str(part), "w", format="mp4") as out:
         stream = out.add_stream("libx264", rate=video.fps, options=X264)
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = video.width // 2 * 2, video.height // 2 * 2
-        for number, frame in enumerate(shown):
-            flat = _flat(frame, stream.width, stream.height)
-            flat.pts, flat.time_base = number, 1 / video.fps
-            out.mux(stream.encode(flat))
+        for number, frame in enumerate(decoded):
+            encodable = _to_yuv420p(frame, stream.width, stream.height)
+            encodable.pts, encodable.time_base = number, 1 / video.fps
+            out.mux(stream.encode(encodable))
         out.mux(stream.encode())
 
 
-def _flat(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+def _to_yuv420p(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """The frame upright, in 8 bits, cut to an even size."""
     if frame.rotation % 360 == 0 and (frame.width, frame.height) == (width, height):
         return frame.reformat(format="yuv420p")
     pixels = numpy.ascontiguousarray(upright(frame)[:height, :width])

@@ -1,4 +1,4 @@
-"""How much of a clip is covered by writing: boxes found by an OCR over the area of the frames looked at (paper 4.1)."""
+"""How much of a clip is covered by writing: the area of boxes found by OCR, of that of the frames (paper 4.1)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +10,7 @@ from ..files.packages import require_package
 from ..media.video_file import frames, upright
 
 EVERY = 2  # seconds
-SIDE = 720  # pixels, the narrow side of what is looked at
+SIDE = 720  # pixels, the short side of what is searched
 SETTINGS = {
     "Global.use_cls": False,
     "Global.use_rec": False,
@@ -30,23 +30,23 @@ class TextArea:
     name = "text_area"
 
     def __call__(self, file: Path) -> dict[str, float]:
-        """`text_area`: the mean share of the frame, 0 to 1, a frame every two seconds."""
+        """`text_area`: the mean share of the frame, 0 to 1, over a frame every two seconds."""
         shares = [covered(upright(frame, SIDE)) for frame in frames(file, 1 / EVERY, rough=True)]
         return {"text_area": sum(shares) / len(shares) if shares else 0.0}
 
 
 def covered(pixels: numpy.ndarray) -> float:
-    """The share of a picture `[H, W, 3]` (RGB) that lies in boxes around writing; where they overlap it counts once."""
+    """The share of a picture `[H, W, 3]` (RGB) that lies in boxes around writing; overlaps count once."""
     cv2 = require_package("cv2")
-    found = _finder()(numpy.ascontiguousarray(pixels[..., ::-1])).boxes
+    boxes = _detector()(numpy.ascontiguousarray(pixels[..., ::-1])).boxes
     mask = numpy.zeros(pixels.shape[:2], numpy.uint8)
-    for box in () if found is None else found:
+    for box in () if boxes is None else boxes:
         cv2.fillPoly(mask, [numpy.round(box).astype(numpy.int32)], 1)
     return float(mask.mean())
 
 
 @lru_cache(maxsize=1)
-def _finder():
-    """An OCR that finds writing and does not read it."""
+def _detector():
+    """OCR that finds writing without reading it."""
     require_package("onnxruntime")
     return require_package("rapidocr").RapidOCR(params=SETTINGS)

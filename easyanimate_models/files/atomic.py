@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     was cancelled may still be at work when the next begins. Raises `WriteError` for a full disk, a read-only folder and
     every other `OSError` with a number; give libraries that raise others (`torch.save`) an open file instead.
     """
-    part = _part_beside(path)
+    part = _temporary_file(path)
     try:
         with explain_write_errors(path):
             yield part
@@ -96,16 +96,16 @@ def remove_stale_parts(folder: Path) -> None:
                 part.unlink()
 
 
-def _part_beside(path: Path) -> Path:
+def _temporary_file(path: Path) -> Path:
     name = os.fsencode(path.name)[:NAME_BYTES].decode(errors="ignore")
     return path.with_name(f"{name}.{uuid.uuid4().hex[:12]}{PART}")
 
 
 def _sentence(path: Path, error: OSError) -> str:
     if error.errno in FULL:
-        return f"The disk that holds {path} is full; make room and run it again."
+        return f"The disk that holds {path} is full; free some space and run it again."
     if error.errno in READ_ONLY:
         return f"{path.parent} can't be written to; change its permissions or choose another folder."
     if error.errno == errno.ENAMETOOLONG:
-        return f"The name {path.name[:SHOWN]}... is too long for the disk; shorten it."
+        return f"The name {path.name[:SHOWN]}... is too long for this file system; shorten it."
     return f"{path} can't be written ({error.strerror}); check the folder and the disk, then run it again."

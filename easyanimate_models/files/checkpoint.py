@@ -94,8 +94,8 @@ def _weights_in(folder: Path, component: str) -> list[Path]:
             break
     found = ", ".join(f.name for f in files) or "none"
     raise CheckpointError(
-        f"{folder} should hold the weights of one {component.replace('_', ' ')} in one file or with an index, but "
-        f"has: {found}."
+        f"{folder} should contain the weights of one {component.replace('_', ' ')}, in a single file or with an "
+        f"index, but contains: {found}."
     )
 
 
@@ -110,8 +110,9 @@ def _shards(index: Path) -> list[Path]:
         if Path(name).name != name or "\\" in name:
             raise CheckpointError(f"{index} points outside its folder, to {shorten(name)}; don't trust this file.")
         if not os.path.isfile(index.parent / name):  # pathlib's raises for names that are too long
-            shown = name[:SHOWN]
-            raise CheckpointError(f"{index.name} names {shown}, which is missing from {index.parent}; download it too.")
+            raise CheckpointError(
+                f"{index.name} names {name[:SHOWN]}, which is missing from {index.parent}; download it too."
+            )
     return [index.parent / name for name in names]
 
 
@@ -135,8 +136,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         return read_pickle(path)
     except UnsafePickleError as error:
         raise CheckpointError(
-            f"{path.name} is damaged or holds more than weights, so it was not opened (it could run code); get it as "
-            "safetensors."
+            f"{path.name} is damaged or contains more than weights, so it was not opened (it could run code); get it "
+            "as safetensors."
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{path.name} {error}.") from error
@@ -148,7 +149,7 @@ def _read_json(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON; download it again.") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} should hold a JSON object; download it again.")
+        raise CheckpointError(f"{path} should contain a JSON object; download it again.")
     return content
 
 
@@ -164,8 +165,8 @@ def number_in(config: dict, name: str, default, file: str, kind: type = int):
     kinds, what = ((int,), "whole number") if kind is int else ((int, float), "number")
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= MOST:
         raise CheckpointError(
-            f"config.json beside {file} says {name} {shorten(value)}, which is no {what} that a model has; put the "
-            "right config.json beside it."
+            f"The config.json beside {file} sets {name} to {shorten(value)}, which is not a valid {what}; replace it "
+            "with the right one."
         )
     return value
 
@@ -177,7 +178,7 @@ def shape_of(checkpoint: Checkpoint, key: str, dimensions: int) -> tuple[int, ..
         raise CheckpointError(f"{checkpoint.path.name} lacks {key}; download it again.")
     if tensor.ndim != dimensions or 0 in tensor.shape:
         raise CheckpointError(
-            f"{checkpoint.path.name} has {key} of shape {tuple(tensor.shape)}, which no model has; download it again."
+            f"{checkpoint.path.name} has {key} of shape {tuple(tensor.shape)}, which is not valid; download it again."
         )
     return tuple(tensor.shape)
 

@@ -45,9 +45,9 @@ def choices(component: str) -> dict[str, Path]:
     for folder in HOST_FOLDERS[component]:
         for name in folder_paths.get_filename_list(folder):
             if name.lower().endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
-                shown = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
+                label = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
                 if (path := folder_paths.get_full_path(folder, name)) is not None:  # a link may lead nowhere
-                    found.setdefault(shown, Path(path))
+                    found.setdefault(label, Path(path))
     return found
 
 
@@ -82,8 +82,8 @@ def plain_name(name: str, what: str) -> str:
     if not PLAIN_NAME.fullmatch(name) or len(name.encode(errors="replace")) > MAX_NAME_BYTES:
         raise ValueError(
             f"{name[:MAX_NAME_BYTES]!r} can't be the name of a {what}; use letters, digits, spaces, dots and dashes "
-            "only, not too many."
+            "only, and keep it short."
         )
     if name.split(".")[0].strip().lower() in RESERVED_NAMES:
-        raise ValueError(f"{name!r} can't be the name of a {what}, since Windows keeps it for itself; choose another.")
+        raise ValueError(f"{name!r} can't be the name of a {what}, because Windows reserves it; choose another.")
     return name

@@ -18,5 +18,5 @@ def require_package(name: str) -> ModuleType:
         package = DISTRIBUTIONS.get(name, name)
         raise MissingPackageError(
             f"This needs the package {package}, which is not installed; install it with `python -m pip install "
-            f"{package}` in ComfyUI's Python and start ComfyUI again."
+            f"{package}` in ComfyUI's Python and restart ComfyUI."
         ) from error

@@ -30,12 +30,14 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     mapped = zipfile.is_zipfile(path)  # the format before 2020 can't be mapped
     try:
         if mapped and _is_packed(path):
-            raise ValueError("is packed, which PyTorch's files never are")
+            raise ValueError("is compressed, which PyTorch files never are; download it again")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise UnsafePickleError from error
     except MemoryError as error:  # tensors are mapped: it is the rest of the file that asks for so much
-        raise ValueError("asks for more memory than there is; get it as safetensors, or close programs") from error
+        raise ValueError(
+            "needs more memory than is available; get it as safetensors, or close other programs"
+        ) from error
     except Exception as error:  # a damaged file fails in many ways
         if out_of_memory(error):
             raise
@@ -60,5 +62,5 @@ def _weights(content) -> dict[str, Tensor]:
     if isinstance(content, dict):
         tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
-        raise ValueError("holds no named weights; choose another file")
+        raise ValueError("contains no named weights; choose another file")
     return tensors

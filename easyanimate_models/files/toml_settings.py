@@ -29,7 +29,7 @@ def read_toml(file: Path, known: set[str]) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"{file} can't be read as a recipe: {error}.") from error
     if unknown := sorted(table.keys() - known):
-        raise RecipeError(f"{file}: there is nothing called {unknown[0]} in a recipe; known are {_joined(known)}.")
+        raise RecipeError(f"{file}: a recipe has no setting {unknown[0]}; it can have {_joined(known)}.")
     return table
 
 
@@ -40,10 +40,10 @@ def read_section(file: Path, name: str, kind: type[Settings], table: dict) -> Se
         raise RecipeError(f"{file}: {name} is {shorten(given)}; it must be a section, [{name}].")
     known = {field.name: field for field in fields(kind)}
     if unknown := sorted(given.keys() - known.keys()):
-        raise RecipeError(f"{file}: [{name}] knows no {unknown[0]}; known are {_joined(known)}.")
+        raise RecipeError(f"{file}: [{name}] has no setting {unknown[0]}; it can have {_joined(known)}.")
     missing = [n for n, field in known.items() if field.default is MISSING and n not in given]
     if missing:
-        raise RecipeError(f"{file}: [{name}] lacks {', '.join(missing)}.")
+        raise RecipeError(f"{file}: [{name}] is missing {', '.join(missing)}.")
     values, hints = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}, get_type_hints(kind)
     if wrong := [n for n, value in values.items() if not _fits(value, hints[n])]:
         raise RecipeError(
@@ -92,7 +92,7 @@ def resolve_path(file: Path, path: Any) -> Path:
     try:
         return (file.parent / path).resolve()
     except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise RecipeError(f"{file}: {shorten(path)} is no path; give that of a folder.") from error
+        raise RecipeError(f"{file}: {shorten(path)} is not a path; give the path of a folder.") from error
 
 
 def _joined(names: Iterable[str]) -> str:

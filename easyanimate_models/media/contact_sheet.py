@@ -22,8 +22,8 @@ def contact_sheet(frames: list[Image.Image], columns: int = COLUMNS) -> Image.Im
     rows = -(-len(frames) // columns)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), (32, 32, 32))
     for i, frame in enumerate(frames):
-        place = (GAP + (i % columns) * (width + GAP), GAP + (i // columns) * (height + GAP))
-        sheet.paste(frame.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), place)
+        corner = (GAP + (i % columns) * (width + GAP), GAP + (i // columns) * (height + GAP))
+        sheet.paste(frame.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), corner)
     return sheet
 
 

@@ -32,7 +32,7 @@ def read_image(file: Path) -> numpy.ndarray:
         with Image.open(file) as image:
             return numpy.array(_opaque(ImageOps.exif_transpose(image)))
     except FileNotFoundError as error:
-        raise MediaError(f"{file} is not there any more; put it back, or start again without it.") from error
+        raise MediaError(f"{file} no longer exists; put it back, or start again without it.") from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged file fails in many ways

@@ -103,9 +103,11 @@ def read_frames(file: Path, start: int, count: int, every: int = 1) -> numpy.nda
     with closing(frames(file)) as decoded:
         pixels = [upright(frame) for frame in islice(decoded, start, start + (count - 1) * every + 1, every)]
     if len(pixels) < count:
-        raise MediaError(f"{file} has {len(pixels)} of the {count} frames wanted; it has changed since it was counted.")
+        raise MediaError(
+            f"{file} has only {len(pixels)} of the {count} frames needed; it has changed since its frames were counted."
+        )
     if len({frame.shape for frame in pixels}) > 1:
-        raise MediaError(f"{file} changes its size in the middle; convert it to one size.")
+        raise MediaError(f"The frame size of {file} changes midway; convert it to a single size.")
     return numpy.stack(pixels)
 
 
@@ -122,13 +124,13 @@ def open_video(file: Path):
     try:
         container = av.open(str(file))
     except FileNotFoundError as error:
-        raise MediaError(f"{file} is not there any more; put it back, or start again without it.") from error
+        raise MediaError(f"{file} no longer exists; put it back, or start again without it.") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{file} can't be read as a video ({_reason(error)}); replace it.") from error
     with container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
-            raise MediaError(f"{file} has sound but no picture; leave it out.")
+            raise MediaError(f"{file} has audio but no video; remove it.")
         if stream.codec_context is None:
             raise MediaError(f"{file} is in a format that can't be decoded here; convert it, for example to h264.")
         stream.thread_type = "AUTO"
@@ -148,7 +150,7 @@ def _first_frames(file: Path, container, stream) -> tuple[av.VideoFrame, list[fl
         reason = error
     if first is None:
         why = f" ({_reason(reason)})" if reason else ""
-        raise MediaError(f"{file} holds not one picture{why}; replace it.") from reason
+        raise MediaError(f"{file} contains no frames{why}; replace it.") from reason
     return first, times
 
 
@@ -162,25 +164,25 @@ def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
                 start = frame.time if start is None else start
                 end = max(end, frame.time + _seconds_of(frame, default))
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{file} breaks off after {count} frames ({_reason(error)}); replace it.") from error
+        raise MediaError(f"{file} can't be read beyond frame {count} ({_reason(error)}); replace it.") from error
     cut_short = end - (start or 0) < COMPLETE * _header_seconds(container, stream)  # a trimmed clip has fewer frames
     if count < COMPLETE * stream.frames and cut_short:
-        raise MediaError(f"{file} breaks off after {count} of {stream.frames} frames; replace it.")
+        raise MediaError(f"{file} ends after {count} of {stream.frames} frames; replace it.")
 
 
 def _at_rate(decoded: Iterator[av.VideoFrame], fps: float, default_seconds: float) -> Iterator[av.VideoFrame]:
     """The frame on screen at each tick; the last one lasts `default_seconds` if it does not say."""
-    tick, start, shown = 0, 0.0, None
+    tick, start, current = 0, 0.0, None
     for frame in decoded:
         time = float(frame.time or 0)
-        start = time if shown is None else start
-        while shown is not None and start + (tick + 0.5) / fps <= time:
-            yield shown
+        start = time if current is None else start
+        while current is not None and start + (tick + 0.5) / fps <= time:
+            yield current
             tick += 1
-        shown = frame
-    end = start if shown is None else float(shown.time or 0) + _seconds_of(shown, default_seconds)
-    while shown is not None and (tick == 0 or start + (tick + 0.5) / fps <= end):
-        yield shown
+        current = frame
+    end = start if current is None else float(current.time or 0) + _seconds_of(current, default_seconds)
+    while current is not None and (tick == 0 or start + (tick + 0.5) / fps <= end):
+        yield current
         tick += 1
 
 

@@ -24,7 +24,7 @@ def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
     if any(probe in key for key in tensors for probe in STABLE_DIFFUSION_CONTROL):
         raise CheckpointError(
             f"{name} is a Stable Diffusion ControlNet, not a PixArt one; load it with the stock Load ControlNet Model "
-            "and use it on a Stable Diffusion model that refines the frames one by one."
+            "and use it with a Stable Diffusion model that refines the frames."
         )
     if "controlnet.0.before_proj.weight" not in tensors:
         raise CheckpointError(
@@ -35,7 +35,7 @@ def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
     heads = int(claimed) if claimed.isdecimal() and len(claimed) < 6 else 0
     if not heads or width % heads:
         raise CheckpointError(
-            f"{name} is {width} wide, which {shorten(claimed)} heads don't divide; download it again."
+            f"{name} has width {width}, which is not divisible by {shorten(claimed)} heads; download it again."
         )
     return ControlNetConfig(width, count(checkpoint, "controlnet.", 8), heads)
 
@@ -76,7 +76,9 @@ def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
     require_division(checkpoint, width, sizes[HEADS])
     kinds = {key: config.get(key, usual[key]) for key in ("hidden_act", "model_type")}
     if kinds["model_type"] != usual["model_type"] or kinds["hidden_act"] not in ACTIVATIONS:
-        raise CheckpointError(f"{name} is no CLIP ViT-L/14 by its config.json; choose the release's image_encoder.")
+        raise CheckpointError(
+            f"{name} is not CLIP ViT-L/14 according to its config.json; choose the release's image_encoder."
+        )
     return {**usual, **sizes, **kinds, **detected}
 
 

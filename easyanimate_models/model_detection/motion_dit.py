@@ -82,8 +82,8 @@ def _preview(checkpoint: Checkpoint) -> tuple[list[list[float]], list[float]]:
     numbers = all(type(colour) in (int, float) and abs(colour) < MOST for row in triples for colour in row)
     if not numbers or not len(triples) == len(rows) == 5:
         raise CheckpointError(
-            f"The latent_rgb_factors and latent_rgb_bias of {checkpoint.path.name} are no preview colours; take both "
-            "out of its config.json."
+            f"The latent_rgb_factors and latent_rgb_bias of {checkpoint.path.name} are not valid preview colours; "
+            "remove both from its config.json."
         )
     return triples[1:], triples[0]
 
@@ -110,7 +110,9 @@ def _release_without_config(checkpoint: Checkpoint, facts: _Facts) -> type[Motio
     if not facts.skips:
         return EasyAnimateV1
     if (facts.width, facts.depth) == RELEASED_SIZE:
-        logging.warning("%s has no config.json; by its size it is the released V2 transformer.", checkpoint.path.name)
+        logging.warning(
+            "%s has no config.json; judging by its size, it is the released V2 transformer.", checkpoint.path.name
+        )
         return EasyAnimateV2
     raise CheckpointError(
         f"{checkpoint.path.name} could be a V2 or a V3 transformer; put its config.json beside it to tell which."
@@ -125,8 +127,8 @@ def _skips(checkpoint: Checkpoint, facts: _Facts) -> LongSkips | None:
     skips = LongSkips(stored, number_in(config, "uvit_start", RELEASED_SKIPS.start, name))
     if skips.stored != facts.skips:
         raise CheckpointError(
-            f"{checkpoint.path.name} has {facts.skips} long skips, not {skips.stored}; "
-            "put the right config.json beside it."
+            f"{checkpoint.path.name} has {facts.skips} long skips, but its config.json says {skips.stored}; replace "
+            "it with the right one."
         )
     return skips
 

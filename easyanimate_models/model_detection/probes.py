@@ -43,8 +43,8 @@ def count(checkpoint: Checkpoint, prefix: str, tensors: int = 2) -> int:
     parts = len(set(found))
     if parts * tensors > len(found):
         raise CheckpointError(
-            f"{checkpoint.path.name} has {parts} parts called {prefix[:-1]} with {len(found)} tensors in them, which "
-            "are too few; download it again."
+            f"{checkpoint.path.name} has {parts} parts named {prefix[:-1]} but only {len(found)} tensors in them; "
+            "download it again."
         )
     return parts
 
@@ -54,8 +54,8 @@ def require_claim(checkpoint: Checkpoint, name: str, value) -> None:
     claimed = checkpoint.config.get(name)
     if claimed is not None and claimed != value:
         raise CheckpointError(
-            f"config.json beside {checkpoint.path.name} says {name} {shorten(claimed)}, but the weights have {value}; "
-            "they belong to different models."
+            f"The config.json beside {checkpoint.path.name} says {name} {shorten(claimed)}, but the weights have "
+            f"{value}; they belong to different models."
         )
 
 
@@ -63,6 +63,6 @@ def require_division(checkpoint: Checkpoint, width: int, heads: int) -> None:
     """Heads must divide the width."""
     if width % heads:
         raise CheckpointError(
-            f"{checkpoint.path.name} is {width} wide, which {heads} heads don't divide; put the right config.json "
-            "beside it."
+            f"{checkpoint.path.name} has width {width}, which is not divisible by {heads} heads; put the right "
+            "config.json beside it."
         )

@@ -44,17 +44,17 @@ def _release_of_vae(checkpoint: Checkpoint, latent_channels: int) -> type[Motion
     newer = "V4" if config.get("cache_compression_vae") else newer
     if newer:
         raise CheckpointError(
-            f"{checkpoint.path.name} is an EasyAnimate {newer} VAE; only those of V1 to V3 can be loaded so far."
+            f"{checkpoint.path.name} is an EasyAnimate {newer} VAE; only those of V1 to V3 are supported."
         )
     is_slice = config.get("slice_compression_vae", not config)
     if not config:
-        logging.warning("%s has no config.json; it is taken for a V3 VAE (V2's looks the same).", checkpoint.path.name)
+        logging.warning("%s has no config.json; it is loaded as a V3 VAE (V2's looks the same).", checkpoint.path.name)
     release: type[MotionRelease] = EasyAnimateV3 if is_slice else EasyAnimateV2
     for name, size in release.vae_flags.items():
         if config.get(name, size) != size:
             raise CheckpointError(
-                f"config.json beside {checkpoint.path.name} says {name} {shorten(config[name])}, but V2 has 9 and 3, "
-                "V3 8 and 2; put the right config.json beside it."
+                f"The config.json beside {checkpoint.path.name} says {name} {shorten(config[name])}, but V2 has 9 and "
+                "3, and V3 has 8 and 2; replace it with the right one."
             )
     return release
 
@@ -63,8 +63,8 @@ def _image_vae(checkpoint: Checkpoint) -> DetectedVAE:
     latent_channels = shape_of(checkpoint, "decoder.conv_in.weight", 4)[1]
     if latent_channels != 4:
         raise CheckpointError(
-            f"{checkpoint.path.name} is an image VAE of {latent_channels} latent channels, but V1 needs 4; choose the "
-            "VAE of PixArt-XL-2 or Stable Diffusion 1.5."
+            f"{checkpoint.path.name} is an image VAE with {latent_channels} latent channels, but V1 needs 4; choose "
+            "the VAE of PixArt-XL-2 or Stable Diffusion 1.5."
         )
     released = ImageVAEConfig.scaling_factor
     scaling = number_in(checkpoint.config, "scaling_factor", released, checkpoint.path.name, float)
@@ -86,14 +86,17 @@ def _vae_channels(checkpoint: Checkpoint, key: str, dimensions: int) -> tuple[in
     """Channels of the four levels, which the norm groups must divide."""
     levels = count(checkpoint, "encoder.down_blocks.")
     if levels != 4 or any(key.format(i) not in checkpoint.tensors for i in range(levels)):
-        raise CheckpointError(f"{checkpoint.path.name} has {levels} levels where VAEs of V1 to V3 have 4.")
+        raise CheckpointError(
+            f"{checkpoint.path.name} has {levels} resolution levels, but the VAEs of V1 to V3 have "
+            "4; choose another file."
+        )
     first, second, third, fourth = (shape_of(checkpoint, key.format(i), dimensions)[0] for i in range(levels))
     channels = (first, second, third, fourth)
     require_claim(checkpoint, "block_out_channels", list(channels))
     groups = number_in(checkpoint.config, "norm_num_groups", 32, checkpoint.path.name)
     if any(width % groups for width in channels):
         raise CheckpointError(
-            f"{checkpoint.path.name} has {list(channels)} channels, which {groups} norm groups don't divide; "
+            f"{checkpoint.path.name} has {list(channels)} channels, which are not divisible by {groups} norm groups; "
             "put the right config.json beside it."
         )
     return channels

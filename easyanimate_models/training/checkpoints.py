@@ -34,18 +34,18 @@ OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
 
 
 def require_same_settings(folder: Path, settings: dict) -> None:
-    """Raise `ValueError` when the run in `folder` was begun with other settings."""
+    """Raise `ValueError` when the run in `folder` was started with other settings."""
     file = folder / PLAN
     if not file.exists() or not (folder / STATE).exists():
         return
     settings = json.loads(json.dumps(settings))
-    begun_with = json.loads(file.read_text(encoding="utf-8"))
-    for name in sorted(settings.keys() | begun_with.keys()):
-        then, now = (values.get(name, OLDER_DEFAULTS.get(name)) for values in (begun_with, settings))
+    previous = json.loads(file.read_text(encoding="utf-8"))
+    for name in sorted(settings.keys() | previous.keys()):
+        then, now = (values.get(name, OLDER_DEFAULTS.get(name)) for values in (previous, settings))
         if now != then:
             raise ValueError(
-                f"{folder} was begun with {name} = {then}, now it is {now}; set it back to go on, or name another "
-                "folder to start over."
+                f"{folder} was started with {name} = {then}, but now it is {now}; restore the old value to resume, or "
+                "choose another folder to start over."
             )
 
 
@@ -117,8 +117,8 @@ def _write(file: Path, state: dict) -> None:
             torch.save(state, partial)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         raise OSError(
-            f"{file} could not be written ({error.__cause__ or error}); make room on the disk and start again: "
-            "training resumes from the last state saved."
+            f"{file} could not be written ({error.__cause__ or error}); free some disk space and run it again: "
+            "training resumes from the last saved state."
         ) from error
 
 

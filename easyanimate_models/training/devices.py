@@ -23,5 +23,7 @@ def local_shard(batch: int) -> slice:
         return slice(0, batch)
     processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     if batch % processes:
-        raise ValueError(f"A batch of {batch} can't be shared among {processes} processes; make it a multiple of that.")
+        raise ValueError(
+            f"A batch size of {batch} can't be split between {processes} processes; make it a multiple of {processes}."
+        )
     return slice(batch * rank // processes, batch * (rank + 1) // processes)

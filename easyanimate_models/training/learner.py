@@ -38,7 +38,9 @@ class Learner:
     def __init__(self, module: ObjectiveModule, plan: TrainingPlan, accelerator, prefix: str = ""):
         trainable = [p for p in module.parameters() if p.requires_grad]
         if not trainable:
-            raise ValueError("Nothing is left to train: all weights are frozen; let one part of the network learn.")
+            raise ValueError(
+                "There is nothing to train, because all weights are frozen; train at least one part of the network."
+            )
         self.module, self.optimizer = accelerator.prepare(module, _optimizer(trainable, plan))
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.ema = EMA(self.parameters)

@@ -61,7 +61,7 @@ def fit(
     require_same_settings(folder, settings)
     accelerator = make_accelerator(network)
     if sampler is not None and is_sharded(accelerator):
-        raise ValueError("Samples need the whole network on a device; take [samples] out, or train without FSDP.")
+        raise ValueError("Samples need the whole network on one device; remove [samples], or train without FSDP.")
     learners = [Learner(ObjectiveModule(network, objective), plan, accelerator)]
     if adversary is not None:
         learners.append(Learner(adversary, plan, accelerator, prefix="adversary_"))

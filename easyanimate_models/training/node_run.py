@@ -95,8 +95,8 @@ def train_motion_module(job: TrainingJob, progress: ProgressCallbacks | None = N
     file, folder = _paths(job.name, "diffusion_models", "_mm")
     if job.model.patches:
         raise ValueError(
-            "The MODEL has a LoRA on it, under which motion modules can't be trained; connect the transformer as it "
-            "was loaded."
+            "The MODEL has a LoRA on it, and motion modules can't be trained with one; connect the transformer "
+            "directly from its loader."
         )
     encoded, monitor = _prepare(job, folder, progress or ProgressCallbacks(), needs_motion=True)
     run = DenoiserRun(folder, job.plan, monitor=monitor)
@@ -123,7 +123,7 @@ def _prepare(
     buckets = sort_into_buckets(job.items, data.side, data.frames, data.every)
     buckets = cut_into_windows(buckets, data, job.plan.seed)
     if needs_motion and all(bucket.frames == 1 for bucket in buckets):
-        raise DatasetError("There is no motion in images; give clips, and let frames be more than 1.")
+        raise DatasetError("Images contain no motion; use clips, and set frames above 1.")
     cache_folder = job.cache_folder or folder
     image_encoder = job.clip_vision if wants_clip_tokens(job.model, job.clip_vision) else None
     clip = job.clip if with_texts else None

@@ -58,7 +58,7 @@ def read_recipe(file: str | Path) -> Recipe:
     models = read_section(file, "models", Models, values)
     data = read_section(file, "data", DataSettings, values)
     if missing := [name for name in REQUIRED_MODELS if kind != "vae" and not getattr(models, name)]:
-        raise RecipeError(f"{file}: [models] lacks {', '.join(missing)}.")
+        raise RecipeError(f"{file}: [models] is missing {', '.join(missing)}.")
     return Recipe(
         kind,
         resolve_path(file, values["folder"]),
@@ -81,10 +81,12 @@ def _check(file: Path, values: dict) -> None:
     if kind not in KINDS:
         raise RecipeError(f"{file}: kind is {shorten(kind)}; it must be one of {', '.join(KINDS)}.")
     if "folder" not in values or "clips" not in values:
-        raise RecipeError(f"{file}: folder (of the run) and clips (of the data set) must be named at the top.")
+        raise RecipeError(f"{file}: set folder (the run) and clips (the dataset) at the top.")
     if kind == "lora" and "lora" not in values:
         raise RecipeError(f"{file}: a LoRA needs a section [lora] with rank and alpha.")
     if kind == "vae" and "samples" in values:
-        raise RecipeError(f"{file}: a VAE makes no videos of its own; take [samples] out.")
+        raise RecipeError(f"{file}: a VAE can't generate videos; remove [samples].")
     if kind == "vae" and (unused := {"windows", "lengths"} & values.get("data", {}).keys()):
-        raise RecipeError(f"{file}: a VAE sees clips from anywhere; take {', '.join(sorted(unused))} out of [data].")
+        raise RecipeError(
+            f"{file}: a VAE is trained on any part of a clip; remove {', '.join(sorted(unused))} from [data]."
+        )

@@ -58,7 +58,7 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     with torch.no_grad():
         caption_encoder = None if recipe.lora and recipe.lora.text else clip
         encode_dataset(recipe.clips, buckets, vae, caption_encoder, inpainting, data.every, image_encoder=image_encoder)
-    logging.info("%s is encoded", recipe.clips)
+    logging.info("Encoded %s.", recipe.clips)
     return preview_inputs(recipe.samples, data, clip, vae, inpainting)
 
 

@@ -55,7 +55,7 @@ class SampleSettings:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of samples is {getattr(self, name)}; it must be {least} or more.")
         if self.every and not self.prompt.strip():
-            raise ValueError("Samples need a prompt; say what should be seen in them, or take them out with every 0.")
+            raise ValueError("Samples need a prompt; enter one, or turn samples off by setting every to 0.")
         if self.sampler not in comfy.samplers.KSampler.SAMPLERS:
             raise ValueError(f"There is no sampler named {self.sampler!r}; the releases use euler.")
 

@@ -135,7 +135,7 @@ class HostVAE(comfy.sd.VAE):
                 if smaller is None or not out_of_memory(error):
                     raise
             tiling = smaller  # not above: until its error is handled, what ran out of memory holds on to it
-            logging.warning("Out of memory; going on in tiles of %d pixels.", tiling.side * SPACE_RATIO)
+            logging.warning("Out of memory; continuing with tiles of %d pixels.", tiling.side * SPACE_RATIO)
             mm.soft_empty_cache()
 
     def _decode(self, z: Tensor, tiling: Tiling | None, seams: str) -> Tensor:
@@ -166,7 +166,7 @@ class HostVAE(comfy.sd.VAE):
         if seams != "overlap" or self.plan.frames_per_slice == 1:
             return self.plan.decode(latents)
         if self.plan.overlapping is None:
-            raise ValueError("The windows of this VAE (V2) can't overlap; choose original or smooth for the seams.")
+            raise ValueError("The windows of this VAE (V2) can't overlap; set seams to original or smooth.")
         return self.plan.overlapping(latents)
 
     def _between(self, frames: int) -> slice:

@@ -216,8 +216,8 @@ def doubling_conv3d(conv3d: Any) -> type[nn.Conv3d]:
             out: Any = None
             for row, upper in enumerate(_folded(weight, 3)):
                 for column, folded in enumerate(_folded(upper, 4)):
-                    seen = x[:, :, :, row : row + height + 1, column : column + width + 1]
-                    y = super()._conv_forward(seen, folded, bias, *args, **kwargs)
+                    window = x[:, :, :, row : row + height + 1, column : column + width + 1]
+                    y = super()._conv_forward(window, folded, bias, *args, **kwargs)
                     out = _doubled_like(y) if out is None else out
                     out[:, :, :, row::2, column::2] = y
             return out

@@ -36,7 +36,7 @@ class VideoVAE(nn.Module):
         raise NotImplementedError
 
     def decode_slice(self, z: Tensor, first: int = 0, count: int | None = None, cache: dict | None = None) -> Tensor:
-        """The pixels of one slice; latents `[first, first + count)` of `z` are the slice, the others only seen."""
+        """The pixels of one slice; latents `[first, first + count)` of `z` are the slice, the others only window."""
         raise NotImplementedError
 
     def latent_shape(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
@@ -90,16 +90,16 @@ class VideoVAE(nn.Module):
         out = torch.empty(shape, dtype=z.dtype, device=z.device) if out is None else out
         tiles, slices = tiles_of(tiling, z.shape, SPACE_RATIO), slices or self.plan.decode(z.shape[2])
         weights = frame_weights(slices)
-        alone = len(tiles) == 1 and all(weight == 1 for row in weights.slices for weight in row)
-        if not alone:
-            _keep(out, weights.before)
+        unweighted = len(tiles) == 1 and all(weight == 1 for row in weights.slices for weight in row)
+        if not unweighted:
+            _scale_frames(out, weights.before)
         for tile in tiles:
             cache: dict = {}
             for s, frames in zip(slices, weights.slices, strict=True):
-                seen = tile.window(z[:, :, s.before : s.after], 1).to(device=device or z.device)
-                pixels = self.decode_slice(seen, s.start - s.before, s.stop - s.start, cache)
-                place = out[:, :, s.frame_start : s.frame_stop]
-                _put(pixels, place, tile, SPACE_RATIO, None if alone else frames)
+                window = tile.window(z[:, :, s.before : s.after], 1).to(device=device or z.device)
+                pixels = self.decode_slice(window, s.start - s.before, s.stop - s.start, cache)
+                region = out[:, :, s.frame_start : s.frame_stop]
+                _put(pixels, region, tile, SPACE_RATIO, None if unweighted else frames)
                 if on_slice is not None:
                     on_slice()
         return out
@@ -112,18 +112,18 @@ def tiles_of(tiling: Tiling | None, latents: tuple[int, ...], ratio: int) -> lis
 
 
 def _put(x: Tensor, out: Tensor, tile: Tile, ratio: int, frames: list[float] | None) -> None:
-    """What came of a slice of a tile, into its place in `out` `[B, C, T, H, W]`: alone, or added with its weights."""
-    place = tile.window(out, ratio)
+    """What came of a slice of a tile, into `out` `[B, C, T, H, W]`: copied, or added with its weights."""
+    region = tile.window(out, ratio)
     if frames is None and tile.row_weights is None:
-        place.copy_(x)
+        region.copy_(x)
         return
     x = tile.weighted(x.to(torch.float32))
     if frames is not None and any(weight != 1 for weight in frames):
         x = x * torch.tensor(frames, device=x.device).view(-1, 1, 1)
-    place.add_(x.to(place))
+    region.add_(x.to(region))
 
 
-def _keep(out: Tensor, shares: list[float]) -> None:
+def _scale_frames(out: Tensor, shares: list[float]) -> None:
     """Of each frame of `out`, so much stays; what was never written need not be a number."""
     for frame, share in zip(out.unbind(2), shares, strict=True):
         frame.zero_() if share == 0 else frame.mul_(share)

@@ -1,18 +1,18 @@
-"""The pack in the host's own front end, in a real browser; only with `--browser`."""
+"""The pack in ComfyUI's own front end, in a real browser; only with `--browser`."""
 
 import json
 from pathlib import Path
 
-import client
-import front_end as driver
-import graphs
 import pytest
-import tiny
-from conftest import ROOT, dev, part
-from front_end import FrontEnd
 from playwright.sync_api import Locator, expect
-from seeing import assert_shows, read_video
-from stand_ins import files_for, swapped
+
+from support.pack import ROOT, part
+from support.stand_ins import files_for, swapped
+from support.videos import assert_shows, read_video
+from tools import comfyui
+from tools.browser import front_end as browser
+from tools.browser.front_end import FrontEnd
+from tools.workflows import client, graphs, tiny
 
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
@@ -21,7 +21,7 @@ EMPTY, SAMPLER, SAVE = (TINY.ids()[name] for name in ("empty", "sampler", "save"
 NODES = {schema.node_id: schema.display_name for schema in (cls.GET_SCHEMA() for cls in part("nodes").NODES)}
 DOCS = ROOT / "web" / "docs"
 STEPS = 4  # enough for a video
-SEEN = 8  # enough for what it shows
+STEPS_TO_SHOW = 8  # enough for what it shows
 SLOW = 96  # frames: so that a busy machine still finds time to draw between steps
 LONG = 480  # frames: so that there are steps and slices to stop between
 
@@ -30,11 +30,11 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 
 @pytest.fixture(scope="module")
 def window():
-    """The one window that all these tests look at; one core computes, the other draws."""
-    tiny.bring_inputs(dev.BASE)
+    """One window for all these tests; one core computes, the other draws."""
+    tiny.bring_inputs(comfyui.BASE)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")
-        with files_for(WORKFLOWS.values()), driver.opened() as opened:
+        with files_for(WORKFLOWS.values()), browser.opened() as opened:
             yield opened
 
 
@@ -72,12 +72,12 @@ def test_a_template_opens_by_a_click_and_its_video_plays(front_end, workflow):
 def tiny_inputs(port: int, workflow: graphs.Workflow) -> dict[int, dict]:
     """What to type into which node, so that the built-in tiny model runs a workflow in few steps."""
     shipped = client.load(port, FOLDER / f"{workflow.name}.json")
-    wanted = swapped(tiny.as_tiny(shipped, workflow))
-    for inputs in (node["inputs"] for node in wanted.values() if "steps" in node["inputs"]):
+    changed = swapped(tiny.as_tiny(shipped, workflow))
+    for inputs in (node["inputs"] for node in changed.values() if "steps" in node["inputs"]):
         inputs["steps"] = min(inputs["steps"], STEPS)
     return {
         int(number): {k: v for k, v in node["inputs"].items() if v != shipped[number]["inputs"].get(k)}
-        for number, node in wanted.items()
+        for number, node in changed.items()
     }
 
 
@@ -104,10 +104,10 @@ def test_cancel_stops_within_a_step_and_the_next_run_is_whole(front_end, kind, s
     front_end.press_cancel()
     run = front_end.end()
     assert run["state"] == "interrupted" and run["detail"]["node_type"] == kind
-    assert run["late"] <= 2  # the step that was under way, and one that was being told
+    assert run["late"] <= 2  # the step that was under way, and one that was being reported
     assert run["steps"][-1][1] < run["steps"][-1][2]
     front_end.fill(EMPTY, length=24)
-    front_end.fill(SAMPLER, steps=SEEN)
+    front_end.fill(SAMPLER, steps=STEPS_TO_SHOW)
     assert front_end.run()["state"] == "success"
     assert_shows(read_video(front_end.play(SAVE)))
 
@@ -118,18 +118,18 @@ def test_the_help_page_of_a_node_opens(front_end, kind):
     assert_explains(front_end.help(kind), DOCS / f"{kind}.md")
 
 
-def assert_explains(shown: Locator, page: Path) -> None:
+def assert_explains(help_page: Locator, page: Path) -> None:
     """A help page is this one, with its picture."""
     title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-    expect(shown.get_by_role("heading", level=1)).to_have_text(title)
-    expect(shown.get_by_role("img")).to_have_js_property("complete", True)
-    assert shown.get_by_role("img").evaluate("picture => picture.naturalWidth") > 100
+    expect(help_page.get_by_role("heading", level=1)).to_have_text(title)
+    expect(help_page.get_by_role("img")).to_have_js_property("complete", True)
+    assert help_page.get_by_role("img").evaluate("picture => picture.naturalWidth") > 100
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
 def test_nodes_and_pages_speak_the_language(front_end, language):
     words = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
-    with front_end.speaking(language) as window:
+    with front_end.in_language(language) as window:
         for kind in ("EasyAnimateSampler", "EasyAnimateDecode"):
             window.show_alone(kind)
             assert_explains(window.help(kind), DOCS / kind / f"{language}.md")
@@ -146,4 +146,4 @@ def test_nodes_and_pages_speak_the_language(front_end, language):
 
 def names(words: dict) -> dict[str, str]:
     """What inputs and outputs are called, by their ids and numbers."""
-    return {id_: said["name"] for part_ in ("inputs", "outputs") for id_, said in words[part_].items()}
+    return {id_: entry["name"] for part_ in ("inputs", "outputs") for id_, entry in words[part_].items()}

@@ -1,21 +1,22 @@
-"""The nodes that prepare data on a real server: footage to a data set, stopped, chosen anew, asked for nonsense."""
+"""The nodes that prepare data on a real server: footage to a data set, stopped, filtered again, given nonsense."""
 
 import json
 import shutil
 from pathlib import Path
 
-import client
 import pytest
-from conftest import dev
-from footage import pan, texture, write_video
-from graphs import node
 from PIL import Image
-from seeing import saved_files
-from small_captioner import write_captioner
+
+from support.footage import pan, texture, write_video
+from support.tiny_captioner import write_captioner
+from support.videos import saved_files
+from tools import comfyui
+from tools.workflows import client
+from tools.workflows.author import node
 
 NAME, FOLDER = "easyanimate-test-data", "easyanimate-test-footage"
-HOME = dev.OUTPUT / "easyanimate_data" / NAME
-MODEL = dev.BASE / "models" / "LLM" / "easyanimate-test-captioner"
+HOME = comfyui.OUTPUT / "easyanimate_data" / NAME
+MODEL = comfyui.BASE / "models" / "LLM" / "easyanimate-test-captioner"
 LIMITS = {
     "min_motion": 0.5, "max_motion": 50.0, "max_text_area": 0.02, "min_aesthetics": 4.0, "min_side": 0, "copies": False,
 }  # fmt: skip
@@ -32,26 +33,26 @@ def captioner():
 @pytest.fixture
 def footage():
     """A film of two shots, a still one and a broken file in the host's input folder; nothing is left of them."""
-    place = dev.BASE / "input" / FOLDER
-    write_video(place / "film.mp4", [*pan(16, frames=40), *pan(24, frames=40)[::-1], *[texture(320, 192)] * 30])
-    write_video(place / "moving.mp4", pan(16, frames=40, grain=16)).with_suffix(".txt").write_text("a pan")
-    (place / "broken.mp4").write_bytes(b"no video")
-    yield place
-    shutil.rmtree(place)
+    path = comfyui.BASE / "input" / FOLDER
+    write_video(path / "film.mp4", [*pan(16, frames=40), *pan(24, frames=40)[::-1], *[texture(320, 192)] * 30])
+    write_video(path / "moving.mp4", pan(16, frames=40, grain=16)).with_suffix(".txt").write_text("a pan")
+    (path / "broken.mp4").write_bytes(b"no video")
+    yield path
+    shutil.rmtree(path)
     shutil.rmtree(HOME, ignore_errors=True)
 
 
 def chain(model: str = "captions by hand only", **changed) -> dict:
     """From footage to captions; `changed` are other inputs of a node."""
     cut = {"folder": FOLDER, "name": NAME, "min_seconds": 0.5, "max_seconds": 4.0}
-    told = {
+    steps = {
         "split": ("EasyAnimateSplitVideos", cut),
         "score": ("EasyAnimateScoreClips", {"motion": True, "text_area": False, "aesthetics": "none"}),
         "filter": ("EasyAnimateFilterClips", LIMITS),
         "describe": ("EasyAnimateCaptionClips", {"model": model, "prompt": "Say what is seen.", "frames": 2}),
     }
-    names = list(told)
-    nodes = {name: node(kind, **inputs | changed.get(name, {})) for name, (kind, inputs) in told.items()}
+    names = list(steps)
+    nodes = {name: node(kind, **inputs | changed.get(name, {})) for name, (kind, inputs) in steps.items()}
     for before, after in zip(names, names[1:], strict=False):
         nodes[after]["inputs"]["dataset"] = [before, 0]
     return nodes | {"sheet": node("SaveImage", images=["filter", 1], filename_prefix="tests/sheet")}
@@ -72,7 +73,7 @@ def test_footage_becomes_a_data_set_with_a_sheet_and_a_report(server, footage):
     (sheet,) = saved_files({"sheet": outputs["sheet"]})
     with Image.open(sheet) as picture:
         assert picture.width > 400
-    assert "clips are kept" in (HOME / "report.html").read_text(encoding="utf-8")
+    assert "clips kept" in (HOME / "report.html").read_text(encoding="utf-8")
     assert ("EasyAnimateSplitVideos", 3, 3) in progress
     scored = [event for event in progress if event[0] == "EasyAnimateScoreClips"]
     assert scored[-1][1] == scored[-1][2] and len(scored) > 1  # hosts show some of them
@@ -90,8 +91,8 @@ def test_other_limits_choose_anew_and_measure_nothing(server, footage):
 def test_a_local_model_captions_what_is_kept(server, footage):
     client.run(server, chain(model=f"LLM/{MODEL.name}"))
     found = rows()
-    kept = [row for row in found.values() if not row["rejected"]]
-    assert len(kept) > 1 and all(row["text"] for row in kept)
+    accepted = [row for row in found.values() if not row["rejected"]]
+    assert len(accepted) > 1 and all(row["text"] for row in accepted)
     assert found["clips/moving_001.mp4"]["text"] == "a pan"
     loaded = {"loaded": node("EasyAnimateLoadDataset", folder=f"output/{NAME}")}
     loaded["sheet"] = node("SaveImage", images=["loaded", 1], filename_prefix="tests/sheet")
@@ -99,10 +100,10 @@ def test_a_local_model_captions_what_is_kept(server, footage):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"split": {"name": "../outside"}}, "can't be the name of a folder"),
-        ({"split": {"min_seconds": 3.0, "max_seconds": 4.0}}, "let most be at least twice as long as least"),
+        ({"split": {"min_seconds": 3.0, "max_seconds": 4.0}}, "make the maximum at least twice the minimum"),
         ({"split": {"min_seconds": 30.0, "max_seconds": 60.0}}, "contains no usable clips"),
         ({"filter": {"min_motion": 900.0, "max_motion": 1000.0}}, "passes the limits .*loosen them"),
         ({"filter": {"min_motion": 9.0, "max_motion": 8.0}}, "can't be at least 9 and at most 8"),
@@ -110,27 +111,27 @@ def test_a_local_model_captions_what_is_kept(server, footage):
         ({"score": {"dataset": "../../.."}}, "is not in ComfyUI's output or input folder"),
     ],
 )
-def test_nonsense_is_answered_in_a_sentence(server, footage, changed, said):
+def test_nonsense_is_answered_in_a_sentence(server, footage, changed, message):
     graph = chain(**changed)
     for name, inputs in changed.items():
         graph[name]["inputs"].update(inputs)
-    with pytest.raises(client.WorkflowError, match=said):
+    with pytest.raises(client.WorkflowError, match=message):
         client.run(server, graph)
     assert not (HOME.parent / "outside").exists() and not Path(HOME.parent.parent / "outside").exists()
 
 
 def test_stopped_it_goes_on(server, footage):
     """Cancel after the first video, then the same again."""
-    seen = []
+    done = []
 
     def cancel(kind: str, value: int, _: int) -> None:
-        if kind == "EasyAnimateSplitVideos" and value and not seen:
-            seen.append(value)
+        if kind == "EasyAnimateSplitVideos" and value and not done:
+            done.append(value)
             client.post(server, "/interrupt", {})
 
     with pytest.raises(client.WorkflowError):
         client.run(server, chain(), cancel)
-    assert seen
+    assert done
     lines = (HOME / ".done" / "split.jsonl").read_text().splitlines()
     client.run(server, chain())
     assert (HOME / ".done" / "split.jsonl").read_text().splitlines()[: len(lines)] == lines

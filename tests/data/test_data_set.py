@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HOST, ROOT, part
-from footage import pan, real_clip, texture, write_video
+
+from support.footage import pan, real_clip, write_video
+from support.pack import HOST, ROOT, part
 
 stages = part("easyanimate_models.data.stages")
 filters = part("easyanimate_models.data.filters")
@@ -23,24 +24,12 @@ report = part("easyanimate_models.data.report")
 engines = part("easyanimate_models.data.engines")
 video_file = part("easyanimate_models.media.video_file")
 split = part("easyanimate_models.data.split")
-Basics = part("easyanimate_models.data.pixel_scores").Basics
+PixelScores = part("easyanimate_models.data.pixel_scores").PixelScores
 Motion = part("easyanimate_models.data.motion").Motion
 read_dataset = part("easyanimate_models.training.clips.dataset").read_dataset
 
-HERE, SHORT = stages.HERE, split.SplitSettings(0.5, 2.0)
+HERE, SHORT = stages.IN_PROCESS, split.SplitSettings(0.5, 2.0)
 ANY = filters.Limits(motion=(None, None))
-
-
-@pytest.fixture
-def footage(tmp_path) -> Path:
-    """Three videos, names in any script, one with a caption; a broken one, an empty one, one with sound only."""
-    folder = tmp_path / "footage"
-    write_video(folder / "pan.mp4", pan(20, frames=40)).with_suffix(".txt").write_text("a slow  pan\n")
-    write_video(folder / "日本 ü.mp4", pan(0, frames=30))
-    write_video(folder / "sub" / "pan.mp4", [texture(64, 48, seed=i // 20) for i in range(40)])
-    (folder / "broken.mp4").write_bytes(b"no video")
-    (folder / "empty.mov").write_bytes(b"")
-    return folder
 
 
 def test_footage_becomes_clips_with_the_captions_beside_it(footage, tmp_path):
@@ -61,22 +50,22 @@ def test_footage_becomes_clips_with_the_captions_beside_it(footage, tmp_path):
 
 def test_no_two_videos_share_clips(tmp_path):
     names = ("a/b.mp4", "a_b.mp4", "A_B.mov", "a/b.mkv")
-    called = stages._names(tmp_path, [tmp_path / name for name in names])
+    called = stages._stems(tmp_path, [tmp_path / name for name in names])
     assert len({name.casefold() for name in called.values()}) == len(names)
 
 
 class Counting:
-    """A work that counts what it is asked, and can be killed."""
+    """A work that counts its calls, and can be killed."""
 
     name = "counting"
 
     def __init__(self, dies_at: int | None = None):
-        self.asked, self.dies_at = [], [dies_at]  # no setting: those are plain
+        self.files, self.dies_at = [], [dies_at]  # no setting: those are plain
 
     def __call__(self, file: Path) -> dict:
-        if [len(self.asked)] == self.dies_at:
+        if [len(self.files)] == self.dies_at:
             raise KeyboardInterrupt
-        self.asked.append(file.name)
+        self.files.append(file.name)
         return {"count": len(file.name)}
 
 
@@ -89,8 +78,8 @@ def test_what_was_done_before_a_kill_is_not_done_again(footage, tmp_path):
     torn = home / stages.DONE / "counting.jsonl"
     torn.write_bytes(torn.read_bytes() + b'{"key": "clip')  # a line that the crash cut off
     rows = stages.score_clips(home, [second], HERE)
-    assert len(first.asked) == 2 and len(second.asked) == 2 and not set(first.asked) & set(second.asked)
-    assert sorted(row["count"] for row in rows if "count" in row) == sorted(map(len, first.asked + second.asked))
+    assert len(first.files) == 2 and len(second.files) == 2 and not set(first.files) & set(second.files)
+    assert sorted(row["count"] for row in rows if "count" in row) == sorted(map(len, first.files + second.files))
     assert len(ledger.Ledger(torn).rows) == 4
 
 
@@ -101,7 +90,7 @@ def test_a_clip_that_changed_is_measured_anew(footage, tmp_path):
     write_video(home / "clips" / "pan_001.mp4", pan(8, frames=30))
     again = Counting()
     stages.score_clips(home, [again], HERE)
-    assert again.asked == ["pan_001.mp4"]
+    assert again.files == ["pan_001.mp4"]
 
 
 def test_videos_are_not_split_twice(footage, tmp_path, monkeypatch):
@@ -128,7 +117,7 @@ def test_a_full_disk_stops_everything_and_loses_nothing(footage, tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="The disk that holds .* is full; make room and run it again"):
+        with pytest.raises(OSError, match="The disk that holds .* is full; free some space and run it again"):
             stages.score_clips(home, [Counting()], HERE)
         with pytest.raises(OSError, match="The disk that holds .* is full"):
             files.write_rows(home, [])
@@ -141,7 +130,7 @@ def test_a_clip_that_vanishes_is_named_and_the_rest_goes_on(footage, tmp_path):
     stages.split_footage(footage, home, SHORT, HERE)
     (home / "clips" / "pan_001.mp4").unlink()
     rows = {row["file"]: row for row in stages.score_clips(home, [Counting()], HERE)}
-    assert "is not there any more" in rows["clips/pan_001.mp4"]["wrong"]
+    assert "no longer exists" in rows["clips/pan_001.mp4"]["wrong"]
     assert sum("count" in row for row in rows.values()) == 3
     write_video(home / "clips" / "pan_001.mp4", pan(8, frames=30))  # put back
     (back,) = (row for row in stages.score_clips(home, [Counting()], HERE) if row["file"] == "clips/pan_001.mp4")
@@ -162,13 +151,13 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(footag
 def test_limits_choose_and_choose_anew_without_measuring(footage, tmp_path):
     home = tmp_path / "set"
     stages.split_footage(footage, home, SHORT, HERE)
-    stages.score_clips(home, [Basics(), Motion()], HERE)
+    stages.score_clips(home, [PixelScores(), Motion()], HERE)
     strict = {row["file"]: row["rejected"] for row in stages.choose_clips(home, filters.Limits())}
     assert strict["clips/pan_001.mp4"] == "" and re.match("motion .* is below 3", strict["clips/日本_ü_001.mp4"])
     loose = filters.Limits(motion=(None, None), change=(None, None))
     assert sum(not row["rejected"] for row in stages.choose_clips(home, loose)) == 4
-    kept = [item.file.name for item in read_dataset_of(home, filters.Limits())]
-    assert "pan_001.mp4" in kept and "日本_ü_001.mp4" not in kept
+    names = [item.file.name for item in read_dataset_of(home, filters.Limits())]
+    assert "pan_001.mp4" in names and "日本_ü_001.mp4" not in names
 
 
 def read_dataset_of(home: Path, limits):
@@ -206,25 +195,25 @@ class Saying(Counting):
     ],
 )
 def test_each_limit_names_what_it_found(row, reason):
-    (judged,) = filters.judged([{"file": "a.mp4", **row}], filters.Limits())
+    (judged,) = filters.apply_limits([{"file": "a.mp4", **row}], filters.Limits())
     assert judged["rejected"] == reason
 
 
 def test_of_copies_the_first_is_kept_unless_they_are_wanted():
     rows = [{"file": name, "hash": hash_} for name, hash_ in (("a", "00ff"), ("b", "00fe"), ("c", "ff00"))]
-    assert [row["rejected"] for row in filters.judged(rows, ANY)] == ["", "copy of a", ""]
-    wanted = filters.Limits(copies=True)
-    assert all(not row["rejected"] for row in filters.judged(rows, wanted))
+    assert [row["rejected"] for row in filters.apply_limits(rows, ANY)] == ["", "copy of a", ""]
+    limits = filters.Limits(copies=True)
+    assert all(not row["rejected"] for row in filters.apply_limits(rows, limits))
 
 
 def test_copies_are_found_wherever_their_hashes_differ():
-    chance = random.Random(1)
+    rng = random.Random(1)
     for _ in range(200):
-        one = chance.getrandbits(64)
+        one = rng.getrandbits(64)
         for bits, same in ((filters.SAME, True), (filters.SAME + 1, False)):
-            other = one ^ sum(1 << bit for bit in chance.sample(range(64), bits))
+            other = one ^ sum(1 << bit for bit in rng.sample(range(64), bits))
             rows = [{"file": "a", "hash": f"{one:016x}"}, {"file": "b", "hash": f"{other:016x}"}]
-            assert bool(list(filters.judged(rows, ANY))[1]["rejected"]) == same
+            assert bool(list(filters.apply_limits(rows, ANY))[1]["rejected"]) == same
 
 
 def test_limits_the_wrong_way_round_are_refused():
@@ -239,7 +228,7 @@ def test_captions_by_hand_win_and_only_silent_clips_are_described(footage, tmp_p
     stages.choose_clips(home, filters.Limits(motion=(None, None), change=(None, None)))
     says = Saying("a blotchy wall")
     rows = {row["file"]: row for row in stages.describe_clips(home, says)}
-    assert sorted(says.asked) == ["sub_pan_002.mp4", "日本_ü_001.mp4"]
+    assert sorted(says.files) == ["sub_pan_002.mp4", "日本_ü_001.mp4"]
     assert rows["clips/pan_001.mp4"]["text"] == "a slow pan" and rows["clips/sub_pan_001.mp4"]["text"] == "by hand"
     assert rows["clips/sub_pan_002.mp4"]["text"] == "a blotchy wall"
 
@@ -257,9 +246,9 @@ def test_the_originals_list_is_read_and_written(footage, tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{"file": "../secret.mp4"}', "lies outside"),
+        ('{"file": "../secret.mp4"}', "is outside"),
         ('{"text": "no file"}', "names no file"),
-        ("[1, 2", "a line that is not JSON"),
+        ("[1, 2", "a line that is not valid JSON"),
     ],
 )
 def test_a_list_that_cannot_be_trusted_is_refused(tmp_path, text, why):
@@ -271,18 +260,18 @@ def test_a_list_that_cannot_be_trusted_is_refused(tmp_path, text, why):
 @pytest.mark.parametrize("name", ["", "nothing here"])
 def test_folders_without_videos_are_named(tmp_path, name):
     (tmp_path / "note.txt").write_text("no video")
-    with pytest.raises(files.DatasetError, match="holds no videos" if not name else "There is no folder"):
+    with pytest.raises(files.DatasetError, match="contains no videos" if not name else "does not exist"):
         stages.split_footage(tmp_path / name, tmp_path / "set", SHORT, HERE)
 
 
 def test_the_report_shows_what_was_kept_and_why(footage, tmp_path):
     home = tmp_path / "set"
     stages.split_footage(footage, home, SHORT, HERE)
-    stages.score_clips(home, [Basics(), Motion()], HERE)
+    stages.score_clips(home, [PixelScores(), Motion()], HERE)
     rows = stages.choose_clips(home, filters.Limits())
     page = report.write_report(home, rows, filters.Limits()).read_text(encoding="utf-8")
-    kept = sum(not row["rejected"] for row in rows)
-    assert f"{kept} of {len(rows)} clips are kept" in page
+    accepted = sum(not row["rejected"] for row in rows)
+    assert f"{accepted} of {len(rows)} clips kept" in page
     assert "Worst kept" in page and "Best rejected" in page and page.count("<svg") >= 3
     assert page.count("data:image/jpeg;base64,") >= 4 and "http" not in page.replace("http://www.w3.org", "")
     assert all(name in page for name in ("clips/pan_001.mp4", "broken.mp4", "日本_ü_001.mp4"))
@@ -337,7 +326,7 @@ def test_two_workers_make_what_one_makes(engine, films, tmp_path, refused):
     for name in ("here", engine):
         done = follow(tmp_path, name, films)
         assert done.returncode == 0, done.stderr[-2000:]
-    if engine == "ray" and refused.exists():  # whatever it is told, it asks whether it runs in a cloud
+    if engine == "ray" and refused.exists():  # it always asks whether it runs in a cloud
         assert all("ray/dashboard/dashboard.py" in line for line in refused.read_text().splitlines())
         refused.unlink()
     assert contents(tmp_path / engine) == contents(tmp_path / "here")
@@ -363,13 +352,13 @@ def test_recipes_say_what_is_wrong_with_them(films, tmp_path):
     done = follow(tmp_path, "horses", films)
     assert done.returncode == 1 and "There is no engine 'horses'" in done.stderr
     done = follow(tmp_path, "here", films, more="[limits]\nbeauty = 3\n")
-    assert done.returncode == 1 and "[limits] knows no beauty" in done.stderr
+    assert done.returncode == 1 and "[limits] has no setting beauty" in done.stderr
 
 
 def test_threads_stop_when_nobody_listens(tmp_path):
     clips = [tmp_path / f"{i}.mp4" for i in range(50)]
     work = Counting()
-    for i, _ in enumerate(engines.by_threads(work, clips, 2)):
+    for i, _ in enumerate(engines.run_in_threads(work, clips, 2)):
         if i == 3:
             break
-    assert len(work.asked) < 30
+    assert len(work.files) < 30

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import part
-from footage import texture, write_video
+
+from support.footage import texture, write_video
+from support.pack import part
 
 dataset_file = part("easyanimate_models.data.dataset_file")
 read_dataset = part("easyanimate_models.training.clips.dataset").read_dataset
@@ -50,7 +51,7 @@ def test_lists_are_read_as_editors_save_them(folder, encoding, name):
 def test_other_encodings_are_refused_by_name(folder, content, name):
     (folder / name).write_bytes(content)
     for read in (dataset_file.read_rows, read_dataset):
-        with pytest.raises(dataset_file.DatasetError, match=f"{name} is not text in UTF-8 or UTF-16; save it anew"):
+        with pytest.raises(dataset_file.DatasetError, match=f"{name} is not text in UTF-8 or UTF-16; save it as UTF-8"):
             read(folder)
 
 

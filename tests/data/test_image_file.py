@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy
 import pytest
-from conftest import part
-from footage import texture
 from PIL import Image
+
+from support.footage import texture
+from support.pack import part
 
 image_file = part("easyanimate_models.media.image_file")
 video_file = part("easyanimate_models.media.video_file")
@@ -87,7 +88,7 @@ def test_files_that_are_no_images_are_named(tmp_path):
         "short.png": "can't be read as an image .*; replace it",
         "text.jpg": r"can't be read as an image \(no known format\); replace it",
         "empty.png": r"can't be read as an image \(no known format\); replace it",
-        "gone.png": "is not there any more",
+        "gone.png": "no longer exists",
     }.items():
         with pytest.raises(MediaError, match=f"{name} {why}"):
             video_file.probe(tmp_path / name)

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from conftest import golden, part
-from footage import pan, pictures, real_clip, texture, write_video
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
+
+from support.footage import pan, pictures, real_clip, texture, write_video
+from support.pack import part
+from support.recorded import golden
 
 motion = part("easyanimate_models.data.motion")
 text_area = part("easyanimate_models.data.text_area")
@@ -28,8 +30,8 @@ LINES = {
 }
 
 
-def scored(tmp_path: Path, frames, **told) -> dict[str, float]:
-    return motion.Motion()(write_video(tmp_path / "clip.mp4", frames, **told))
+def scored(tmp_path: Path, frames, **options) -> dict[str, float]:
+    return motion.Motion()(write_video(tmp_path / "clip.mp4", frames, **options))
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +85,17 @@ def test_raft_is_used_where_its_weights_are(tmp_path):
     file = write_video(tmp_path / "clip.mp4", pan(16, frames=26, width=192, height=128))
     found = motion.Motion(tmp_path / "raft.pth")(file)["motion"]
     before, after = (motion.upright(f, motion.SIDE) for f in motion.frames(file, motion.FPS, rough=True))
-    shown = [torch.from_numpy(p.copy()).movedim(-1, 0)[None].float() / 127.5 - 1 for p in (before, after)]
+    pair = [torch.from_numpy(p.copy()).movedim(-1, 0)[None].float() / 127.5 - 1 for p in (before, after)]
     with torch.inference_mode():
-        assert found == pytest.approx(float(network(*shown)[-1][0].norm(dim=0).mean()), rel=1e-4)
+        assert found == pytest.approx(float(network(*pair)[-1][0].norm(dim=0).mean()), rel=1e-4)
     save_file({"a.weight": torch.zeros(2)}, tmp_path / "no.safetensors")
     with pytest.raises(CheckpointError, match="is not a complete RAFT"):
         motion.Motion(tmp_path / "no.safetensors")(file)
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    place = Path(pytest.importorskip("matplotlib_fontja").__file__).parent
-    return ImageFont.truetype(str(place / "fonts" / "ipaexg.ttf"), size)
+    package = Path(pytest.importorskip("matplotlib_fontja").__file__).parent
+    return ImageFont.truetype(str(package / "fonts" / "ipaexg.ttf"), size)
 
 
 @pytest.mark.parametrize("script", LINES)
@@ -110,23 +112,29 @@ def test_the_area_of_writing_is_that_of_the_ink(script, size):
 
 
 @pytest.mark.parametrize("name", ["bikes", "carphone_pristine"])
-def test_pictures_without_writing_have_none(name):
+def test_sampledwithout_writing_have_none(name):
     assert text_area.TextArea()(real_clip(name))["text_area"] < 0.01
 
 
 def test_basics_are_what_the_clip_is(tmp_path):
     file = write_video(tmp_path / "a.mp4", [numpy.full((48, 64, 3), 128, numpy.uint8)] * 50, fps=25)
-    seen = basics.Basics()(file)
-    assert (seen["width"], seen["height"], seen["frames"], seen["fps"], seen["seconds"]) == (64, 48, 50, 25.0, 2.0)
-    assert seen["light"] == pytest.approx(0.5, abs=0.02) and seen["change"] < 0.002
+    scores = basics.PixelScores()(file)
+    assert (scores["width"], scores["height"], scores["frames"], scores["fps"], scores["seconds"]) == (
+        64,
+        48,
+        50,
+        25.0,
+        2.0,
+    )
+    assert scores["light"] == pytest.approx(0.5, abs=0.02) and scores["change"] < 0.002
 
 
 def test_copies_share_a_hash_and_others_do_not(tmp_path):
     film = pictures(real_clip("bikes"), (320, 136))
     clips = {"a": film[:30], "again": film[:30], "b": film[76:137], "c": film[137:187], "d": film[187:242]}
-    told = {"again": {"crf": "35"}}
-    files = {n: write_video(tmp_path / f"{n}.mp4", f, options=told.get(n)) for n, f in clips.items()}
-    hashes = {name: basics.Basics()(file)["hash"] for name, file in files.items()}
+    options = {"again": {"crf": "35"}}
+    files = {n: write_video(tmp_path / f"{n}.mp4", f, options=options.get(n)) for n, f in clips.items()}
+    hashes = {name: basics.PixelScores()(file)["hash"] for name, file in files.items()}
     assert basics.distance(hashes["a"], hashes["again"]) <= filters.SAME
     others = [hashes[name] for name in "abcd"]
     assert min(basics.distance(a, b) for i, a in enumerate(others) for b in others[:i]) > 3 * filters.SAME
@@ -154,37 +162,37 @@ def test_looks_are_the_predictors_mean_over_four_frames(tmp_path):
     tensors = head(tmp_path / "head.pth", 3, 5, 1)
     file = write_video(tmp_path / "a.mp4", [texture(64, 48, seed=i) for i in range(20)])
     found = aesthetics.Aesthetics(see, tmp_path / "head.pth")(file)["aesthetics"]
-    shown = torch.from_numpy(numpy.stack(aesthetics.sample_frames(file, 4)).astype(numpy.float32) / 255)
-    x = torch.nn.functional.normalize(see(shown), dim=-1)
+    sampled = torch.from_numpy(numpy.stack(aesthetics.sample_frames(file, 4)).astype(numpy.float32) / 255)
+    x = torch.nn.functional.normalize(see(sampled), dim=-1)
     for number in (0, 2):
         x = x @ tensors[f"layers.{number}.weight"].T + tensors[f"layers.{number}.bias"]
     assert found == pytest.approx(float(x.mean()), rel=1e-4)
 
 
 def test_looks_through_clip_are_scored_anew_with_another_clip(tmp_path):
-    """The host's CLIP vision, of a few weights; what it sees is part of what was done."""
+    """The host's CLIP vision, of a few weights; its fingerprint is part of the settings."""
     recorded = golden("v3_e2e/clip_vision")
     (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"]))
     save_file(recorded.weights, tmp_path / "model.safetensors")
-    eye = part("easyanimate_models.sd").load_image_encoder(tmp_path)
+    image_encoder = part("easyanimate_models.sd").load_image_encoder(tmp_path)
     head(tmp_path / "head.pth", recorded.config["constructor"]["projection_dim"], 1)
     file = write_video(tmp_path / "a.mp4", [texture(64, 48, seed=i) for i in range(8)])
-    work = aesthetics.by_host(eye, tmp_path / "head.pth")
+    work = aesthetics.clip_vision_aesthetics(image_encoder, tmp_path / "head.pth")
     found = work(file)["aesthetics"]
-    shown = torch.from_numpy(numpy.stack(aesthetics.sample_frames(file, 4)).astype(numpy.float32) / 255)
-    embeds = torch.nn.functional.normalize(eye.encode_image(shown).image_embeds.float(), dim=-1)
-    ((weight, bias),) = aesthetics.layers(tmp_path / "head.pth")
+    sampled = torch.from_numpy(numpy.stack(aesthetics.sample_frames(file, 4)).astype(numpy.float32) / 255)
+    embeds = torch.nn.functional.normalize(image_encoder.encode_image(sampled).image_embeds.float(), dim=-1)
+    ((weight, bias),) = aesthetics.read_layers(tmp_path / "head.pth")
     assert found == pytest.approx(float((embeds @ weight.T + bias).mean()), rel=1e-3)
     with torch.no_grad():
-        next(eye.model.parameters()).add_(1)
-    assert aesthetics.by_host(eye, tmp_path / "head.pth").encoder != work.encoder
+        next(image_encoder.model.parameters()).add_(1)
+    assert aesthetics.clip_vision_aesthetics(image_encoder, tmp_path / "head.pth").encoder != work.encoder
 
 
 def test_other_files_are_no_predictors(tmp_path):
     file = write_video(tmp_path / "a.mp4", [texture(64, 48)] * 5)
     save_file({"conv.weight": torch.zeros(2, 3, 1, 1)}, tmp_path / "conv.safetensors")
-    with pytest.raises(CheckpointError, match=r"conv\.safetensors is no aesthetic predictor"):
+    with pytest.raises(CheckpointError, match=r"conv\.safetensors is not an aesthetic predictor"):
         aesthetics.Aesthetics(see, tmp_path / "conv.safetensors")(file)
     head(tmp_path / "wide.pth", 768, 16, 1)
-    with pytest.raises(CheckpointError, match="for embeddings of 768 numbers and the image encoder gives 3"):
+    with pytest.raises(CheckpointError, match="768-dimensional embeddings, but the image encoder gives 3"):
         aesthetics.Aesthetics(see, tmp_path / "wide.pth")(file)

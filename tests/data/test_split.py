@@ -4,14 +4,15 @@ import random
 
 import numpy
 import pytest
-from conftest import part
-from footage import pan, pictures, real_clip, texture, write_video
+
+from support.footage import pan, pictures, real_clip, texture, write_video
+from support.pack import part
 
 cuts = part("easyanimate_models.data.cuts")
 split = part("easyanimate_models.data.split")
 video_file = part("easyanimate_models.media.video_file")
 
-BIKES = [30, 76, 137, 187, 242]  # where the film cuts, seen with the eye
+BIKES = [30, 76, 137, 187, 242]  # the cuts of the film, found by watching it
 NAMES = ("bikes", "bigbuckbunny", "carphone_pristine")
 SIZE = (256, 144)
 TRIALS = 8
@@ -40,22 +41,22 @@ def test_a_single_real_shot_has_none(name):
 
 
 def split_cuts(file) -> list[int]:
-    pieces, _ = split.plan(video_file.probe(file), split.SplitSettings(0.01, 1e6))
+    pieces, _ = split.find_segments(video_file.probe(file), split.SplitSettings(0.01, 1e6))
     return [piece.start for piece in pieces if piece.start]
 
 
 def test_joins_of_real_shots_are_found_and_nothing_else(shots):
     """Recall and precision of 0.95 and more, over films of five shots in every order."""
-    hits = said = true = 0
+    hits = reported = true = 0
     for seed in range(TRIALS):
         film, joins = [], set()
         for shot in random.Random(seed).sample(shots, 5):
             start = random.Random(seed).randrange(0, max(1, len(shot) - 30))
             joins |= {len(film)} if film else set()
             film += shot[start : start + 30]
-        seen = set(found(film))
-        hits, said, true = hits + len(seen & joins), said + len(seen), true + len(joins)
-    assert hits / true >= 0.95 and hits / said >= 0.95, (hits, said, true)
+        cuts_found = set(found(film))
+        hits, reported, true = hits + len(cuts_found & joins), reported + len(cuts_found), true + len(joins)
+    assert hits / true >= 0.95 and hits / reported >= 0.95, (hits, reported, true)
 
 
 def test_flashes_are_no_cuts(shots):
@@ -78,8 +79,8 @@ def test_fading_through_black_to_another_shot_is_one_cut(shots):
     out = [(shots[1][20] * (1 - i / 8)).astype(numpy.uint8) for i in range(8)]
     black = [numpy.zeros_like(out[0])] * 5
     back = [(shots[5][0] * (i + 1) / 8).astype(numpy.uint8) for i in range(8)]
-    seen = found(shots[1][:20] + out + black + back + shots[5][:30])
-    assert len(seen) == 1 and 27 <= seen[0] <= 36
+    cuts_found = found(shots[1][:20] + out + black + back + shots[5][:30])
+    assert len(cuts_found) == 1 and 27 <= cuts_found[0] <= 36
 
 
 def test_a_fast_pan_is_no_cut():
@@ -101,34 +102,36 @@ def test_clips_are_cut_without_encoding_where_the_film_allows(tmp_path):
     film, borders = pictures(real_clip("bikes")), [0, *BIKES]
     assert [clip.name for clip in clips] == [f"bikes_{i:03}.mp4" for i in range(1, 6)]
     for clip, start, stop in zip(clips, borders, BIKES, strict=False):
-        shown = pictures(clip)
-        assert len(shown) == stop - start
-        assert all(numpy.array_equal(a, b) for a, b in zip(shown, film[start:stop], strict=True))
+        frames = pictures(clip)
+        assert len(frames) == stop - start
+        assert all(numpy.array_equal(a, b) for a, b in zip(frames, film[start:stop], strict=True))
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".mp4"] * 5
 
 
 def test_where_it_does_not_clips_are_encoded_so_that_no_eye_sees_it(tmp_path):
     clips = split.split(real_clip("bigbuckbunny"), tmp_path, "rabbit", split.SplitSettings(1.0, 3.0))
     film = pictures(real_clip("bigbuckbunny"))
-    shown = [picture for clip in clips for picture in pictures(clip)]
-    assert [len(pictures(clip)) for clip in clips] == [66, 66] and len(shown) == len(film)
-    error = numpy.mean([numpy.square(a.astype(float) - b).mean() for a, b in zip(shown[::10], film[::10], strict=True)])
+    frames = [picture for clip in clips for picture in pictures(clip)]
+    assert [len(pictures(clip)) for clip in clips] == [66, 66] and len(frames) == len(film)
+    error = numpy.mean(
+        [numpy.square(a.astype(float) - b).mean() for a, b in zip(frames[::10], film[::10], strict=True)]
+    )
     assert 10 * numpy.log10(255**2 / error) > 40
 
 
 def test_clips_are_turned_even_and_in_eight_bits(tmp_path):
-    shown = [texture(66, 48, seed=1)] * 30
-    turned = write_video(tmp_path / "turned.mp4", shown, prepare=lambda stream: stream.set_display_rotation(90))
-    deep = write_video(tmp_path / "deep.mp4", shown, pix_fmt="yuv420p10le")
-    uneven = write_video(tmp_path / "uneven.mp4", shown, ticks=[i * 40 + (i > 10) * 400 for i in range(30)])
+    frames = [texture(66, 48, seed=1)] * 30
+    turned = write_video(tmp_path / "turned.mp4", frames, prepare=lambda stream: stream.set_display_rotation(90))
+    deep = write_video(tmp_path / "deep.mp4", frames, pix_fmt="yuv420p10le")
+    uneven = write_video(tmp_path / "uneven.mp4", frames, ticks=[i * 40 + (i > 10) * 400 for i in range(30)])
     odd = write_video(tmp_path / "odd.mkv", [texture(67, 49)] * 30, codec="ffv1", pix_fmt="bgr0", options={})
     settings = split.SplitSettings(0.5, 4.0)
     for file, size in ((turned, (48, 66)), (deep, (66, 48)), (uneven, (66, 48)), (odd, (66, 48))):
         (clip,) = split.split(file, tmp_path / "clips", file.stem, settings)
-        seen = video_file.probe(clip)
-        assert (seen.width, seen.height) == size and seen.even and not seen.rotated and seen.depth == 8, file
+        probed = video_file.probe(clip)
+        assert (probed.width, probed.height) == size and probed.even and not probed.rotated and probed.depth == 8, file
 
 
 def test_settings_that_leave_gaps_are_refused():
-    with pytest.raises(ValueError, match="at least twice as long as least"):
+    with pytest.raises(ValueError, match="at least twice the minimum"):
         split.SplitSettings(6.0, 10.0)

@@ -1,12 +1,13 @@
-"""What a video file is and how it is seen: turned, uneven, deep, dark, broken, gone."""
+"""Video files as they are read: turned, uneven, deep, HDR, broken, gone."""
 
 from fractions import Fraction
 
 import av
 import numpy
 import pytest
-from conftest import part
-from footage import texture, write_video
+
+from support.footage import texture, write_video
+from support.pack import part
 
 video_file = part("easyanimate_models.media.video_file")
 probe, frames, picture, MediaError = video_file.probe, video_file.frames, video_file.upright, video_file.MediaError
@@ -20,22 +21,22 @@ def close(a: numpy.ndarray, b: numpy.ndarray) -> bool:
 
 def test_a_plain_file_is_what_was_written(tmp_path):
     file = write_video(tmp_path / "a.mp4", SHOWN, fps=25)
-    seen = probe(file)
-    assert (seen.width, seen.height, seen.fps, seen.even, seen.rotated, seen.depth) == (64, 48, 25, True, False, 8)
-    assert seen.seconds == pytest.approx(1.2) and seen.codec == "h264"
+    info = probe(file)
+    assert (info.width, info.height, info.fps, info.even, info.rotated, info.depth) == (64, 48, 25, True, False, 8)
+    assert info.seconds == pytest.approx(1.2) and info.codec == "h264"
     assert all(close(picture(frame), pixels) for frame, pixels in zip(frames(file), SHOWN, strict=True))
 
 
 @pytest.mark.parametrize("turned", [90, 180, 270])
 def test_a_rotation_flag_is_honoured(tmp_path, turned):
     file = write_video(tmp_path / "a.mp4", SHOWN, prepare=lambda stream: stream.set_display_rotation(turned))
-    seen, first = probe(file), picture(next(frames(file)))
-    assert seen.rotated and (seen.height, seen.width) == first.shape[:2]
+    info, first = probe(file), picture(next(frames(file)))
+    assert info.rotated and (info.height, info.width) == first.shape[:2]
     assert close(first, numpy.rot90(SHOWN[0], turned // 90))
 
 
 @pytest.mark.parametrize(("count", "fps", "ticks"), [(1, 2, 1), (7, 2, 1), (60, 2, 5), (60, 25, 60), (60, 50, 120)])
-def test_frames_come_at_the_rate_asked_for(tmp_path, count, fps, ticks):
+def test_writtencome_at_the_rate_asked_for(tmp_path, count, fps, ticks):
     file = write_video(tmp_path / "a.mp4", [SHOWN[i % 30] for i in range(count)], fps=25)
     assert len(list(frames(file, fps))) == ticks
 
@@ -44,9 +45,9 @@ def test_an_uneven_rate_is_evened_out(tmp_path):
     ticks = [i * 40 + (i > 10) * 400 for i in range(30)]  # it hangs for ten frames' time after the eleventh
     file = write_video(tmp_path / "a.mp4", SHOWN, ticks=ticks)
     assert not probe(file).even
-    seen = [picture(frame) for frame in frames(file, 25)]
-    assert len(seen) == 40 and all(close(pixels, SHOWN[10]) for pixels in seen[10:20])
-    assert close(seen[20], SHOWN[11]) or close(seen[21], SHOWN[11])
+    pictures = [picture(frame) for frame in frames(file, 25)]
+    assert len(pictures) == 40 and all(close(pixels, SHOWN[10]) for pixels in pictures[10:20])
+    assert close(pictures[20], SHOWN[11]) or close(pictures[21], SHOWN[11])
 
 
 def test_ten_bits_are_seen_as_eight(tmp_path):
@@ -66,16 +67,16 @@ def test_hdr_is_named_and_not_guessed_at(tmp_path, trc, name):
 
 @pytest.mark.parametrize("side", [33, 47])
 def test_odd_sizes_are_read(tmp_path, side):
-    shown = [texture(side, side + 2, seed=i) for i in range(3)]
-    file = write_video(tmp_path / "a.mkv", shown, codec="ffv1", pix_fmt="bgr0", options={})
+    written = [texture(side, side + 2, seed=i) for i in range(3)]
+    file = write_video(tmp_path / "a.mkv", written, codec="ffv1", pix_fmt="bgr0", options={})
     assert (probe(file).width, probe(file).height) == (side, side + 2)
-    assert numpy.array_equal(picture(next(frames(file))), shown[0])
+    assert numpy.array_equal(picture(next(frames(file))), written[0])
 
 
 def test_pictures_spread_over_a_clip_come_from_the_middle_of_each_part(tmp_path):
     file = write_video(tmp_path / "a.mp4", SHOWN)
-    seen = video_file.sample_frames(file, 3)
-    assert all(close(pixels, SHOWN[i]) for pixels, i in zip(seen, (5, 15, 25), strict=True))
+    pictures = video_file.sample_frames(file, 3)
+    assert all(close(pixels, SHOWN[i]) for pixels, i in zip(pictures, (5, 15, 25), strict=True))
     assert len(video_file.sample_frames(file, 100)) == 30
 
 
@@ -98,20 +99,22 @@ def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
         "empty": "can't be read as a video .*; replace it",
         "text": "can't be read as a video .*; replace it",
         "short": "can't be read as a video .*; replace it",
-        "sound": "has sound but no picture; leave it out",
-        "gone": "is not there any more",
+        "sound": "has audio but no video; remove it",
+        "gone": "no longer exists",
     }.items():
         with pytest.raises(MediaError, match=rf"{name}\.mp4 {why}"):
             probe(tmp_path / f"{name}.mp4")
 
 
 def test_a_file_that_breaks_off_says_where(tmp_path):
-    shown = [texture(160, 120, seed=i) for i in range(40)]
-    file = write_video(tmp_path / "a.mp4", shown, container={"movflags": "faststart"})
+    written = [texture(160, 120, seed=i) for i in range(40)]
+    file = write_video(
+        tmp_path / "a.mp4", written, prepare=lambda stream: stream.container.options.update(movflags="faststart")
+    )
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert probe(file).width == 160
-    with pytest.raises(MediaError, match=r"a\.mp4 breaks off after \d+ .*; replace it"):
+    with pytest.raises(MediaError, match=r"a\.mp4 (ends after|can't be read beyond frame) \d+ .*; replace it"):
         list(frames(file))
 
 

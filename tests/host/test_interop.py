@@ -5,12 +5,13 @@
 
 import shutil
 
-import client
 import pytest
-from conftest import dev
-from interop import Bench, Cell, NotHere, read_table, write_table
-from interop_rows import CONTROL, LORA, ROWS, SAVED, UPSCALER
-from stand_ins import pixart_control, stand_ins
+
+from support.interop import Bench, Cell, Unsupported, read_table, write_table
+from support.interop_rows import CONTROL, LORA, ROWS, SAVED, UPSCALER
+from support.stand_ins import pixart_control, stand_ins
+from tools import comfyui
+from tools.workflows import client
 
 measured: dict[str, Cell] = {}
 
@@ -25,7 +26,7 @@ def bench(server):
 
 def remove_saved() -> None:
     for folder in ("diffusion_models", "loras"):  # where the host looks for what it saved
-        shutil.rmtree(dev.OUTPUT / folder / SAVED, ignore_errors=True)
+        shutil.rmtree(comfyui.OUTPUT / folder / SAVED, ignore_errors=True)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -37,7 +38,7 @@ def test_a_stock_node_works(bench, row):
         else:
             row.check(bench)
         measured[row.name] = Cell(row.reason)
-    except NotHere as missing:
+    except Unsupported as missing:
         measured[row.name] = Cell(str(missing))
 
 

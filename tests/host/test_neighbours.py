@@ -5,25 +5,26 @@ import re
 import subprocess
 import sys
 
-import client
 import pytest
 import torch
-from conftest import HOST, NEIGHBOURS, ROOT
-from graphs import node
-from seeing import read_pictures
-from troubled import small
+
+from support.pack import HOST, NEIGHBOURS, ROOT
+from support.prompts import text_to_frames
+from support.videos import read_pictures
+from tools.workflows import client
+from tools.workflows.author import node
 
 OTHERS = [str(NEIGHBOURS / "packs" / name) for name in ("first", "second")]
 HEAVY = {"transformers", "diffusers", "matplotlib", "cv2", "accelerate", "ray", "onnxruntime", "scenedetect"}
-HANG = 600  # seconds
+TIMEOUT = 600  # seconds
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    """What `beside_others` says of ours between two others, on the real host, in a fresh process."""
+    """What `load_packs` reports of ours between two others, on the real host, in a fresh process."""
     first, second = OTHERS
-    command = [sys.executable, "support/beside_others.py", str(HOST), first, str(ROOT), second]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+    command = [sys.executable, "support/load_packs.py", str(HOST), first, str(ROOT), second]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -58,7 +59,7 @@ def test_nodes_of_all_packs_work_in_one_prompt(server):
     def saved(name: str, source: str) -> dict:
         return node("SaveImage", images=[source, 0], filename_prefix=f"tests/{name}")
 
-    nodes = small(length=8) | {
+    nodes = text_to_frames(length=8) | {
         "inverted": node("EasyAnimateTestInvert", images=["decode", 0]),
         "halved": node("EasyAnimateTestHalve", images=["inverted", 0]),
         "save": saved("ours", "decode"),

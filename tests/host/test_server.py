@@ -3,96 +3,51 @@
 import json
 from pathlib import Path
 
-import client
 import pytest
-from conftest import ROOT, dev, part
-from seeing import assert_shows, watch
+
+from support.pack import ROOT, part
+from support.prompts import CFG, PROMPT, decode, empty, encode, ksampler, sampler, text_to_video
+from support.videos import assert_shows, first_video
+from tools import comfyui
+from tools.workflows import client
+from tools.workflows.author import node
 
 WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
-BUILT_IN = part("easyanimate_models.files.model_files").BUILT_IN
-PROMPT = "a red ball moves to the left on a black background"
-CFG = part("easyanimate_models.training.toy.evaluation").Settings().cfg
-
-
-def graph(**changed) -> dict:
-    """Prompt to video with our nodes; `changed` replaces or adds nodes by name."""
-    nodes = {
-        "model": node("EasyAnimateLoadTransformer", transformer=BUILT_IN, weight_dtype="default"),
-        "vae": node("EasyAnimateLoadVAE", vae=BUILT_IN),
-        "clip": node("EasyAnimateLoadTextEncoder", text_encoder=BUILT_IN),
-        "prompt": node("EasyAnimateEncodePrompt", clip=["clip", 0], positive=PROMPT, negative="", clean_text=True),
-        "empty": node("EasyAnimateEmptyLatent", width=64, height=64, length=24, batch_size=1),
-        "sampler": node(
-            "EasyAnimateSampler",
-            model=["model", 0],
-            positive=["prompt", 0],
-            negative=["prompt", 1],
-            latent=["empty", 0],
-            seed=1,
-            steps=25,
-            cfg=CFG,
-            sampler="euler",
-            scheduler="easyanimate",
-            denoise=1.0,
-        ),
-        "decode": node("EasyAnimateDecode", latent=["sampler", 0], vae=["vae", 0], tile_size=0),
-        "video": node("CreateVideo", images=["decode", 0], fps=24),
-        "save": node("SaveVideo", video=["video", 0], filename_prefix="tests/video", format="mp4", codec="h264"),
-    }
-    return nodes | changed
-
-
-def node(kind: str, **inputs) -> dict:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def test_the_shipped_workflow_makes_what_its_prompt_says(server):
     progress = []
     outputs = client.run(server, client.load(server, WORKFLOW), lambda *event: progress.append(event))
-    assert_shows(watch(outputs))
+    assert_shows(first_video(outputs))
     assert ("EasyAnimateSampler", 25, 25) in progress
     assert ("EasyAnimateDecode", 3, 3) in progress
 
 
 def test_another_prompt_makes_another_video(server):
     prompt = client.load(server, WORKFLOW)
-    encode = next(n for n in prompt.values() if n["class_type"] == "EasyAnimateEncodePrompt")
-    encode["inputs"]["positive"] = "a green square goes down"
-    assert_shows(watch(client.run(server, prompt)), "green", "down")
+    encoder = next(n for n in prompt.values() if n["class_type"] == "EasyAnimateEncodePrompt")
+    encoder["inputs"]["positive"] = "a green square goes down"
+    assert_shows(first_video(client.run(server, prompt)), "green", "down")
 
 
 def test_the_template_browser_offers_the_workflows(server):
     templates = client.get(server, "/workflow_templates")
-    offered = [name for pack, names in templates.items() if pack == dev.PACK for name in names]
+    offered = [name for pack, names in templates.items() if pack == comfyui.PACK for name in names]
     assert sorted(offered) == sorted(path.stem for path in WORKFLOW.parent.glob("*.json"))
 
 
 STOCK = {
-    "KSampler": {
-        "sampler": node(
-            "KSampler",
-            model=["model", 0],
-            positive=["prompt", 0],
-            negative=["prompt", 1],
-            latent_image=["empty", 0],
-            seed=1,
-            steps=25,
-            cfg=CFG,
-            sampler_name="euler",
-            scheduler="normal",
-            denoise=1.0,
-        )
-    },
+    "KSampler": {"sampler": ksampler()},
     "SamplerCustomAdvanced": {
         "noise": node("RandomNoise", noise_seed=1),
         "guider": node("CFGGuider", model=["model", 0], positive=["prompt", 0], negative=["prompt", 1], cfg=CFG),
-        "how": node("KSamplerSelect", sampler_name="dpmpp_2m"),
+        "method": node("KSamplerSelect", sampler_name="dpmpp_2m"),
         "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=25, denoise=1.0),
         "sampler": node(
             "SamplerCustomAdvanced",
             noise=["noise", 0],
             guider=["guider", 0],
-            sampler=["how", 0],
+            sampler=["method", 0],
             sigmas=["sigmas", 0],
             latent_image=["empty", 0],
         ),
@@ -100,10 +55,7 @@ STOCK = {
     "CLIPTextEncode": {
         "prompt": node("CLIPTextEncode", clip=["clip", 0], text=PROMPT),
         "negative": node("CLIPTextEncode", clip=["clip", 0], text=""),
-        "sampler": {
-            **graph()["sampler"],
-            "inputs": {**graph()["sampler"]["inputs"], "negative": ["negative", 0]},
-        },
+        "sampler": sampler(negative=["negative", 0]),
     },
     "EmptyHunyuanLatentVideo": {
         "empty": node("EmptyHunyuanLatentVideo", width=64, height=64, length=21, batch_size=1),
@@ -125,46 +77,44 @@ STOCK = {
 
 @pytest.mark.parametrize("kind", STOCK)
 def test_a_stock_node_works_in_the_place_of_ours(server, kind):
-    assert_shows(watch(client.run(server, graph(**STOCK[kind]))))
-
-
-@pytest.mark.parametrize("encoder", ["VAEEncode", "EasyAnimateEncode"])
-def test_a_video_encoded_and_decoded_is_the_same_video(server, encoder):
-    encode = {
-        "VAEEncode": node("VAEEncode", pixels=["decode", 0], vae=["vae", 0]),
-        "EasyAnimateEncode": node("EasyAnimateEncode", images=["decode", 0], vae=["vae", 0], tile_size=0),
-    }[encoder]
-    again = {
-        "encode": encode,
-        "again": node("VAEDecode", samples=["encode", 0], vae=["vae", 0]),
-        "video": node("CreateVideo", images=["again", 0], fps=24),
-    }
-    assert_shows(watch(client.run(server, graph(**again))))
-
-
-def test_video_to_video_keeps_the_motion(server):
-    """A red ball's video, half re-noised, with another colour asked for."""
-    sampler = graph()["sampler"]["inputs"]
-    change = {
-        "encode": node("EasyAnimateEncode", images=["decode", 0], vae=["vae", 0], tile_size=0),
-        "other": node("EasyAnimateEncodePrompt", clip=["clip", 0], positive=PROMPT, negative="", clean_text=True),
-        "second": node(
-            "EasyAnimateSampler",
-            **{**sampler, "positive": ["other", 0], "latent": ["encode", 0], "denoise": 0.5, "seed": 2},
-        ),
-        "again": node("EasyAnimateDecode", latent=["second", 0], vae=["vae", 0], tile_size=0),
-        "video": node("CreateVideo", images=["again", 0], fps=24),
-    }
-    assert_shows(watch(client.run(server, graph(**change))))
-
-
-def test_a_length_of_one_is_an_image(server):
-    empty = node("EasyAnimateEmptyLatent", width=64, height=64, length=1, batch_size=1)
-    assert watch(client.run(server, graph(empty=empty))).shape[0] == 1
+    assert_shows(first_video(client.run(server, text_to_video(**STOCK[kind]))))
 
 
 @pytest.mark.parametrize(
-    ("place", "wrong"),
+    "encoder",
+    [
+        node("VAEEncode", pixels=["decode", 0], vae=["vae", 0]),
+        node("EasyAnimateEncode", images=["decode", 0], vae=["vae", 0], tile_size=0),
+    ],
+    ids=["VAEEncode", "EasyAnimateEncode"],
+)
+def test_a_video_encoded_and_decoded_is_the_same_video(server, encoder):
+    again = {
+        "encode": encoder,
+        "again": node("VAEDecode", samples=["encode", 0], vae=["vae", 0]),
+        "video": node("CreateVideo", images=["again", 0], fps=24),
+    }
+    assert_shows(first_video(client.run(server, text_to_video(**again))))
+
+
+def test_video_to_video_keeps_the_motion(server):
+    """A red ball's video, half re-noised and sampled again."""
+    second = {
+        "encode": node("EasyAnimateEncode", images=["decode", 0], vae=["vae", 0], tile_size=0),
+        "other": encode(),
+        "second": sampler(positive=["other", 0], latent=["encode", 0], denoise=0.5, seed=2),
+        "again": decode("second"),
+        "video": node("CreateVideo", images=["again", 0], fps=24),
+    }
+    assert_shows(first_video(client.run(server, text_to_video(**second))))
+
+
+def test_a_length_of_one_is_an_image(server):
+    assert first_video(client.run(server, text_to_video(empty=empty(1)))).shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
     [
         ("empty", {"width": 0}),
         ("empty", {"length": 0}),
@@ -172,21 +122,21 @@ def test_a_length_of_one_is_an_image(server):
         ("vae", {"vae": "gone.safetensors"}),
     ],
 )
-def test_bad_values_are_refused_before_anything_runs(server, place, wrong):
-    changed = graph()[place]
+def test_bad_values_are_refused_before_anything_runs(server, name, wrong):
+    changed = text_to_video()[name]
     changed = {**changed, "inputs": {**changed["inputs"], **wrong}}
     with pytest.raises(client.WorkflowError, match=next(iter(wrong))):
-        client.run(server, graph(**{place: changed}))
+        client.run(server, text_to_video(**{name: changed}))
 
 
 def test_a_wrong_file_is_answered_with_one_sentence(server):
-    folder = dev.BASE / "models" / "diffusion_models"
+    folder = comfyui.BASE / "models" / "diffusion_models"
     file = folder / "easyanimate-test-notes.safetensors"
     file.write_text("no weights here\n" * 40)
     try:
         wrong = node("EasyAnimateLoadTransformer", transformer=file.name, weight_dtype="default")
         with pytest.raises(client.WorkflowError) as error:
-            client.run(server, graph(model=wrong))
+            client.run(server, text_to_video(model=wrong))
     finally:
         file.unlink()
     expected = f"{file.name} is not a valid safetensors file; download it again."
@@ -194,12 +144,9 @@ def test_a_wrong_file_is_answered_with_one_sentence(server):
 
 
 def test_our_decode_says_so_when_given_another_vae(server):
-    wrong = {
-        "taesd": node("VAELoader", vae_name="pixel_space"),
-        "decode": node("EasyAnimateDecode", latent=["sampler", 0], vae=["taesd", 0], tile_size=0),
-    }
+    wrong = {"taesd": node("VAELoader", vae_name="pixel_space"), "decode": decode(vae=["taesd", 0])}
     with pytest.raises(client.WorkflowError, match="This VAE is not an EasyAnimate VAE"):
-        client.run(server, graph(**wrong))
+        client.run(server, text_to_video(**wrong))
 
 
 def test_every_node_is_known_to_the_server(server):

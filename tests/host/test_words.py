@@ -1,4 +1,4 @@
-"""What the nodes are called and how they are explained, in three languages."""
+"""Names and explanations of the nodes, in three languages."""
 
 import ast
 import json
@@ -6,18 +6,19 @@ import re
 import urllib.request
 from functools import cache
 
-import client
-import node_words as node_defs
 import pytest
-from conftest import ROOT, dev, part
 
-KNOWN = {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in part("nodes").NODES}
-WORDS = {language: node_defs.read(language) for language in node_defs.HEADINGS}
+from support.pack import ROOT, part
+from tools import comfyui, node_words
+from tools.workflows import client
+
+NODES = {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in part("nodes").NODES}
+WORDS = {language: node_words.read(language) for language in node_words.HEADINGS}
 TRANSLATED = [language for language in WORDS if language != "en"]
 NAMES = {"VAE", "CLIP", "CFG", "LoRA", "ControlNet", "Latent", "Sigmas"}  # the same in every language
 HAN, KANA = "[\u4e00-\u9fff]", "[\u3041-\u30ff]"
 TEMPLATES = {file.stem for file in (ROOT / "workflows").glob("*.json")}
-INPUTS = {name for told in WORDS["en"].values() for name in told["inputs"]}
+INPUTS = {name for words in WORDS["en"].values() for name in words["inputs"]}
 WRITTEN = {
     "diffusion_models",
     "text_encoders",
@@ -25,32 +26,32 @@ WRITTEN = {
     "smooth_output",
 }  # words with a line in them that are no inputs
 
-every_node = pytest.mark.parametrize("node", KNOWN)
+every_node = pytest.mark.parametrize("node", NODES)
 every_translation = pytest.mark.parametrize("language", TRANSLATED)
 every_language = pytest.mark.parametrize("language", WORDS)
 
 
-def leaves(told, *path: str):
+def leaves(value, *path: str):
     """(path, text) of every text in a nested dict."""
-    if isinstance(told, dict):
-        for key, value in told.items():
-            yield from leaves(value, *path, key)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, *path, key)
     else:
-        yield path, told
+        yield path, value
 
 
 def page(node: str, language: str) -> str:
-    return node_defs.page(node, language).read_text(encoding="utf-8")
+    return node_words.page(node, language).read_text(encoding="utf-8")
 
 
 def test_english_is_what_the_schemas_say():
     written = (ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")
-    assert written == node_defs.as_text(node_defs.english(KNOWN)), "run `python3 dev.py words`"
+    assert written == node_words.as_text(node_words.english(NODES)), "run `python3 dev.py words`"
 
 
 @every_node
 def test_every_output_has_a_tooltip(node):
-    assert all(KNOWN[node]["output_tooltips"])
+    assert all(NODES[node]["output_tooltips"])
 
 
 @every_translation
@@ -68,16 +69,16 @@ def test_a_translation_says_all_that_english_says(node, language):
 
 
 def hard_facts(text: str) -> list[str]:
-    """Numbers and places, which no language puts in other words."""
+    """Numbers, folders and file endings, which are the same in every language."""
     return re.findall(r"\d+(?:\.\d+)?|(?:models|output)/\w+|\.\w{3,4}\b", text)
 
 
 @every_translation
 def test_the_same_is_said_in_the_same_words(language):
-    said = {}
+    translations = {}
     for (path, english), (_, ours) in zip(leaves(WORDS["en"]), leaves(WORDS[language]), strict=True):
         if path[-1] == "tooltip":
-            assert said.setdefault(english, ours) == ours, path
+            assert translations.setdefault(english, ours) == ours, path
 
 
 @every_language
@@ -88,16 +89,16 @@ def test_nothing_means_more_to_the_front_end_than_it_says(language):
 
 @every_language
 def test_node_names_differ(language):
-    names = [told["display_name"] for told in WORDS[language].values()]
+    names = [words["display_name"] for words in WORDS[language].values()]
     assert len(set(names)) == len(names) and all("EasyAnimate" in name for name in names)
 
 
 @every_language
 @every_node
 def test_a_page_names_each_input_and_no_other(node, language):
-    text, told = page(node, language), WORDS[language][node]
-    assert text.startswith(f"# {told['display_name']}\n")
-    assert node_defs.with_tables(text, language, told, KNOWN[node]) == text, "run `python3 dev.py words`"
+    text, words = page(node, language), WORDS[language][node]
+    assert text.startswith(f"# {words['display_name']}\n")
+    assert node_words.with_tables(text, language, words, NODES[node]) == text, "run `python3 dev.py words`"
     plain = re.sub(r"`[^`]*`|\*“[^”]*”\*|\]\([^)]*\)", "", text)
     assert set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", plain, re.ASCII)) <= INPUTS | TEMPLATES | WRITTEN
 
@@ -105,7 +106,7 @@ def test_a_page_names_each_input_and_no_other(node, language):
 @every_language
 @every_node
 def test_a_page_names_nodes_as_the_language_does(node, language):
-    names = {told["display_name"] for told in WORDS[language].values()}
+    names = {words["display_name"] for words in WORDS[language].values()}
     others = {name for name in re.findall(r"\*\*([^*]+)\*\*", page(node, language)) if "EasyAnimate" in name}
     assert others <= names and others
 
@@ -148,30 +149,28 @@ def test_a_page_says_as_much_as_in_english(node, language):
 def test_a_page_shows_its_node(node, language):
     """The front end looks for pictures beside the English pages, and takes other links for the server's own."""
     assert re.findall(r"\]\(([^)]+)\)", page(node, language)) == [f"pictures/{node}.png"]
-    assert (node_defs.DOCS / "pictures" / f"{node}.png").is_file()
+    assert (node_words.DOCS / "pictures" / f"{node}.png").is_file()
 
 
 def test_there_are_no_pages_of_other_nodes():
-    expected = {node_defs.page(node, language) for node in KNOWN for language in WORDS}
-    assert set(node_defs.DOCS.rglob("*.md")) == expected
+    expected = {node_words.page(node, language) for node in NODES for language in WORDS}
+    assert set(node_words.DOCS.rglob("*.md")) == expected
 
 
 def test_the_server_serves_names_and_pages(server):
     served = client.get(server, "/i18n")
-    for language, told in WORDS.items():
-        ours = {name: served[language]["nodeDefs"][name] for name in KNOWN}
+    for language, words in WORDS.items():
+        ours = {name: served[language]["nodeDefs"][name] for name in NODES}
         main = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))
-        assert ours == told and main.items() <= served[language].items()
-    docs = f"http://127.0.0.1:{server}/extensions/{dev.PACK}/docs"
-    for node in KNOWN:
+        assert ours == words and main.items() <= served[language].items()
+    docs = f"http://127.0.0.1:{server}/extensions/{comfyui.PACK}/docs"
+    for node in NODES:
         for language in WORDS:
-            where = node_defs.page(node, language).relative_to(node_defs.DOCS).as_posix()
+            where = node_words.page(node, language).relative_to(node_words.DOCS).as_posix()
             with urllib.request.urlopen(f"{docs}/{where}", timeout=60) as reply:
                 assert reply.read().decode() == page(node, language)
 
 
-def test_the_server_tells_english_from_the_same_schemas(server):
-    """What `python3 dev.py words` writes."""
-    known = client.get(server, "/object_info")
-    ours = {name: node for name, node in known.items() if node["python_module"] == f"custom_nodes.{dev.PACK}"}
-    assert node_defs.english(ours) == WORDS["en"]
+def test_the_server_describes_the_same_schemas(server):
+    """From which `python3 dev.py words` writes English."""
+    assert node_words.english(comfyui.our_nodes(server)) == WORDS["en"]

@@ -3,16 +3,15 @@
 import dataclasses
 import json
 
-import author
-import client
-import graphs
 import pytest
-import tiny
-from conftest import ROOT, dev
-from interop import Bench
 from PIL import Image
-from seeing import assert_shows, read_video, saved_files
-from stand_ins import files_for, swapped
+
+from support.interop import Bench
+from support.pack import ROOT
+from support.stand_ins import files_for, swapped
+from support.videos import assert_shows, read_video, saved_files
+from tools import comfyui
+from tools.workflows import author, client, graphs, tiny
 
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
@@ -25,7 +24,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 
 @pytest.fixture(scope="module")
 def bench(server):
-    tiny.bring_inputs(dev.BASE)
+    tiny.bring_inputs(comfyui.BASE)
     with files_for(WORKFLOWS.values()):
         yield Bench(server)
 
@@ -59,7 +58,7 @@ def test_the_control_net_holds_the_refined_frames(bench):
     def refined(**changed):
         return read_video(saved_files(run(bench, workflow, **changed))[0])
 
-    with_it, without = refined(), refined(held={"strength": 0.0})
+    with_it, without = refined(), refined(steered={"strength": 0.0})
     assert (with_it - without).abs().mean() > 0.01
 
 
@@ -68,7 +67,7 @@ def test_a_workflow_is_what_its_description_writes(bench, workflow):
     if bench.version != AUTHORED_ON:
         pytest.skip(f"written on {AUTHORED_ON}")
     committed = (FOLDER / f"{workflow.name}.json").read_text(encoding="utf-8")
-    assert author.as_text(workflow, bench.known) == committed, "run `python3 dev.py workflows`"
+    assert author.as_text(workflow, bench.object_info) == committed, "run `python3 dev.py workflows`"
 
 
 def made_up() -> author.Workflow:
@@ -86,7 +85,7 @@ def made_up() -> author.Workflow:
 @pytest.mark.parametrize("workflow", [*WORKFLOWS.values(), made_up()], ids=lambda workflow: workflow.name)
 def test_the_editor_reads_what_the_description_says(bench, workflow, tmp_path):
     ids = workflow.ids()
-    read = client.load(bench.port, author.write(workflow, bench.known, tmp_path))
+    read = client.load(bench.port, author.write(workflow, bench.object_info, tmp_path))
     for name, described in workflow.nodes.items():
         if described["class_type"] == author.NOTE:
             continue
@@ -96,7 +95,7 @@ def test_the_editor_reads_what_the_description_says(bench, workflow, tmp_path):
 
 
 @every_workflow
-def test_a_video_plays_as_fast_as_its_model_learnt(workflow):
+def test_a_video_plays_as_fast_as_its_model_was_trained(workflow):
     """V1 and the built-in model 12 frames a second, V2 and V3 24."""
     model = workflow.nodes["model"]["inputs"]
     slow = model["transformer"].startswith("built-in") or "motion_module" in model
@@ -118,7 +117,7 @@ def test_every_file_has_a_description():
 @every_workflow
 def test_nothing_overlaps(bench, workflow):
     boxes = {}
-    for node in json.loads(author.as_text(workflow, bench.known))["nodes"]:
+    for node in json.loads(author.as_text(workflow, bench.object_info))["nodes"]:
         (x, y), (width, height) = node["pos"], node["size"]
         boxes[node["id"]] = (x, y - author.TITLE, x + width, y + height)
     for one, a in boxes.items():
@@ -139,4 +138,4 @@ def test_nothing_overlaps(bench, workflow):
 def test_mistakes_in_a_description_are_named(bench, wrong, words):
     good = WORKFLOWS["text_to_video_tiny"]
     with pytest.raises(ValueError, match=words):
-        author.as_text(dataclasses.replace(good, nodes={**good.nodes, **wrong}), bench.known)
+        author.as_text(dataclasses.replace(good, nodes={**good.nodes, **wrong}), bench.object_info)

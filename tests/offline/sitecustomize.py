@@ -1,7 +1,7 @@
 """This machine's own addresses and no others: for every Python that finds this file on its path when it begins.
 
 A refusal is raised where it happens and written down as well, since libraries may swallow it. Only what goes through
-Python's sockets is seen.
+Python's sockets is noticed.
 """
 
 import ipaddress
@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 
-REFUSED = "EASYANIMATE_TESTS_REFUSED"  # names the file that refusals are written to
+REFUSALS = "EASYANIMATE_TESTS_REFUSED"  # names the file that refusals are written to
 REACHING = {  # audit event -> which of its arguments is the address or the name
     "socket.connect": 1,
     "socket.sendto": 1,
@@ -56,11 +56,11 @@ def refuse_others(event: str, arguments: tuple) -> None:
         return
     where = arguments[REACHING[event]]
     if not is_here(where[0] if isinstance(where, tuple) else where):
-        told = f"Tests may not use the network, but {event} went to {where!r}."
-        if os.environ.get(REFUSED):
-            with open(os.environ[REFUSED], "a", encoding="utf-8") as file:
-                file.write(f"{told} ({' '.join(sys.argv[:2])})\n")
-        raise NetworkForbidden(told)
+        refusal = f"Tests may not use the network, but {event} went to {where!r}."
+        if os.environ.get(REFUSALS):
+            with open(os.environ[REFUSALS], "a", encoding="utf-8") as file:
+                file.write(f"{refusal} ({' '.join(sys.argv[:2])})\n")
+        raise NetworkForbidden(refusal)
 
 
 sys.addaudithook(refuse_others)

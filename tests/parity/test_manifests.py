@@ -1,14 +1,22 @@
-"""Every released file of V1 to V3 is recognised, and our networks have exactly its weights, by name and shape."""
+"""Every released file of V1 to V3 is recognised, and our networks have exactly its weights, by name and shape.
+
+Manifests hold the names and shapes of released files, and their config.json; they are found by listing.
+"""
 
 import gzip
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import comfy.clip_model
+import comfy.clip_vision
 import comfy.ops
 import pytest
 import torch
-from conftest import GOLDEN, part
+
+from support.pack import part
+from support.recorded import RECORDED, each
 
 detection = part("easyanimate_models.model_detection")
 checkpoint = part("easyanimate_models.files.checkpoint")
@@ -18,14 +26,53 @@ t5 = part("easyanimate_models.text_encoders.t5")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 IGNORED = part("easyanimate_models.supported_models").MotionRelease.ignored
 META = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
+SUPPORTED = ("v1", "v2", "v3")
+OF_PIXART = ("sample_size", "in_channels", "out_channels", "num_attention_heads", "num_layers")  # in its config.json
+IMAGE, MOTION = "pos_embed.proj.weight", ".attn_temporal."  # of transformers
+CLIP_CONFIGS = ("clip_vision_config_vitl.json", None)  # the host's own, and that of the release
+
+
+@cache
+def manifest(name: str) -> dict:
+    with gzip.open(RECORDED / "manifests" / f"{name}.json.gz") as file:
+        return json.load(file)
+
+
+def names(kind: str) -> list[str]:
+    """Manifests of a reference class, such as "T5EncoderModel"."""
+    files = sorted((RECORDED / "manifests").glob("*.json.gz"))
+    found = [file.name.removesuffix(".json.gz") for file in files]
+    return [name for name in found if manifest(name)["reference_class"].endswith(kind)]
+
+
+def release_of(name: str) -> str:
+    """ "v3" of `v3_vae`."""
+    return name.split("_")[0]
+
+
+def supported(kind: str) -> list[str]:
+    return [name for name in names(kind) if release_of(name) in SUPPORTED]
+
+
+def has(name: str, part_of_key: str) -> bool:
+    return any(part_of_key in key for key in manifest(name)["keys"])
+
+
+TRANSFORMERS = [n for n in supported("Transformer3DModel") if has(n, IMAGE) and has(n, MOTION)]
+V1_BASES = [n for n in supported("Transformer3DModel") if not has(n, MOTION)]
+V1_MOTION = [n for n in supported("Transformer3DModel") if not has(n, IMAGE)]
+LATER = [n for n in names("Transformer3DModel") if release_of(n) not in SUPPORTED]
+VAES = supported("AutoencoderKL") + supported("AutoencoderKLMagvit")
+LATER_VAES = [n for n in names("AutoencoderKLMagvit") if release_of(n) not in SUPPORTED]
+OF_T5 = [n for n in names("T5EncoderModel") if "mt5" not in n]
+
+with_config_or_not = pytest.mark.parametrize("with_config", [True, False], ids=["config", "no config"])
 
 
 def released(name: str, with_config: bool = True) -> checkpoint.Checkpoint:
     """A released file with the shapes of its weights and nothing in them."""
-    with gzip.open(GOLDEN / "manifests" / f"{name}.json.gz") as file:
-        manifest = json.load(file)
-    tensors = {key: torch.empty(shape, device="meta") for key, (shape, _) in manifest["keys"].items()}
-    return checkpoint.Checkpoint(Path(name), tensors, manifest["config"] if with_config else {}, {})
+    tensors = {key: torch.empty(shape, device="meta") for key, (shape, _) in manifest(name)["keys"].items()}
+    return checkpoint.Checkpoint(Path(name), tensors, manifest(name)["config"] if with_config else {}, {})
 
 
 def assert_holds_exactly(config, file: checkpoint.Checkpoint) -> None:
@@ -34,110 +81,118 @@ def assert_holds_exactly(config, file: checkpoint.Checkpoint) -> None:
     assert set(checkpoint.require_fit(network, file, "transformer", IGNORED)) == set(network.state_dict())
 
 
-def attentions(config) -> list[tuple[str, ...]]:
-    return [kind.attentions for kind in config.motion]
+def assert_is(config, expected: dict) -> None:
+    """The sizes of a network's config are those of a config.json."""
+    assert (config.depth, config.width) == (expected["num_layers"], expected["cross_attention_dim"])
+    assert (config.heads, config.in_channels) == (expected["num_attention_heads"], expected["in_channels"])
+    assert config.sample_size == expected["sample_size"]
 
 
-@pytest.mark.parametrize("with_config", [True, False])
-@pytest.mark.parametrize("size", [512, 768, 960])
-def test_v3_transformers(size, with_config):
-    file = released(f"v3_xl_2_inp_{size}_transformer", with_config)
+def assert_moves_as(config, expected: dict) -> None:
+    """The motion modules of a network's config are those of a config.json."""
+    kinds = [expected[key] for key in sorted(expected) if key.startswith("motion_module_kwargs")]
+    temporal = "grid" if expected["motion_module_type"] == "VanillaGrid" else "temporal"
+    words = {"Temporal_Self": temporal, "Global_Self": "global"}
+    attentions = [tuple(words[word] for word in kind["attention_block_types"]) for kind in kinds]
+    assert [kind.attentions for kind in config.motion] == attentions
+    assert [kind.heads for kind in config.motion] == [kind["num_attention_heads"] for kind in kinds]
+
+
+def assert_is_release(release, name: str) -> None:
+    assert release.__name__ == f"EasyAnimate{release_of(name).upper()}"
+
+
+@with_config_or_not
+@each("name", TRANSFORMERS)
+def test_transformers(name, with_config):
+    file = released(name, with_config)
     release = detection.detect_transformer(file)
     config = release.unet_config["config"]
     assert_holds_exactly(config, file)
-    assert type(release).__name__ == "EasyAnimateV3"
-    assert (config.depth, config.width, config.heads, config.in_channels) == (28, 1152, 16, 12)
-    assert (config.skips.stored, config.skips.start, config.sample_size) == (13, 15, 64)
-    assert attentions(config) == [("temporal", "temporal"), ("temporal", "global")]
-    assert [kind.heads for kind in config.motion] == [16, 16]
+    assert_is_release(type(release), name)
+    assert_is(config, manifest(name)["config"])
+    assert_moves_as(config, manifest(name)["config"])
+    skips = sum(key.startswith("long_connect_fc.") and key.endswith(".weight") for key in file.tensors)
+    assert (config.skips.stored, config.skips.start) == (skips, config.depth - skips)
 
 
-@pytest.mark.parametrize("with_config", [True, False])
-@pytest.mark.parametrize("size", [512, 768])
-def test_v2_transformers(size, with_config):
-    file = released(f"v2_xl_2_{size}_transformer", with_config)
-    release = detection.detect_transformer(file)
-    config = release.unet_config["config"]
-    assert_holds_exactly(config, file)
-    assert type(release).__name__ == "EasyAnimateV2"
-    assert (config.depth, config.width, config.heads, config.in_channels) == (28, 1152, 16, 4)
-    assert (config.skips.stored, config.skips.start, config.sample_size) == (13, 15, 64)
-    assert attentions(config) == [("temporal", "temporal")] and config.motion[0].heads == 8
-
-
-PIXART_CONFIG = {"sample_size": 64, "in_channels": 4, "out_channels": 8, "num_attention_heads": 16, "num_layers": 28}
-
-
-@pytest.mark.parametrize("config", [PIXART_CONFIG, {}], ids=["PixArt's config", "no config"])
+@pytest.mark.parametrize("pixart_config", [True, False], ids=["PixArt's config", "no config"])
 @pytest.mark.parametrize("motion_config", [True, False])
-def test_v1_in_two_files_or_in_one(config, motion_config):
-    base = replace(released("v1_base_transformer_pixart_xl2_512", False), config=config)
-    motion = released("v1_motion_module", motion_config)
-    whole = motion_files.with_motion_module(base, motion)
-    assert set(whole.tensors) == set(base.tensors) | set(motion.tensors)
+@each("base, motion", [(base, motion) for base in V1_BASES for motion in V1_MOTION])
+def test_v1_in_two_files_or_in_one(base, motion, pixart_config, motion_config):
+    expected = manifest(base)["config"]
+    config = {key: expected[key] for key in OF_PIXART} if pixart_config else {}
+    image, modules = replace(released(base, False), config=config), released(motion, motion_config)
+    whole = motion_files.with_motion_module(image, modules)
+    assert set(whole.tensors) == set(image.tensors) | set(modules.tensors)
     release = detection.detect_transformer(whole)
     found = release.unet_config["config"]
     assert_holds_exactly(found, whole)
-    assert type(release).__name__ == "EasyAnimateV1"
-    assert (found.depth, found.width, found.heads, found.in_channels, found.skips) == (28, 1152, 16, 4, None)
-    assert attentions(found) == [("grid", "grid")] and found.motion[0].heads == 8 and found.sample_size == 64
+    assert_is_release(type(release), base)
+    assert found.skips is None
+    assert_is(found, expected)
+    assert_moves_as(found, expected)
 
 
-@pytest.mark.parametrize("with_config", [True, False])
-def test_the_v1_base_alone_is_an_image_model(with_config):
-    file = released("v1_base_transformer_pixart_xl2_512", with_config)
+@with_config_or_not
+@each("name", V1_BASES)
+def test_the_v1_base_alone_is_an_image_model(name, with_config):
+    file = released(name, with_config)
     release = detection.detect_transformer(file)
     assert_holds_exactly(release.unet_config["config"], file)
-    assert type(release).__name__ == "EasyAnimateV1" and release.unet_config["config"].motion == ()
+    assert_is_release(type(release), name)
+    assert release.unet_config["config"].motion == ()
 
 
-@pytest.mark.parametrize(
-    ("name", "with_config", "release"),
-    [
-        ("v1_vae_sd_kl", True, "EasyAnimateV1"),
-        ("v1_vae_sd_kl", False, "EasyAnimateV1"),
-        ("v2_vae", True, "EasyAnimateV2"),
-        ("v3_vae", True, "EasyAnimateV3"),
-        ("v3_vae", False, "EasyAnimateV3"),  # V2's and V4's have the same names and shapes
-    ],
-)
-def test_vaes(name, with_config, release):
+@with_config_or_not
+@each("name", VAES)
+def test_vaes(name, with_config):
+    """Without a config.json every video VAE counts as V3's: V2's and V4's have the same names and shapes."""
     file = released(name, with_config)
     found = detection.detect_vae(file)
     network = found.release.vae(found.config, **META)
-    assert found.release.__name__ == release
+    assert_is_release(found.release, name if with_config or release_of(name) == "v1" else "v3")
     assert set(checkpoint.require_fit(network, file, "VAE", sd.TRAINING_LEFTOVERS)) == set(network.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("v4_xl_2_inp_transformer", "is an EasyAnimate V4 transformer, not"),
-        ("v5_7b_t2v", "is an EasyAnimate V5 transformer, not"),
-        ("v51_7b_t2v", "is an EasyAnimate V5.1 transformer, not"),
-        ("v1_motion_module", "choose the PixArt base as transformer and this file as motion_module"),
-    ],
-)
-@pytest.mark.parametrize("with_config", [True, False])
-def test_other_transformers_are_named(name, said, with_config):
-    with pytest.raises(checkpoint.CheckpointError, match=said):
+@with_config_or_not
+@each("name", LATER)
+def test_transformers_of_later_releases_are_named(name, with_config):
+    label = {"v51": "V5.1"}.get(release_of(name), release_of(name).upper())
+    with pytest.raises(checkpoint.CheckpointError, match=f"is an EasyAnimate {label} transformer, not"):
         detection.detect_transformer(released(name, with_config))
 
 
-@pytest.mark.parametrize(
-    ("name", "with_config", "said"),
-    [
-        ("v4_vae", True, "is an EasyAnimate V4 VAE"),
-        ("v5_v51_vae", True, "is an EasyAnimate V5 or V5.1 VAE"),
-        ("v5_v51_vae", False, "is an EasyAnimate V5 or V5.1 VAE"),
-    ],
-)
-def test_other_vaes_are_named(name, with_config, said):
-    with pytest.raises(checkpoint.CheckpointError, match=said):
+@with_config_or_not
+@each("name", V1_MOTION)
+def test_a_motion_module_alone_is_named(name, with_config):
+    message = "choose the PixArt base as transformer and this file as motion_module"
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        detection.detect_transformer(released(name, with_config))
+
+
+@with_config_or_not
+@each("name", LATER_VAES)
+def test_vaes_of_later_releases_are_named(name, with_config):
+    if release_of(name) == "v4" and not with_config:
+        pytest.skip("only its config.json tells it from V3's")
+    label = "V4" if release_of(name) == "v4" else "V5 or V5.1"
+    with pytest.raises(checkpoint.CheckpointError, match=f"is an EasyAnimate {label} VAE"):
         detection.detect_vae(released(name, with_config))
 
 
-def test_t5_xxl():
-    file = detection.with_our_names(released("text_encoder_t5_v1_1_xxl"), detection.TEXT_ENCODERS)
+@each("name", OF_T5)
+def test_t5(name):
+    file = detection.with_our_names(released(name), detection.TEXT_ENCODERS)
     network = detection.detect_text_encoder(file).skeleton()
     assert set(checkpoint.require_fit(network, file, "T5")) == set(network.state_dict())
+
+
+@pytest.mark.parametrize("config", CLIP_CONFIGS)
+@each("name", names("CLIPVisionModelWithProjection"))
+def test_the_image_encoder_has_the_weights_of_the_host_network(name, config):
+    file = released(name)
+    sizes = json.loads(Path(comfy.clip_vision.__file__).with_name(config).read_text()) if config else file.config
+    network = comfy.clip_model.CLIPVisionModelProjection(sizes, torch.float32, "meta", comfy.ops.manual_cast)
+    fitting = checkpoint.require_fit(network, file, "CLIP", sd.POSITION_NUMBERS)
+    assert set(fitting) == set(network.state_dict())

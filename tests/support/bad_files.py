@@ -1,4 +1,4 @@
-"""Files that users really have and that the loaders can't use, among the host's models for as long as a test runs."""
+"""Files that users really have and that the loaders can't use, among the models of this process while a test runs."""
 
 import contextlib
 import json
@@ -14,34 +14,40 @@ import comfy.ops
 import comfy.sd1_clip
 import comfy.taesd.taesd
 import torch
-from conftest import dev, golden, part
-from control_arithmetic import pixart_file
 from safetensors.torch import load_file, save_file
-from stand_ins import IMAGE_ENCODER, UNET, image_encoder
-from test_dataset import write_clip, write_image
-from tiny_networks import DIT, motion_dit, randomise
 from torch import Tensor
 
+from tools import comfyui
+
+from . import pickles
+from .control_arithmetic import pixart_file
+from .footage import write_clip, write_image
+from .pack import part
+from .recorded import golden
+from .stand_ins import IMAGE_ENCODER, UNET, image_encoder
+from .tiny_networks import DIT, motion_dit, randomise
+
 FOLDER = "easyanimate-bad"
+EXECUTED = comfyui.BASE / "executed"  # which no pickle may create
 DATA = "easyanimate-bad-data"  # in the host's input folder
-LISTS = {  # metadata.jsonl, and what is said of it
-    "no-json": ("{file: a.mp4}", "has a line that is not JSON .*; mend it, or start with a new name"),
-    "outside": ('{"file": "../a.mp4", "text": "a"}', "names ../a.mp4, which lies outside of .*; move it in"),
-    "nameless": ('{"text": "a"}', "names no file: .*; mend it"),
+LISTS = {  # metadata.jsonl, and the error
+    "no-json": ("{file: a.mp4}", "has a line that is not valid JSON .*; fix it, or start with a new name"),
+    "outside": ('{"file": "../a.mp4", "text": "a"}', "names ../a.mp4, which is outside .*; move it there"),
+    "nameless": ('{"text": "a"}', "names no file: .*; fix it"),
     "in-words": (
         '{"file": "a.mp4", "motion": "fast", "text": "a"}',
-        "motion of a.mp4 is 'fast', which it can't be; mend it",
+        "motion of a.mp4 is 'fast', which is not valid; fix",
     ),
     "hashless": (
         '{"file": "a.mp4", "hash": "no hash", "text": "a"}',
-        "hash of a.mp4 is 'no hash', which it can't be; mend it",
+        "hash of a.mp4 is 'no hash', which is not valid; fix",
     ),
 }
 TINY = part("easyanimate_models.files.model_files").TINY
 embed_config = part("easyanimate_models.files.checkpoint").embed_config
 transformer_config = part("easyanimate_models.configs.motion_dit").transformer_config
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-PLACES = {  # a loader's component -> where its files lie, and the one that stands for it in other places
+MODEL_FOLDERS = {  # a loader's component -> the host's folder of its files
     "transformer": "diffusion_models",
     "vae": "vae",
     "text_encoder": "text_encoders",
@@ -79,19 +85,12 @@ KEYS = {  # the keys that tell a file of another kind
 }
 
 
-class Runs:
-    """What a pickle can do when it is opened as any object."""
-
-    def __reduce__(self):
-        return os.system, (f"touch {Path(__file__).with_name('executed')}",)
-
-
 def tiny(component: str) -> Path:
     return TINY / component / f"{WEIGHTS[component]}.safetensors"
 
 
-def place(component: str) -> Path:
-    return dev.BASE / "models" / PLACES[component] / FOLDER
+def model_folder(component: str) -> Path:
+    return comfyui.BASE / "models" / MODEL_FOLDERS[component] / FOLDER
 
 
 def name_of(file: str) -> str:
@@ -99,14 +98,14 @@ def name_of(file: str) -> str:
     return os.path.join(FOLDER, file)
 
 
-def _wherever(folder: Path, component: str) -> None:
+def _for_every_loader(folder: Path, component: str) -> None:
     """A text, half a file and a pickle that runs code, for every loader."""
     (folder / "notes.safetensors").write_text("Remember to buy milk.\n" * 40)
     whole = tiny(component if component in WEIGHTS else "vae").read_bytes()
     (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     for name in ("empty", "gone"):
         (folder / f"{name}.safetensors").write_bytes(b"")
-    (folder / "runs-code.bin").write_bytes(pickle.dumps(Runs(), protocol=2))
+    (folder / "runs-code.bin").write_bytes(pickle.dumps(pickles.Call(os.system, f"touch {EXECUTED}"), protocol=2))
     for name, tensors in KEYS.items():
         save_file({k: v.clone() for k, v in tensors.items()}, folder / f"{name}.safetensors")
     for other in WEIGHTS:
@@ -124,23 +123,23 @@ def _folders(folder: Path) -> None:
         "other-blocks": config | {"basic_block_type": "selfattentiontemporal"},
         "no-object": [1, 2],
     }
-    for name, told in beside.items():
+    for name, content in beside.items():
         (folder / name).mkdir()
         save_file(network.state_dict(), folder / name / "model.safetensors")
-        (folder / name / "config.json").write_text(json.dumps(told))
+        (folder / name / "config.json").write_text(json.dumps(content))
     save_file(network.state_dict(), folder / "no-config.safetensors")
 
 
 def _releases(folder: Path) -> None:
     """Release folders with an index that can't be followed, and with more weights than one."""
-    made = {"outside": "../../vae/x.safetensors", "half": "part-2.safetensors", "twice": ""}
-    for name, shard in made.items():
-        place = folder / f"{FOLDER}-{name}" / "transformer"
-        place.mkdir(parents=True)
+    shards = {"outside": "../../vae/x.safetensors", "half": "part-2.safetensors", "twice": ""}
+    for name, shard in shards.items():
+        component = folder / f"{FOLDER}-{name}" / "transformer"
+        component.mkdir(parents=True)
         if shard:
-            (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+            (component / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     for name in ("one.safetensors", "other.safetensors"):
-        save_file({"a": NUMBER}, place / name)
+        save_file({"a": NUMBER}, component / name)
 
 
 def _vaes(folder: Path) -> None:
@@ -156,9 +155,9 @@ def _vaes(folder: Path) -> None:
 
 
 def _transformers(folder: Path) -> None:
-    """One that sees the start image through CLIP, and one that was made for wider text."""
-    seeing = replace(DIT, caption_channels=32, in_channels=12, clip_tokens=True)
-    for name, config in {"sees": seeing, "wide-text": replace(DIT, caption_channels=48)}.items():
+    """One with CLIP tokens, and one for wider text embeddings."""
+    with_clip = replace(DIT, caption_channels=32, in_channels=12, clip_tokens=True)
+    for name, config in {"with-clip": with_clip, "wide-text": replace(DIT, caption_channels=48)}.items():
         network = transformer(config)
         save_file(network.state_dict() | embed_config(transformer_config(config)), folder / f"{name}.safetensors")
     motion = {k: v for k, v in network.state_dict().items() if ".attn_temporal." in k}
@@ -174,10 +173,10 @@ def transformer(config) -> torch.nn.Module:
 def _others(models: Path) -> None:
     """CLIP vision of another width, a ControlNet of another size, no aesthetic predictor, Stable Diffusion."""
     weights = image_encoder() | {"visual_projection.weight": torch.zeros(512, IMAGE_ENCODER["hidden_size"])}
-    eye = models / "clip_vision" / FOLDER / "clip-b"
-    eye.mkdir()
-    save_file(weights, eye / "model.safetensors")
-    (eye / "config.json").write_text(json.dumps(IMAGE_ENCODER | {"projection_dim": 512}))
+    encoder = models / "clip_vision" / FOLDER / "clip-b"
+    encoder.mkdir()
+    save_file(weights, encoder / "model.safetensors")
+    (encoder / "config.json").write_text(json.dumps(IMAGE_ENCODER | {"projection_dim": 512}))
     pixart_file(models / "controlnet" / FOLDER / "narrow.safetensors")
     weights = load_file(models / "controlnet" / FOLDER / "narrow.safetensors")
     save_file(weights, models / "controlnet" / FOLDER / "heads.safetensors", {"num_attention_heads": "9" * 5000})
@@ -207,36 +206,36 @@ def _footage(folder: Path) -> None:
     for name, (rows, _) in LISTS.items():
         write_clip(folder / f"{DATA}-{name}" / "a.mp4", frames=9)
         (folder / f"{DATA}-{name}" / "metadata.jsonl").write_text(rows + "\n")
-    (dev.BASE / "models" / "LLM" / FOLDER).mkdir(parents=True)
-    (dev.BASE / "models" / "LLM" / FOLDER / "config.json").write_text("{}")
+    (comfyui.BASE / "models" / "LLM" / FOLDER).mkdir(parents=True)
+    (comfyui.BASE / "models" / "LLM" / FOLDER / "config.json").write_text("{}")
 
 
 def remove() -> None:
     """All that `bad_files` makes, wherever it lies."""
-    for root in (dev.BASE / "models", dev.BASE / "input"):
+    for root in (comfyui.BASE / "models", comfyui.BASE / "input"):
         for folder in [*root.glob(f"*/{FOLDER}*"), *root.glob(f"{DATA}*")]:
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
     with contextlib.suppress(OSError):
-        (dev.BASE / "models" / "aesthetics").rmdir()
+        (comfyui.BASE / "models" / "aesthetics").rmdir()
 
 
 @contextlib.contextmanager
 def bad_files() -> Iterator[None]:
     """All of them, and nothing of them afterwards."""
-    models = dev.BASE / "models"
+    models = comfyui.BASE / "models"
     remove()
     try:
         (models / "aesthetics").mkdir(exist_ok=True)
         (models / "checkpoints" / FOLDER).mkdir(parents=True)
-        for component in PLACES:
-            place(component).mkdir(parents=True)
-            _wherever(place(component), component)
-        _folders(place("transformer"))
-        _transformers(place("transformer"))
-        _vaes(place("vae"))
+        for component in MODEL_FOLDERS:
+            model_folder(component).mkdir(parents=True)
+            _for_every_loader(model_folder(component), component)
+        _folders(model_folder("transformer"))
+        _transformers(model_folder("transformer"))
+        _vaes(model_folder("vae"))
         _releases(models / "easyanimate")
         _others(models)
-        _footage(dev.BASE / "input")
+        _footage(comfyui.BASE / "input")
         yield
     finally:
         remove()

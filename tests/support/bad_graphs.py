@@ -1,10 +1,11 @@
-"""Graphs that can't run: what a small video is made by, with something in it that a node can't use."""
+"""Graphs that can't run: those of a small video, with something in them that a node can't use."""
 
 from dataclasses import dataclass
 
-from bad_files import name_of
-from graphs import node
-from test_server import graph
+from tools.workflows.author import node
+
+from .bad_files import name_of
+from .prompts import empty, sampler, text_to_video
 
 T, V, C, E, L, N = (
     f"EasyAnimateLoad{kind}" for kind in ("Transformer", "VAE", "TextEncoder", "ImageEncoder", "Lora", "ControlNet")
@@ -17,26 +18,24 @@ NOT_OURS = "^This model is not an EasyAnimate transformer; "
 
 @dataclass(frozen=True)
 class Row:
-    """`nodes` replace and join those of the good graph; `says` is a regular expression for the answer of a `kind`.
+    """`nodes` replace and join those of the good graph; a node of type `kind` fails with `error`, a regular expression.
 
-    It is `by` the node; by the "host", which names the input; or by its "list" of choices, where it looks at that.
+    The error comes `by` the node; by the "host", which names the input; or by its "list" of choices.
     """
 
     name: str
     kind: str
-    says: str
+    error: str
     nodes: dict
     by: str = "node"
-    gone: str = ""  # a file below models that is deleted once the prompt is queued
+    deleted: str = ""  # a file below models that is deleted once the prompt is queued
 
 
 def good(**changed) -> dict:
     """Prompt to eight small frames in two steps."""
-    nodes = graph()
-    nodes["empty"]["inputs"]["length"] = 8
-    nodes["sampler"]["inputs"] |= {"steps": 2, "seed": 2}
+    nodes = text_to_video(empty=empty(8), sampler=sampler(steps=2, seed=2))
     del nodes["video"]
-    nodes["save"] = node("SaveImage", images=["decode", 0], filename_prefix="tests/trust")
+    nodes["save"] = node("SaveImage", images=["decode", 0], filename_prefix="tests/good")
     return nodes | changed
 
 
@@ -58,11 +57,11 @@ def text_encoder(name: str) -> dict:
     return other("clip", text_encoder=name_of(name))
 
 
-def seen(name: str) -> dict:
+def clip_vision(name: str) -> dict:
     """The start image through an image encoder."""
-    eye = node(E, image_encoder=name_of(name))
-    see = node("CLIPVisionEncode", clip_vision=["eye", 0], image=["grey", 0], crop="center")
-    return {"grey": grey(1), "eye": eye, "see": see, **given(clip_vision_output=["see", 0])}
+    encoder = node(E, image_encoder=name_of(name))
+    embeds = node("CLIPVisionEncode", clip_vision=["encoder", 0], image=["grey", 0], crop="center")
+    return {"grey": grey(1), "encoder": encoder, "embeds": embeds, **given(clip_vision_output=["embeds", 0])}
 
 
 def grey(count: int, side: int = 64) -> dict:

@@ -1,11 +1,27 @@
-"""What users choose in loaders that can't load it, with the essential words of the answer."""
+"""What users choose in loaders that can't load it, and the error."""
 
-from bad_files import FOLDER, name_of
-from bad_graphs import SAMPLER, C, E, L, N, Row, T, V, controlled, lora, other, seen, text_encoder, transformer, vae
+from .bad_files import FOLDER, name_of
+from .bad_graphs import (
+    SAMPLER,
+    C,
+    E,
+    L,
+    N,
+    Row,
+    T,
+    V,
+    clip_vision,
+    controlled,
+    lora,
+    other,
+    text_encoder,
+    transformer,
+    vae,
+)
 
 AGAIN = r"is not a valid safetensors file; download it again\.$"
 CUT = r"^cut.safetensors is cut short; download it again\.$"
-CODE = "holds more than weights, so it was not opened .it could run code.; get it as safetensors"
+CODE = "contains more than weights, so it was not opened .it could run code.; get it as safetensors"
 WRONG = (
     ("a text", "notes.safetensors", f"^notes.safetensors {AGAIN}"),
     ("half a file", "cut.safetensors", CUT),
@@ -41,7 +57,7 @@ NOT_ONE = {
         (("a text encoder", "a-text_encoder.safetensors", "a T5 text encoder"),),
     ),
     L: (
-        "not a LoRA; choose a file from LoRA training",
+        "not a LoRA; choose a LoRA file",
         (("a transformer", "a-transformer.safetensors", "an EasyAnimate V1-V3 transformer"),),
     ),
     N: (
@@ -49,7 +65,7 @@ NOT_ONE = {
         (("a transformer", "a-transformer.safetensors", "an EasyAnimate V1-V3 transformer"),),
     ),
 }
-LOADS = {T: transformer, V: vae, C: text_encoder, E: seen, L: lambda name: lora(name_of(name)), N: controlled}
+LOADS = {T: transformer, V: vae, C: text_encoder, E: clip_vision, L: lambda name: lora(name_of(name)), N: controlled}
 
 
 def _files_of_other_kinds() -> list[Row]:
@@ -59,8 +75,8 @@ def _files_of_other_kinds() -> list[Row]:
         rest, others = NOT_ONE[kind]
         answers = [*WRONG, *((name, file, f"^{file} is {what}, {rest}") for name, file, what in others)]
         rows += [
-            Row(f"{name} as {kind}", kind, says, load(file))
-            for name, file, says in answers
+            Row(f"{name} as {kind}", kind, error, load(file))
+            for name, file, error in answers
             if not (file.endswith(".bin") and kind == L)  # it offers safetensors only
         ]
     return rows
@@ -70,15 +86,15 @@ def _outside() -> list[Row]:
     """Names that lead out of the models' folders."""
     away, control = "../../x.safetensors", controlled("narrow.safetensors")
     control["control"]["inputs"]["control_net"] = away
-    asked = {
+    nodes_of = {
         T: other("model", transformer=away),
         V: other("vae", vae=away),
         C: other("clip", text_encoder=away),
         L: lora(away),
         N: control,
     }
-    says = r"^There is no [\w ]+ named '../../x.safetensors'( in models/\w+)?; refresh and choose again\.$"
-    return [Row(f"out of the folder in {kind}", kind, says, nodes, by="list") for kind, nodes in asked.items()]
+    error = r"^There is no [\w ]+ named '../../x.safetensors'( in models/\w+)?; refresh and choose again\.$"
+    return [Row(f"out of the folder in {kind}", kind, error, nodes, by="list") for kind, nodes in nodes_of.items()]
 
 
 LOADING = (
@@ -101,17 +117,17 @@ LOADING = (
     Row(
         "heads in words",
         T,
-        "says num_attention_heads 'many', which is no whole number that a model has; put",
+        "sets num_attention_heads to 'many', which is not a valid whole number; replace",
         transformer("no-number/model.safetensors"),
     ),
     Row(
         "no heads",
         T,
-        "says num_attention_heads 0, which is no whole number that a model has; put",
+        "sets num_attention_heads to 0, which is not a valid whole number; replace",
         transformer("no-heads/model.safetensors"),
     ),
     Row("blocks of later releases", T, "only the blocks of V1 to V3", transformer("other-blocks/model.safetensors")),
-    Row("a config.json that is a list", T, "should hold a JSON object", transformer("no-object/model.safetensors")),
+    Row("a config.json that is a list", T, "should contain a JSON object", transformer("no-object/model.safetensors")),
     Row(
         "an index that leads outside",
         T,
@@ -127,7 +143,7 @@ LOADING = (
     Row(
         "a release of two weights",
         T,
-        "should hold the weights of one transformer in one file or with an index, but",
+        "should contain the weights of one transformer, in a single file or with an index, but",
         other("model", transformer=f"easyanimate/{FOLDER}-twice"),
     ),
     Row(
@@ -167,12 +183,12 @@ LOADING = (
         T,
         "There is no transformer named .* refresh and choose again",
         transformer("gone.safetensors"),
-        gone=f"diffusion_models/{FOLDER}/gone.safetensors",
+        deleted=f"diffusion_models/{FOLDER}/gone.safetensors",
     ),
     Row("V4's VAE", V, "is an EasyAnimate V4 VAE; only those of V1 to V3", vae("v4/vae.safetensors")),
     Row("V5's VAE", V, "is an EasyAnimate V5 or V5.1 VAE; only those of V1 to V3", vae("v5/vae.safetensors")),
     Row("SDXL's VAE", V, "scales its latents by 0.13025, but V1 needs 0.18215; choose", vae("sdxl.safetensors")),
-    Row("Flux's VAE", V, "an image VAE of 16 latent channels, but V1 needs 4; choose", vae("flux-vae.safetensors")),
+    Row("Flux's VAE", V, "an image VAE with 16 latent channels, but V1 needs 4; choose", vae("flux-vae.safetensors")),
     Row(
         "T5 without its words",
         C,
@@ -183,15 +199,15 @@ LOADING = (
         "CLIP-G",
         E,
         "is not a complete CLIP ViT-L/14 vision model: its num_hidden_layers is 1 instead",
-        seen("clip-g.safetensors"),
+        clip_vision("clip-g.safetensors"),
     ),
     Row(
         "Stable Diffusion's LoRA",
         L,
-        "for Stable Diffusion: none of its 1 layers fits .* choose a LoRA",
+        "for Stable Diffusion: none of its 1 layers match .* choose a LoRA",
         lora(name_of("sd-lora.safetensors")),
     ),
-    Row("Wan's LoRA", L, "for Wan: none of its 1 layers fits .* choose a LoRA", lora(name_of("wan-lora.safetensors"))),
+    Row("Wan's LoRA", L, "for Wan: none of its 1 layers match .* choose a LoRA", lora(name_of("wan-lora.safetensors"))),
     Row(
         "a LoRA of the text alone",
         L,
@@ -203,7 +219,7 @@ LOADING = (
         L,
         "There is no .*named .*refresh and choose again",
         lora(name_of("gone.safetensors")),
-        gone=f"loras/{FOLDER}/gone.safetensors",
+        deleted=f"loras/{FOLDER}/gone.safetensors",
     ),
     Row(
         "Stable Diffusion's ControlNet",
@@ -212,14 +228,17 @@ LOADING = (
         controlled("sd-control.safetensors"),
     ),
     Row(
-        "a ControlNet with nonsense heads", N, "heads don't divide; download it again", controlled("heads.safetensors")
+        "a ControlNet with nonsense heads",
+        N,
+        "is not divisible by .* heads; download it again",
+        controlled("heads.safetensors"),
     ),
     Row(
         "a ControlNet deleted since it was chosen",
         N,
         "There is no .*named .*refresh and choose again",
         controlled("gone.safetensors"),
-        gone=f"controlnet/{FOLDER}/gone.safetensors",
+        deleted=f"controlnet/{FOLDER}/gone.safetensors",
     ),
     Row(
         "a ControlNet of another width",

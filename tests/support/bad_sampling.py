@@ -1,8 +1,9 @@
-"""What users wire to prompts, conditioning, latents, samplers and VAEs, with the essential words of the answer."""
+"""What users wire to prompts, conditioning, latents, samplers and VAEs, and the error."""
 
-from bad_files import name_of
-from bad_graphs import NOT_OURS, OURS_ONLY, SAMPLER, SD, Row, T, V, given, grey, lora, other, seen, transformer
-from graphs import node
+from tools.workflows.author import node
+
+from .bad_files import name_of
+from .bad_graphs import NOT_OURS, OURS_ONLY, SAMPLER, SD, Row, T, V, clip_vision, given, grey, lora, other, transformer
 
 P, I2V, INPAINT = "EasyAnimateEncodePrompt", "EasyAnimateImageToVideo", "EasyAnimateInpaintVideo"
 INP = {"model": node(T, transformer="built-in tiny InP model", weight_dtype="default")}
@@ -32,7 +33,7 @@ CONDITIONING = (
         {**SD, **other("prompt", clip=["sd", 1])},
     ),
     Row(
-        "a transformer made for other text",
+        "a transformer for another text encoder",
         SAMPLER,
         "gives 32-dimensional embeddings, .* takes 48; load the text encoder",
         transformer("wide-text.safetensors"),
@@ -55,8 +56,8 @@ CONDITIONING = (
         I2V,
         r"clip_start_percent \(0.9\) must be below clip_end_percent \(0.1\)",
         {
-            **seen("clip-b/model.safetensors"),
-            **given(clip_vision_output=["see", 0], clip_start_percent=0.9, clip_end_percent=0.1),
+            **clip_vision("clip-b/model.safetensors"),
+            **given(clip_vision_output=["embeds", 0], clip_start_percent=0.9, clip_end_percent=0.1),
         },
     ),
     Row("no width", I2V, "width", given(width=0), by="host"),
@@ -64,14 +65,14 @@ CONDITIONING = (
     Row(
         "images for a model of text",
         SAMPLER,
-        "makes video from text only and can't be given images; load an inp",
+        "only makes video from text and can't use images; load an inp",
         {"grey": grey(1), **given(start_image=["grey", 0])},
     ),
     Row("an InP model without images", SAMPLER, "connect EasyAnimate Image to Video between the prompt and", INP),
     Row(
         "images of another length",
         SAMPLER,
-        "images given are for a video of 64x64 with 2 latent frames, but",
+        "images are for a video of 64x64 with 2 latent frames, but",
         {
             **INP,
             "grey": grey(1),
@@ -83,7 +84,7 @@ CONDITIONING = (
     Row(
         "images of another shape",
         SAMPLER,
-        "images given are for a video of 64x64 .* the latent is 128x64",
+        "images are for a video of 64x64 .* the latent is 128x64",
         {
             **INP,
             "grey": grey(1),
@@ -96,12 +97,12 @@ CONDITIONING = (
         "another CLIP vision model",
         SAMPLER,
         "gives 512-dimensional embeddings, EasyAnimate takes 768; load CLIP ViT",
-        {**transformer("sees.safetensors"), **seen("clip-b/model.safetensors")},
+        {**transformer("with-clip.safetensors"), **clip_vision("clip-b/model.safetensors")},
     ),
     Row(
         "masks of another length",
         INPAINT,
-        "The mask has 3 frames, the video 8; give one mask, or one for each",
+        "The mask has 3 frames but the video has 8; use a single mask, or one",
         {**INP, **inpainted(mask=["mask", 0])},
     ),
     Row("Stable Diffusion's VAE in Inpaint Video", INPAINT, OURS_ONLY, {**SD, **inpainted(vae=["sd", 2])}),
@@ -116,8 +117,8 @@ CONDITIONING = (
         INPAINT,
         r"clip_start_percent \(0.9\) must be below clip_end_percent \(0.1\)",
         {
-            **seen("clip-b/model.safetensors"),
-            **inpainted(clip_vision_output=["see", 0], clip_start_percent=0.9, clip_end_percent=0.1),
+            **clip_vision("clip-b/model.safetensors"),
+            **inpainted(clip_vision_output=["embeds", 0], clip_start_percent=0.9, clip_end_percent=0.1),
         },
     ),
 )
@@ -158,13 +159,13 @@ SAMPLING = (
     Row(
         "a latent of another model",
         SAMPLER,
-        "^The latent has 16 channels, those of EasyAnimate V1 to V3 have 4: .* use",
+        "^The latent has 16 channels, but EasyAnimate V1 to V3 need 4; .* use",
         {**SIXTEEN, **NOISY, **other("sampler", latent=["noisy", 0], denoise=0.5)},
     ),
     Row(
         "a latent without numbers",
         SAMPLER,
-        "not numbers .NaN., so what made it overflowed; load",
+        "NaN or infinite values, so the computation overflowed; load",
         {**NO_NUMBERS, **other("sampler", latent=["broken", 0])},
     ),
     Row("an image model", SAMPLER, NOT_OURS, {**SD, **other("sampler", model=["sd", 0])}),
@@ -288,13 +289,13 @@ SAMPLING = (
     Row(
         "another model's latent to decode",
         DECODE,
-        "^The latent has 16 channels, those of EasyAnimate V1 to V3 have 4: .* use",
+        "^The latent has 16 channels, but EasyAnimate V1 to V3 need 4; .* use",
         {**SIXTEEN, **other("decode", latent=["empty", 0])},
     ),
     Row(
         "no numbers to decode",
         DECODE,
-        "not numbers .NaN., so what made it overflowed; load",
+        "NaN or infinite values, so the computation overflowed; load",
         {**NO_NUMBERS, **other("decode", latent=["broken", 0])},
     ),
     Row(

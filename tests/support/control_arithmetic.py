@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from tiny_networks import DIT, random
+
+from .tiny_networks import DIT, random
 
 DEPTH = 3  # of the four blocks of the tiny transformer
 FRAMES = 4  # of latents, so 16 of pixels
@@ -28,7 +29,7 @@ def pixart_file(path, width: int = DIT.width, heads: int = DIT.heads, depth: int
     return tensors
 
 
-def given(config) -> tuple[torch.Tensor, torch.Tensor, dict]:
+def inputs_for(config) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """Noisy latents, sigmas and conditions of two videos."""
     cond = {"c_crossattn": random(2, 5, 16, seed=2), "attention_mask": torch.ones(2, 5)}
     cond["attention_mask"][1, 3:] = 0
@@ -67,19 +68,19 @@ def computed(base, tensors: dict, hint: torch.Tensor) -> tuple[list[torch.Tensor
     `hint` [1, 4, F, h, w] are its latents, unscaled.
     """
     network, config = base.model.diffusion_model, base.model.diffusion_model.config
-    x, sigma, cond = given(config)
+    x, sigma, cond = inputs_for(config)
     x = x / (sigma[0] ** 2 + 1) ** 0.5
     x = torch.cat([x, cond["c_concat"]], dim=1) if "c_concat" in cond else x
     names = ("attention_mask", "clip_embeds", "clip_mask")
     chosen = {k: cond[k] for k in names if k in cond}
     timesteps = base.model.model_sampling.timestep(sigma)
-    hidden, inputs, timestep = network.embed(x, timesteps, cond["c_crossattn"], **chosen)
-    context, bias, modulation, grid = inputs
+    hidden, block_inputs, timestep = network.embed(x, timesteps, cond["c_crossattn"], **chosen)
+    context, bias, modulation, grid = block_inputs
     padded = torch.zeros(2, *x.shape[1:]).index_copy(1, torch.arange(4), (hint * 0.18215).expand(2, -1, -1, -1, -1))
-    seen = network.tokens(padded)
-    first = network.transformer_blocks[0](hidden, inputs, {})
+    hint_tokens = network.tokens(padded)
+    first = network.transformer_blocks[0](hidden, block_inputs, {})
     before = {k: tensors[f"controlnet.0.before_proj.{k}"] for k in ("weight", "bias")}
-    states = (first + F.linear(seen, **before)).unflatten(1, (grid[0], -1)).unbind(1)
+    states = (first + F.linear(hint_tokens, **before)).unflatten(1, (grid[0], -1)).unbind(1)
     added = []
     for i in range(DEPTH):
         block = f"controlnet.{i}.copied_block"
@@ -91,7 +92,7 @@ def computed(base, tensors: dict, hint: torch.Tensor) -> tuple[list[torch.Tensor
         x = x + added[i - 1]
         if config.skips and i >= 2:
             x = x + network.long_connect_fc[i - 2](stored.pop())
-        x = network.transformer_blocks[i](x, inputs, {})
+        x = network.transformer_blocks[i](x, block_inputs, {})
         if i < 2:
             stored.append(x)
     noise = network._unpatchify(network._final(x, timestep), *grid)

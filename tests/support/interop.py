@@ -1,22 +1,23 @@
-"""What the stock-node matrix stands on: runs of one small prompt on the server, and the table in `docs/interop.md`."""
+"""Helpers of the stock-node matrix: runs of one small prompt on the server, and the table in `docs/interop.md`."""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import client
 import torch
-from conftest import ROOT, part
-from graphs import node
 from PIL import Image
 from safetensors.torch import load_file
-from seeing import pixels, saved_files
 from torch import Tensor
 
-BUILT_IN = part("easyanimate_models.files.model_files").BUILT_IN
-PROMPT = "a red ball moves to the left on a black background"
-OTHER = "a green square goes down on a black background"
+from tools.workflows import client
+from tools.workflows.author import node
+
+from .pack import ROOT
+from .prompts import decode, ksampler, text_to_latent
+from .videos import pixels, saved_files
+
+OTHER_PROMPT = "a green square goes down on a black background"
 CFG = 2.0
 STEPS = 8
 TABLE = ROOT / "docs" / "interop.md"
@@ -29,7 +30,7 @@ prompt (`tests/host/test_interop.py`; with `--host FOLDER` and `--write-docs` it
 """
 
 
-class NotHere(Exception):
+class Unsupported(Exception):
     """This host cannot run a row; the message is the footnote."""
 
 
@@ -38,24 +39,24 @@ class Bench:
     """A server, and what one prompt makes on it when some of its nodes are replaced."""
 
     port: int
-    known: dict = field(init=False)
+    object_info: dict = field(init=False)
     version: str = field(init=False)
 
     def __post_init__(self):
-        self.known = client.get(self.port, "/object_info")
+        self.object_info = client.get(self.port, "/object_info")
         self.version = client.get(self.port, "/system_stats")["system"]["comfyui_version"]
 
     def latent(self, **changed) -> Tensor:
-        """What the node `sampler` puts out, `[B, C, F, H, W]`."""
-        keep = {"keep": node("SaveLatent", samples=["sampler", 0], filename_prefix="tests/latent")}
-        (saved,) = self.run("latents", {**graph(), **changed, **keep})
-        return load_file(saved)["latent_tensor"].float()
+        """What the node `sampler` outputs, `[B, C, F, H, W]`."""
+        saved = {"saved": node("SaveLatent", samples=["sampler", 0], filename_prefix="tests/latent")}
+        (file,) = self.run("latents", {**graph(), **changed, **saved})
+        return load_file(file)["latent_tensor"].float()
 
     def frames(self, **changed) -> Tensor:
-        """What the node `decode` puts out, `[T, H, W, 3]` in 0..1, without loss."""
-        keep = {"keep": node("SaveImage", images=["decode", 0], filename_prefix="tests/frame")}
-        saved = self.run("images", {**graph(), "decode": DECODE, **changed, **keep})
-        return torch.stack([pixels(Image.open(path)) for path in saved])
+        """What the node `decode` outputs, `[T, H, W, 3]` in 0..1, without loss."""
+        saved = {"saved": node("SaveImage", images=["decode", 0], filename_prefix="tests/frame")}
+        files = self.run("images", {**graph(), "decode": decode(), **changed, **saved})
+        return torch.stack([pixels(Image.open(path)) for path in files])
 
     def run(self, kind: str, prompt: dict) -> list[Path]:
         """The files of `kind` that a prompt saves."""
@@ -67,15 +68,15 @@ class Bench:
         return {name: {**node, "inputs": self._inputs(**node)} for name, node in prompt.items()}
 
     def _inputs(self, class_type: str, inputs: dict) -> dict:
-        if class_type not in self.known:
-            raise NotHere(f"this version has no {class_type}")
-        specs = self.known[class_type]["input"].get("required", {})
+        if class_type not in self.object_info:
+            raise Unsupported(f"this version has no {class_type}")
+        specs = self.object_info[class_type]["input"].get("required", {})
         missing = {name: spec for name, spec in specs.items() if name not in inputs and client.is_widget(spec)}
         return inputs | {name: client.default(spec) for name, spec in missing.items()}
 
     def slot(self, class_type: str, kind: str) -> int:
         """Which output of a node is of a type: hosts number them differently."""
-        return self.known[class_type]["output"].index(kind)
+        return self.object_info[class_type]["output"].index(kind)
 
     @functools.cached_property
     def plain(self) -> Tensor:
@@ -87,29 +88,13 @@ class Bench:
 
 
 def sampler(**changed) -> dict:
-    """The stock KSampler on `model`, `prompt` and `empty`; `changed` are other inputs."""
-    wired = {"model": ["model", 0], "positive": ["prompt", 0], "negative": ["prompt", 1], "latent_image": ["empty", 0]}
-    chosen = {"seed": 1, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    return node("KSampler", **(wired | chosen | changed))
-
-
-def encode(text: str, clip: str = "clip") -> dict:
-    return node("EasyAnimateEncodePrompt", clip=[clip, 0], positive=text, negative="", clean_text=True)
+    """The stock KSampler in few steps; `changed` are other inputs."""
+    return ksampler(**({"steps": STEPS, "cfg": CFG} | changed))
 
 
 def graph() -> dict:
     """Prompt to latent: the plain run."""
-    return {
-        "model": node("EasyAnimateLoadTransformer", transformer=BUILT_IN, weight_dtype="default"),
-        "vae": node("EasyAnimateLoadVAE", vae=BUILT_IN),
-        "clip": node("EasyAnimateLoadTextEncoder", text_encoder=BUILT_IN),
-        "prompt": encode(PROMPT),
-        "empty": node("EasyAnimateEmptyLatent", width=64, height=64, length=24, batch_size=1),
-        "sampler": sampler(),
-    }
-
-
-DECODE = node("EasyAnimateDecode", latent=["sampler", 0], vae=["vae", 0], tile_size=0)
+    return text_to_latent(sampler=sampler())
 
 
 def distance(one: Tensor, other: Tensor) -> float:
@@ -120,7 +105,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what is tried, and, where every host fails, with which words and why."""
+    """A line of the table: its check, and, where every host fails, the error message and the reason."""
 
     name: str
     check: Callable[[Bench], None]
@@ -155,11 +140,11 @@ def write_table(table: dict[str, dict[str, Cell]], order: list[str]) -> None:
     versions = sorted(table, key=lambda version: [int(n) for n in version.split(".")])
     notes = sorted({cell.note for column in table.values() for cell in column.values() if cell.note})
 
-    def shown(cell: Cell | None) -> str:
+    def text(cell: Cell | None) -> str:
         return "" if cell is None else f"–[^{notes.index(cell.note) + 1}]" if cell.note else "ok"
 
     lines = [["", *versions], ["---"] * (len(versions) + 1)]
-    lines += [[name, *(shown(table[version].get(name)) for version in versions)] for name in order]
+    lines += [[name, *(text(table[version].get(name)) for version in versions)] for name in order]
     page = HEAD + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
     page += "".join(f"[^{number}]: {note}\n" for number, note in enumerate(notes, 1))
     TABLE.parent.mkdir(exist_ok=True)

@@ -4,18 +4,22 @@ import os
 import shutil
 
 import torch
-from conftest import dev, part
-from graphs import node
-from interop import CFG, OTHER, PROMPT, STEPS, Bench, Row, distance, encode, graph, sampler
 from PIL import Image, ImageSequence
-from seeing import assert_shows, pixels, read_video
-from stand_ins import UPSCALE, stand_in
 from torch import Tensor
+
+from tools import comfyui
+from tools.workflows.author import node
+
+from .interop import CFG, OTHER_PROMPT, STEPS, Bench, Row, distance, graph, sampler
+from .pack import part
+from .prompts import PROMPT, decode, empty, encode
+from .stand_ins import UPSCALE, stand_in
+from .videos import assert_shows, pixels, read_video
 
 CONTROL = "PixArt-XL-2-1024-ControlNet.safetensors"
 LORA, UPSCALER = "easyanimate-style-lora.safetensors", "4x-UltraSharp.pth"
 SAVED = "easyanimate-tests"  # the folder for what save nodes write where loaders look; removed after the tests
-SAME, OTHERWISE = 1e-4, 1e-2  # relative distances
+SAME, DIFFERENT = 1e-4, 1e-2  # relative distances
 ROUNDED = 0.1  # the host's own noise levels are rounded to whole timesteps, ours are not
 ROWS: list[Row] = []
 
@@ -54,8 +58,8 @@ def _(bench):
 
 @row("EmptyHunyuanLatentVideo")
 def _(bench):
-    empty = node("EmptyHunyuanLatentVideo", width=64, height=64, length=21, batch_size=1)
-    assert distance(bench.latent(empty=empty), bench.plain) < SAME
+    stock = node("EmptyHunyuanLatentVideo", width=64, height=64, length=21, batch_size=1)
+    assert distance(bench.latent(empty=stock), bench.plain) < SAME
 
 
 @row("ConditioningCombine")
@@ -65,7 +69,7 @@ def _(bench):
         return bench.latent(other=encode(text), both=both, sampler=sampler(positive=["both", 0]))
 
     assert distance(combined(PROMPT), bench.plain) < SAME
-    assert distance(combined(OTHER), bench.plain) > OTHERWISE
+    assert distance(combined(OTHER_PROMPT), bench.plain) > DIFFERENT
 
 
 @row("ConditioningSetTimestepRange")
@@ -81,7 +85,7 @@ def _(bench):
         return bench.latent(**texts, sampler=sampler(positive=["both", 0]))
 
     assert distance(switched(PROMPT), bench.plain) < SAME
-    assert distance(switched(OTHER), bench.plain) > OTHERWISE
+    assert distance(switched(OTHER_PROMPT), bench.plain) > DIFFERENT
 
 
 @row(
@@ -102,15 +106,15 @@ def _(bench):
 
 @row("KSampler: ddim")
 def _(bench):
-    made = bench.latent(sampler=sampler(sampler_name="ddim"))
-    assert distance(made, bench.plain) < SAME  # the host's ddim is euler without its churn
+    latent = bench.latent(sampler=sampler(sampler_name="ddim"))
+    assert distance(latent, bench.plain) < SAME  # the host's ddim is euler without its churn
 
 
 def takes_another_path(name: str) -> None:
     @row(f"KSampler: {name}")
     def _(bench):
         other = sampler(sampler_name=name)
-        assert distance(bench.latent(sampler=other), bench.plain) > OTHERWISE
+        assert distance(bench.latent(sampler=other), bench.plain) > DIFFERENT
         assert_shows(bench.frames(sampler=other))
 
 
@@ -141,17 +145,17 @@ def _(bench):
     parts = {
         "noise": node("RandomNoise", noise_seed=1),
         "guider": node("CFGGuider", model=["model", 0], positive=["prompt", 0], negative=["prompt", 1], cfg=CFG),
-        "how": node("KSamplerSelect", sampler_name="euler"),
+        "method": node("KSamplerSelect", sampler_name="euler"),
         "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=STEPS, denoise=1.0),
     }
-    links = {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["how", 0], "sigmas": ["sigmas", 0]}
+    links = {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["method", 0], "sigmas": ["sigmas", 0]}
     custom = node("SamplerCustomAdvanced", **links, latent_image=["empty", 0])
     assert distance(bench.latent(**parts, sampler=custom), bench.plain) < SAME
 
 
 @row("LoraLoaderModelOnly")
 def _(bench):
-    assert distance(with_lora(bench), bench.plain) > OTHERWISE
+    assert distance(with_lora(bench), bench.plain) > DIFFERENT
     there_and_back = {"first": lora(1.0), "patch": lora(-1.0, "first"), "sampler": sampler(model=["patch", 0])}
     assert distance(bench.latent(**there_and_back), bench.plain) < SAME
 
@@ -168,20 +172,20 @@ def _(bench):
 def _(bench):
     hook = node("CreateHookLora", lora_name=stand_in(LORA), strength_model=1.0, strength_clip=1.0)
     clip = node("SetClipHooks", clip=["clip", 0], apply_to_conds=True, schedule_clip=False, hooks=["hook", 0])
-    made = bench.latent(hook=hook, hooked=clip, prompt=encode(PROMPT, "hooked"))
-    assert distance(made, with_lora(bench)) < SAME
+    latent = bench.latent(hook=hook, hooked=clip, prompt=encode(PROMPT, "hooked"))
+    assert distance(latent, with_lora(bench)) < SAME
 
 
 @row("ModelMergeSimple")
 def _(bench):
     merge = node("ModelMergeSimple", model1=["model", 0], model2=["other", 0], ratio=0.5)
-    made = bench.latent(other=lora(1.0), merge=merge, sampler=sampler(model=["merge", 0]))
-    assert distance(made, with_lora(bench, 0.5)) < SAME
+    latent = bench.latent(other=lora(1.0), merge=merge, sampler=sampler(model=["merge", 0]))
+    assert distance(latent, with_lora(bench, 0.5)) < SAME
 
 
 @row("ModelSave, loaded again")
 def _(bench):
-    folder = dev.OUTPUT / "diffusion_models" / SAVED
+    folder = comfyui.OUTPUT / "diffusion_models" / SAVED
     save = node("ModelSave", model=["patch", 0], filename_prefix=f"diffusion_models/{SAVED}/model")
     bench.run("none", {"model": graph()["model"], "patch": lora(1.0), "save": save})
     shutil.copy(
@@ -198,16 +202,16 @@ def _(bench):
     kind = "TrainLoraNode"
     choices = {"steps": 2, "rank": 2, "learning_rate": 0.01, "training_dtype": "fp32", "lora_dtype": "fp32"}
     nodes = {
-        **{name: made for name, made in graph().items() if name != "sampler"},
-        "empty": node("EasyAnimateEmptyLatent", width=64, height=64, length=8, batch_size=2),
+        **{name: each for name, each in graph().items() if name != "sampler"},
+        "empty": empty(8, batch_size=2),
         "list": node("RebatchLatents", latents=["empty", 0], batch_size=1),
         "train": node(kind, model=["model", 0], latents=["list", 0], positive=["prompt", 0], **choices),
         "save": node("SaveLoRA", lora=["train", bench.slot(kind, "LORA_MODEL")], prefix=f"loras/{SAVED}/lora"),
     }
     bench.run("none", nodes)
-    (file,) = (dev.OUTPUT / "loras" / SAVED).iterdir()
-    made = patched(bench, "LoraLoaderModelOnly", lora_name=os.path.join(SAVED, file.name), strength_model=1.0)
-    assert distance(made, bench.plain) > OTHERWISE
+    (file,) = (comfyui.OUTPUT / "loras" / SAVED).iterdir()
+    latent = patched(bench, "LoraLoaderModelOnly", lora_name=os.path.join(SAVED, file.name), strength_model=1.0)
+    assert distance(latent, bench.plain) > DIFFERENT
 
 
 @row("ModelSamplingDiscrete")
@@ -219,21 +223,21 @@ def _(bench):
 @row("RescaleCFG")
 def _(bench):
     assert distance(patched(bench, "RescaleCFG", multiplier=0.0), bench.plain) < SAME
-    assert distance(patched(bench, "RescaleCFG", multiplier=0.7), bench.plain) > OTHERWISE
+    assert distance(patched(bench, "RescaleCFG", multiplier=0.7), bench.plain) > DIFFERENT
 
 
 @row("SkipLayerGuidanceDiT")
 def _(bench):
     choices = {"double_layers": "1, 2", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}
     assert distance(patched(bench, "SkipLayerGuidanceDiT", scale=0.0, **choices), bench.plain) < SAME
-    assert distance(patched(bench, "SkipLayerGuidanceDiT", scale=2.0, **choices), bench.plain) > OTHERWISE
+    assert distance(patched(bench, "SkipLayerGuidanceDiT", scale=2.0, **choices), bench.plain) > DIFFERENT
 
 
 @row("EasyCache")
 def _(bench):
     choices = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
     assert distance(patched(bench, "EasyCache", reuse_threshold=0.0, **choices), bench.plain) < SAME
-    assert distance(patched(bench, "EasyCache", reuse_threshold=2.0, **choices), bench.plain) > OTHERWISE
+    assert distance(patched(bench, "EasyCache", reuse_threshold=2.0, **choices), bench.plain) > DIFFERENT
 
 
 @row("ContextWindowsManual, dim 2")
@@ -243,7 +247,7 @@ def _(bench):
         return patched(bench, "ContextWindowsManual", **sizes)
 
     assert distance(windows(64, 4), bench.plain) < SAME
-    assert distance(windows(4, 2), bench.plain) > OTHERWISE
+    assert distance(windows(4, 2), bench.plain) > DIFFERENT
 
 
 @row("ControlNetApplyAdvanced")
@@ -257,7 +261,7 @@ def _(bench):
         return bench.latent(**plain, apply=apply, sampler=sampler(positive=["apply", 0], negative=["apply", 1]))
 
     assert distance(controlled(0.0), bench.plain) < SAME
-    assert distance(controlled(1.0), bench.plain) > OTHERWISE
+    assert distance(controlled(1.0), bench.plain) > DIFFERENT
 
 
 @row("VAEDecode")
@@ -293,7 +297,7 @@ def _(bench):
 def _(bench):
     ours = encoded(bench, "EasyAnimateEncode", images=["clip", 0], tile_size=0)
     whole = {"tile_size": 64, "overlap": 0, "temporal_size": 64, "temporal_overlap": 8}
-    assert distance(encoded(bench, "VAEEncodeTiled", pixels=["clip", 0], **whole), ours) < OTHERWISE
+    assert distance(encoded(bench, "VAEEncodeTiled", pixels=["clip", 0], **whole), ours) < DIFFERENT
 
 
 @row("SetLatentNoiseMask")
@@ -304,17 +308,17 @@ def _(bench):
         "half": node("SolidMask", value=1.0, width=32, height=64),
         "mask": node("MaskComposite", destination=["nothing", 0], source=["half", 0], x=0, y=0, operation="add"),
         "set": node("SetLatentNoiseMask", samples=["first", 0], mask=["mask", 0]),
-        "other": encode(OTHER),
+        "other": encode(OTHER_PROMPT),
         "sampler": sampler(positive=["other", 0], latent_image=["set", 0], seed=2),
     }
-    made = bench.latent(**masked)
-    assert distance(made[..., 4:], bench.plain[..., 4:]) < SAME
-    assert distance(made[..., :4], bench.plain[..., :4]) > OTHERWISE
+    latent = bench.latent(**masked)
+    assert distance(latent[..., 4:], bench.plain[..., 4:]) < SAME
+    assert distance(latent[..., :4], bench.plain[..., :4]) > DIFFERENT
 
 
 @row("LatentUpscale, second KSampler")
 def _(bench):
-    small = node("EasyAnimateEmptyLatent", width=32, height=32, length=24)
+    small = empty(24, 32, 32)
     larger = node("LatentUpscale", samples=["first", 0], upscale_method="bilinear", width=64, height=64)
     second = sampler(latent_image=["larger", 0], denoise=0.6, seed=2)
     assert_shows(bench.frames(empty=small, first=sampler(), larger=larger, sampler=second))
@@ -324,7 +328,7 @@ def _(bench):
 def _(bench):
     loaded = node("UpscaleModelLoader", model_name=stand_in(UPSCALER))
     upscaled = node("ImageUpscaleWithModel", upscale_model=["loaded", 0], image=["small", 0])
-    small = node("EasyAnimateDecode", latent=["sampler", 0], vae=["vae", 0], tile_size=0)
+    small = decode()
     assert_shows(bench.frames(small=small, loaded=loaded, decode=upscaled), side=64 * UPSCALE)
 
 
@@ -346,7 +350,7 @@ def _(bench):
 def film() -> dict:
     return {
         **graph(),
-        "decode": node("EasyAnimateDecode", latent=["sampler", 0], vae=["vae", 0], tile_size=0),
+        "decode": decode(),
         "video": node("CreateVideo", images=["decode", 0], fps=12.0),
     }
 

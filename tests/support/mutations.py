@@ -1,4 +1,4 @@
-"""Files as disks, downloads and strangers leave them: real ones with something in them changed, drawn by Hypothesis."""
+"""Damaged and hostile files: real ones with something in them changed, drawn by Hypothesis."""
 
 import json
 import math
@@ -10,16 +10,17 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import part
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+from .pack import part
 
 OURS = (
     part("easyanimate_models.files.checkpoint").CheckpointError,
     part("easyanimate_models.files.toml_settings").RecipeError,
     part("easyanimate_models.data.dataset_file").DatasetError,
 )
-HANG, BLOCKED = 5, 60  # seconds of work, and of waiting for a file that never ends
+WORK, WAITING = 5, 60  # seconds of processor time, and of waiting for a file that never ends
 DEEP = "[" * 100_000
 
 # the same examples every time: what CI finds, everyone finds
@@ -39,30 +40,30 @@ values = st.recursive(
 
 
 def answered(read: Callable[[], object]) -> str:
-    """What `read` says against a file, "" when it takes it. Anything but one of our sentences is a failure."""
+    """The error of `read`, "" when there is none. Anything but one of our own errors is a failure."""
     try:
         with _in_time():
             read()
     except OURS as error:
-        said = str(error)
-        assert said.endswith(".") and len(said) < 1200, said
-        return said
+        message = str(error)
+        assert message.endswith(".") and len(message) < 1200, message
+        return message
     return ""
 
 
 @contextmanager
 def _in_time():
-    """Fails where it takes more than `HANG` seconds of the processor, or waits for ever."""
+    """Fails where it takes more than `WORK` seconds of the processor, or waits for ever."""
     began = time.process_time()
     if not hasattr(signal, "setitimer"):
         yield
-        assert time.process_time() - began < HANG
+        assert time.process_time() - began < WORK
         return
 
     def stop(*_):
         raise AssertionError("reading hangs")
 
-    kinds = ((signal.ITIMER_PROF, signal.SIGPROF, HANG), (signal.ITIMER_REAL, signal.SIGALRM, BLOCKED))
+    kinds = ((signal.ITIMER_PROF, signal.SIGPROF, WORK), (signal.ITIMER_REAL, signal.SIGALRM, WAITING))
     before = [(kind, signal.signal(of, stop), of) for kind, of, _ in kinds]
     for kind, _, seconds in kinds:
         signal.setitimer(kind, seconds)
@@ -91,78 +92,78 @@ def joined(header: bytes, data: bytes, size: int | None = None) -> bytes:
 @st.composite
 def safetensors(draw, header: dict, data: bytes, probes: tuple[str, ...] = ()) -> bytes:
     """The file with its header changed: so that it still can be read, so that it can't, or anywhere."""
-    told = json.loads(json.dumps(header))
-    names = sorted(name for name in told if name != "__metadata__")
-    named = st.sampled_from([name for name in probes if name in told] * 8 + names)
+    changed = json.loads(json.dumps(header))
+    names = sorted(name for name in changed if name != "__metadata__")
+    named = st.sampled_from([name for name in probes if name in changed] * 8 + names)
     for _ in range(draw(st.integers(0, 2))):
-        draw(st.sampled_from(READABLE))(draw, told, draw(named), names)
+        draw(st.sampled_from(READABLE))(draw, changed, draw(named), names)
     if draw(st.booleans()):
-        return joined(json.dumps(told).encode(), data)
-    draw(st.sampled_from(LYING))(draw, told, draw(named), names)
-    raw = json.dumps(told).encode()
+        return joined(json.dumps(changed).encode(), data)
+    draw(st.sampled_from(LYING))(draw, changed, draw(named), names)
+    raw = json.dumps(changed).encode()
     return draw(st.sampled_from(BROKEN))(draw, raw, data)
 
 
-def _reshaped(draw, told: dict, name: str, names) -> None:
+def _reshaped(draw, header: dict, name: str, names) -> None:
     """As many numbers in other dimensions."""
-    if name in told:
-        count = math.prod(told[name]["shape"])
+    if name in header:
+        count = math.prod(header[name]["shape"])
         shapes = [[count], [1, count], [count, 1], [count, 1, 1], [1, 1, 1, count], [1] * 6 + [count]]
-        told[name]["shape"] = draw(st.sampled_from(shapes))
+        header[name]["shape"] = draw(st.sampled_from(shapes))
 
 
-def _hollow(draw, told: dict, name: str, names) -> None:
+def _hollow(draw, header: dict, name: str, names) -> None:
     """A tensor without numbers in place of one, however wide it says that it is."""
-    if name in told:
-        end = told[name]["data_offsets"][1]
-        told[f"{name}.else"] = told[name]
+    if name in header:
+        end = header[name]["data_offsets"][1]
+        header[f"{name}.else"] = header[name]
         shape = draw(st.sampled_from([[0], [2**40, 0], [0, 0, 0, 0], [10**6, 0, 2, 2], [10**9, 0, 3, 3, 3]]))
-        told[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end]}
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end]}
 
 
-def _renamed(draw, told: dict, name: str, names) -> None:
+def _renamed(draw, header: dict, name: str, names) -> None:
     other = draw(st.sampled_from([*names, "", "x", f"{name}.0", "transformer_blocks.999.x", "encoder.block.-1.x"]))
-    if name in told and other not in told:
-        told[other] = told.pop(name)
+    if name in header and other not in header:
+        header[other] = header.pop(name)
 
 
-def _swapped(draw, told: dict, name: str, names) -> None:
+def _swapped(draw, header: dict, name: str, names) -> None:
     other = draw(st.sampled_from(names))
-    if {name, other} <= told.keys():
-        told[name], told[other] = told[other], told[name]
+    if {name, other} <= header.keys():
+        header[name], header[other] = header[other], header[name]
 
 
-def _retyped(draw, told: dict, name: str, names) -> None:
+def _retyped(draw, header: dict, name: str, names) -> None:
     """Bytes taken for numbers of another kind, as many of them."""
     same = {"F16": ["BF16", "I16", "U16"], "BF16": ["F16", "I16"], "F32": ["I32", "U32"]}
-    if name in told and told[name]["dtype"] in same:
-        told[name]["dtype"] = draw(st.sampled_from(same[told[name]["dtype"]]))
+    if name in header and header[name]["dtype"] in same:
+        header[name]["dtype"] = draw(st.sampled_from(same[header[name]["dtype"]]))
 
 
-def _about(draw, told: dict, name: str, names) -> None:
+def _about(draw, header: dict, name: str, names) -> None:
     """Other words in the file's header."""
     keys = st.sampled_from(["format", "num_attention_heads", "_quantization_metadata", "config", "modelspec.title"])
-    said = st.sampled_from(["", "pt", "0", "-1", "4", "x", "9" * 5000, "²", "{", DEEP, '{"layers": 3}'])
-    told["__metadata__"] = draw(st.dictionaries(keys, said, max_size=3))
+    texts = st.sampled_from(["", "pt", "0", "-1", "4", "x", "9" * 5000, "²", "{", DEEP, '{"layers": 3}'])
+    header["__metadata__"] = draw(st.dictionaries(keys, texts, max_size=3))
 
 
-def _untrue(draw, told: dict, name: str, names) -> None:
-    """A dtype, a shape, a place or a whole entry that can't be."""
-    if name in told:
+def _untrue(draw, header: dict, name: str, names) -> None:
+    """A dtype, a shape or offsets that can't be."""
+    if name in header:
         key = draw(st.sampled_from(["dtype", "shape", "data_offsets"]))
-        told[name][key] = draw(
+        header[name][key] = draw(
             st.lists(numbers, max_size=4) | values | st.sampled_from(["F64", "F8_E4M3", "BOOL", "C64"])
         )
 
 
-def _overlapping(draw, told: dict, name: str, names) -> None:
+def _overlapping(draw, header: dict, name: str, names) -> None:
     other = draw(st.sampled_from(names))
-    if {name, other} <= told.keys():
-        told[name] = told[other]
+    if {name, other} <= header.keys():
+        header[name] = header[other]
 
 
-def _no_entry(draw, told: dict, name: str, names) -> None:
-    told[draw(st.sampled_from([name, "__metadata__"]))] = draw(values)
+def _no_entry(draw, header: dict, name: str, names) -> None:
+    header[draw(st.sampled_from([name, "__metadata__"]))] = draw(values)
 
 
 def _as_it_is(draw, raw: bytes, data: bytes) -> bytes:
@@ -187,8 +188,8 @@ def _twice(draw, raw: bytes, data: bytes) -> bytes:
 
 
 def _other_bytes(draw, raw: bytes, data: bytes) -> bytes:
-    place, some = draw(st.integers(0, len(raw) - 1)), draw(st.binary(min_size=1, max_size=4))
-    return joined(raw[:place] + some + raw[place + len(some) :], data)
+    start, some = draw(st.integers(0, len(raw) - 1)), draw(st.binary(min_size=1, max_size=4))
+    return joined(raw[:start] + some + raw[start + len(some) :], data)
 
 
 READABLE = (_reshaped, _reshaped, _hollow, _hollow, _renamed, _swapped, _retyped, _about)
@@ -202,36 +203,36 @@ BROKEN = (_as_it_is, _of_another_length, _cut, _deep, _twice, _other_bytes)
 @st.composite
 def objects(draw, good: dict, more: tuple[str, ...] = ()) -> bytes:
     """A JSON object with other values, or no JSON at all."""
-    told, names = json.loads(json.dumps(good)), [*good, *more]
+    value, names = json.loads(json.dumps(good)), [*good, *more]
     for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3)):
-        inside = told.get(name)
+        inside = value.get(name)
         if isinstance(inside, dict) and inside and draw(st.booleans()):
             inside[draw(st.sampled_from(sorted(inside)))] = draw(values)
         else:
-            told[name] = draw(values)
-    return draw(spoilt(json.dumps(told).encode()))
+            value[name] = draw(values)
+    return draw(spoilt(json.dumps(value).encode()))
 
 
 @st.composite
 def spoilt(draw, text: bytes) -> bytes:
     """Mostly the text itself; else cut, with other bytes in it, nested without end, or none at all."""
-    how, place = draw(st.integers(0, 11)), draw(st.integers(0, max(0, len(text) - 1)))
+    way, start = draw(st.integers(0, 11)), draw(st.integers(0, max(0, len(text) - 1)))
     spoil = {
-        0: lambda: text[:place],
-        1: lambda: text[:place] + draw(st.binary(min_size=1, max_size=4)) + text[place + 1 :],
+        0: lambda: text[:start],
+        1: lambda: text[:start] + draw(st.binary(min_size=1, max_size=4)) + text[start + 1 :],
         2: lambda: draw(
             st.sampled_from([b"", b"null", b"[]", b"3", b"\xff\xfe{\0}\0", DEEP.encode(), b'{"a":' * 50_000])
         ),
     }
-    return spoil.get(how, lambda: text)()
+    return spoil.get(way, lambda: text)()
 
 
 @st.composite
 def tomls(draw, text: str) -> bytes:
     """A recipe with other values."""
     lines = text.splitlines()
-    places = [i for i, line in enumerate(lines) if re.match(r"\w+ = ", line)]
-    for i in draw(st.lists(st.sampled_from(places), min_size=1, max_size=3)):
+    rows = [i for i, line in enumerate(lines) if re.match(r"\w+ = ", line)]
+    for i in draw(st.lists(st.sampled_from(rows), min_size=1, max_size=3)):
         lines[i] = draw(st.sampled_from(["", f"{lines[i].split(' = ')[0]} = {draw(LITERALS)}", f"[{lines[i][:3]}]"]))
     return draw(spoilt("\n".join(lines).encode()))
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from conftest import part
 from torch import Tensor
+
+from support.pack import part
 
 tiling = part("easyanimate_models.vae.tiling")
 

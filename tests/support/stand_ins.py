@@ -18,11 +18,14 @@ import comfy.ops
 import comfy.sd1_clip
 import comfy.taesd.taesd
 import torch
-from author import Workflow
-from conftest import dev, part
-from control_arithmetic import pixart_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from tools import comfyui
+from tools.workflows.author import Workflow
+
+from .control_arithmetic import pixart_file
+from .pack import part
 
 FOLDER = "easyanimate-tests"
 UPSCALE = 4
@@ -91,11 +94,11 @@ def lora() -> dict[str, Tensor]:
     tiny = part("easyanimate_models.files.model_files").TINY / "transformer"
     weights = load_file(next(tiny.glob("*.safetensors")))
     queries = {name.removesuffix(".weight"): w for name, w in weights.items() if name.endswith("to_q.weight")}
-    made = {}
+    tensors = {}
     for name, weight in queries.items():
-        made[f"diffusion_model.{name}.lora_up.weight"] = torch.randn(weight.shape[0], 2) * 0.2
-        made[f"diffusion_model.{name}.lora_down.weight"] = torch.randn(2, weight.shape[1]) * 0.2
-    return made
+        tensors[f"diffusion_model.{name}.lora_up.weight"] = torch.randn(weight.shape[0], 2) * 0.2
+        tensors[f"diffusion_model.{name}.lora_down.weight"] = torch.randn(2, weight.shape[1]) * 0.2
+    return tensors
 
 
 def image_encoder() -> dict[str, Tensor]:
@@ -104,7 +107,15 @@ def image_encoder() -> dict[str, Tensor]:
     return _random(encoder, "")
 
 
-FILES: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {  # name that workflows use -> folder, maker
+def write_image_encoder(folder: Path) -> Path:
+    """The same as a component folder with a config.json; returns the folder."""
+    torch.manual_seed(0)
+    save_file(image_encoder(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(IMAGE_ENCODER))
+    return folder
+
+
+FILES: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {  # name that workflows use -> folder, weights
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", checkpoint),
     "control_v11f1e_sd15_tile_fp16.safetensors": ("controlnet", control_net),
     "4x-UltraSharp.pth": ("upscale_models", upscaler),
@@ -149,7 +160,7 @@ def files_for(workflows: Iterable[Workflow]) -> Iterator[None]:
 @contextlib.contextmanager
 def release() -> Iterator[None]:
     """A release folder with nothing but an image encoder, pickled as V3's is."""
-    folder = dev.BASE / "models" / "easyanimate" / RELEASE_FOLDER
+    folder = comfyui.BASE / "models" / "easyanimate" / RELEASE_FOLDER
     try:
         (folder / "image_encoder").mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
@@ -163,7 +174,7 @@ def release() -> Iterator[None]:
 @contextlib.contextmanager
 def stand_ins(*names: str) -> Iterator[None]:
     """The files of `names`, or all, among the host's models for as long as this lasts."""
-    folders = {name: dev.BASE / "models" / FILES[name][0] / FOLDER for name in names or FILES}
+    folders = {name: comfyui.BASE / "models" / FILES[name][0] / FOLDER for name in names or FILES}
     try:
         for seed, (name, folder) in enumerate(folders.items()):
             folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +189,7 @@ def stand_ins(*names: str) -> Iterator[None]:
 @contextlib.contextmanager
 def pixart_control(name: str) -> Iterator[None]:
     """A PixArt ControlNet of the built-in tiny model's width among the host's, as `stand_in(name)`."""
-    folder = dev.BASE / "models" / "controlnet" / FOLDER
+    folder = comfyui.BASE / "models" / "controlnet" / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     try:
         pixart_file(folder / name, width=128, heads=4, depth=5)
@@ -196,12 +207,12 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
 
 def _random(module: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
     """Weights that keep the size of what goes through them; norms scale by one and add nothing."""
-    made = {}
+    weights = {}
     for name, weight in module.state_dict().items():
         if weight.ndim > 1:
-            made[prefix + name] = torch.randn(weight.shape) * weight[0].numel() ** -0.5
+            weights[prefix + name] = torch.randn(weight.shape) * weight[0].numel() ** -0.5
         elif weight.ndim == 1 and weight.is_floating_point():
-            made[prefix + name] = torch.full(weight.shape, float(name.endswith("weight")))
+            weights[prefix + name] = torch.full(weight.shape, float(name.endswith("weight")))
         else:  # counters, and the scales of the VAE's latents
-            made[prefix + name] = weight
-    return made
+            weights[prefix + name] = weight
+    return weights

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import comfy.sample
 import torch
-from conftest import part
+
+from .pack import part
 
 motion_dit = part("easyanimate_models.dit.motion_dit")
 motion_module = part("easyanimate_models.dit.motion_module")
@@ -62,6 +64,14 @@ def tiny_slice_vae():
     model = slice_vae.SliceVAE(VAE)
     randomise(model)
     return model.eval()
+
+
+def sampled(model, frames: int) -> torch.Tensor:
+    """Two guided steps of euler on a tiny transformer; `frames` are those of the latent."""
+    text = [[random(1, 5, DIT.caption_channels), {}]]
+    empty = torch.zeros(1, DIT.latent_channels, frames, 4, 4)
+    noise = comfy.sample.prepare_noise(empty, 1)
+    return comfy.sample.sample(model, noise, 2, 2.0, "euler", "normal", text, text, empty, disable_pbar=True, seed=1)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,15 +1,14 @@
-"""A small run of the training loop, for tests that kill it or share it out among processes: toy_run.py FOLDER."""
+"""A small run of the training loop, for tests that kill it or distribute it: `python -m support.toy_run FOLDER`."""
 
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import conftest  # noqa: F401  (makes the pack importable)
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from conftest import part
 from torch import nn
+
+from .pack import part
 
 loop = part("easyanimate_models.training.loop")
 devices = part("easyanimate_models.training.devices")
@@ -32,25 +31,25 @@ def main(folder: Path, options: list[str]) -> None:
         x = rows[batches(step)[1]][devices.local_shard(BATCH)]
         return (network(x) - x.flip(1)).square().mean(), {}
 
-    def watch(done: int, _: dict) -> None:
+    def callback(done: int, _: dict) -> None:
         time.sleep(0.1 if "--slow" in options else 0)
         if done == stop:
             raise SystemExit(3)
 
     if "--sharded" in options:
         shard(loop)
-    loop.fit(folder, network, objective, plan, callback=watch)
+    loop.fit(folder, network, objective, plan, callback=callback)
     weights = sharding.full_state_dict(network)
     if int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
         torch.save(weights, folder / "result.pt")
 
 
 def shard(loop) -> None:
-    """Weights shared out (FSDP 2), as `accelerate launch --use_fsdp` would have it on GPUs; it declines to on a CPU."""
+    """Sharded weights (FSDP 2), as with `accelerate launch --use_fsdp` on GPUs, which it refuses on a CPU."""
     make = loop.make_accelerator
 
-    def sharding(*given):
-        accelerator = make(*given)
+    def sharding(*arguments):
+        accelerator = make(*arguments)
         accelerator.state.distributed_type = DistributedType.FSDP
         policy = {"auto_wrap_policy": "size_based_wrap", "min_num_params": 10}
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **policy)

@@ -4,13 +4,12 @@ import json
 import logging
 from pathlib import Path
 
-import av
-import numpy
 import pytest
 import torch
-from conftest import part
-from PIL import Image
 from safetensors.torch import save_file
+
+from support.footage import write_clip, write_image
+from support.pack import part
 
 dataset = part("easyanimate_models.training.clips.dataset")
 buckets = part("easyanimate_models.training.clips.buckets")
@@ -18,23 +17,6 @@ windows = part("easyanimate_models.training.clips.windows")
 kept = part("easyanimate_models.training.clips.tensor_cache")
 DataSettings = part("easyanimate_models.training.clips.settings").DataSettings
 Item, Bucket = dataset.Item, buckets.Bucket
-
-
-def write_clip(file: Path, frames: int = 12, width: int = 64, height: int = 48) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("mpeg4", rate=24)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(frames):
-            pixels = numpy.full((height, width, 3), 255 * i // max(1, frames - 1), numpy.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return file
-
-
-def write_image(file: Path, width: int = 64, height: int = 64) -> Path:
-    Image.new("RGB", (width, height), (255, 0, 0)).save(file)
-    return file
 
 
 @pytest.fixture
@@ -63,7 +45,7 @@ def test_frames_are_those_asked_for(folder):
     assert frames.shape == (4, 48, 64, 3)
     grey = frames.mean((1, 2, 3))
     assert torch.allclose(grey, torch.tensor([2.0, 4.0, 6.0, 8.0]) / 11, atol=0.02)
-    with pytest.raises(OSError, match="has 10 of the 12 frames wanted"):
+    with pytest.raises(OSError, match="has only 10 of the 12 frames needed"):
         dataset.read_frames(item, 2, 12)
 
 
@@ -120,35 +102,35 @@ def _list_that_is_none(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
-        (_empty, "holds no clips or images; put some there"),
-        (_without_captions, r"1 of 4 files in .* have no caption \(a.mp4\); write what each shows into a .txt file"),
+        (_empty, "contains no clips or images; add some"),
+        (_without_captions, r"1 of 4 files in .* have no caption \(a.mp4\); describe each one in a .txt file"),
         (_all_broken, "None of the 4 files in .* can be read"),
-        (_list_that_leaves, "names ../../secret.mp4, which lies outside of"),
+        (_list_that_leaves, "names ../../secret.mp4, which is outside"),
         (_list_that_is_none, "metadata.jsonl has a line that is not JSON"),
     ],
 )
-def test_a_folder_that_teaches_nothing_says_why(folder, spoil, said):
+def test_a_folder_that_teaches_nothing_says_why(folder, spoil, message):
     spoil(folder)
-    with pytest.raises(dataset.DatasetError, match=said):
+    with pytest.raises(dataset.DatasetError, match=message):
         dataset.read_dataset(folder)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(dataset.DatasetError, match="There is no folder .*missing"):
+    with pytest.raises(dataset.DatasetError, match="The folder .*missing does not exist"):
         dataset.read_dataset(tmp_path / "missing")
 
 
 def test_clips_in_memory_need_a_caption_each():
     clips = [torch.rand(8, 32, 32, 3)] * 2
     assert [i.text for i in dataset.in_memory(clips, ["a ball"])] == ["a ball", "a ball"]
-    for few, texts, said in (
-        ([], [], "nothing to learn from; choose a folder, or connect"),
+    for few, texts, message in (
+        ([], [], "nothing to train on; choose a folder, or connect"),
         (clips, ["a", "b", "c"], "2 clips and 3 captions"),
         (clips, ["a", " "], "2 clips and 1 captions"),
     ):
-        with pytest.raises(dataset.DatasetError, match=said):
+        with pytest.raises(dataset.DatasetError, match=message):
             dataset.in_memory(few, texts)
 
 
@@ -187,46 +169,46 @@ def test_an_image_and_a_clip_never_share_a_batch(caplog):
     items = [item(48, 512, 512), item(1, 512, 512), item(50, 510, 512), item(3, 512, 512)]
     found = buckets.sort_into_buckets(items, 512, 144)
     assert {b.frames: len(found[b]) for b in found} == {1: 1, 48: 2}
-    assert "3 frames) fits no size" in caplog.text
-    with pytest.raises(dataset.DatasetError, match="None of 1 clips fits: a clip needs at least 8 frames"):
+    assert "3 frames) fits none of the training sizes" in caplog.text
+    with pytest.raises(dataset.DatasetError, match="None of the 1 clips fit: a clip needs at least 8 frames"):
         buckets.sort_into_buckets(items[3:], 512, 144)
 
 
-def places(*items: Item, seed: int = 0, **wanted) -> list[tuple[int, int]]:
+def window_starts(*items: Item, seed: int = 0, **changed) -> list[tuple[int, int]]:
     """(frames, start) of every window of clips that may have 48 frames."""
-    settings = DataSettings(512, 48, **wanted)
+    settings = DataSettings(512, 48, **changed)
     sorted_items = buckets.sort_into_buckets(items, 512, 48, settings.every)
     cut = windows.cut_into_windows(sorted_items, settings, seed)
     return [(bucket.frames, each.start) for bucket, found in cut.items() for each in found]
 
 
 def test_one_window_is_the_beginning():
-    assert places(item(100, 512, 512), item(60, 512, 512)) == [(48, 0), (48, 0)]
+    assert window_starts(item(100, 512, 512), item(60, 512, 512)) == [(48, 0), (48, 0)]
 
 
 def test_windows_lie_anywhere_and_no_two_are_the_same():
-    found = places(item(100, 512, 512), windows=8)
+    found = window_starts(item(100, 512, 512), windows=8)
     assert len(found) == len(set(found)) == 8
     assert all(frames == 48 and 0 <= start <= 100 - 48 for frames, start in found)
     assert max(start for _, start in found) - min(start for _, start in found) > 20
-    assert all(start + 47 * 2 < 100 for _, start in places(item(100, 512, 512), windows=8, every=2))
+    assert all(start + 47 * 2 < 100 for _, start in window_starts(item(100, 512, 512), windows=8, every=2))
 
 
 def test_windows_come_from_the_seed_and_the_name_alone():
     long, other = item(1000, 512, 512), item(1000, 512, 512, "folder/y.mp4")
-    assert places(long, windows=3) == places(item(1000, 512, 512, "elsewhere/x.mp4"), windows=3)
-    assert set(places(long, windows=3)) < set(places(other, long, windows=3))
-    assert places(long, windows=3) != places(other, windows=3)
-    assert places(long, windows=3) != places(long, windows=3, seed=1)
+    assert window_starts(long, windows=3) == window_starts(item(1000, 512, 512, "elsewhere/x.mp4"), windows=3)
+    assert set(window_starts(long, windows=3)) < set(window_starts(other, long, windows=3))
+    assert window_starts(long, windows=3) != window_starts(other, windows=3)
+    assert window_starts(long, windows=3) != window_starts(long, windows=3, seed=1)
 
 
 @pytest.mark.parametrize(("frames", "every", "starts"), [(48, 1, [0]), (95, 2, [0]), (50, 1, [0, 1, 2])])
 def test_a_short_clip_gives_no_window_twice(frames, every, starts):
-    assert places(item(frames, 512, 512), windows=5, every=every) == [(48, start) for start in starts]
+    assert window_starts(item(frames, 512, 512), windows=5, every=every) == [(48, start) for start in starts]
 
 
 def test_some_windows_are_shorter_and_go_where_they_fit():
-    found = places(item(5000, 512, 512), item(1, 512, 512), windows=500, lengths="random")
+    found = window_starts(item(5000, 512, 512), item(1, 512, 512), windows=500, lengths="random")
     lengths = [frames for frames, _ in found]
     assert set(lengths) == {1, 8, 16, 24, 32, 40, 48} and lengths.count(1) == 1
     assert 0.85 < lengths.count(48) / 500 < 0.95  # the original's odds
@@ -234,10 +216,11 @@ def test_some_windows_are_shorter_and_go_where_they_fit():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({"windows": 0}, "0 windows of a clip teach nothing"), ({"lengths": "any"}, "lengths is 'any'")]
+    ("wrong", "message"),
+    [({"windows": 0}, "windows is 0; set it to 1 or more"), ({"lengths": "any"}, "lengths is 'any'")],
 )
-def test_windows_that_make_no_sense_are_said(wrong, said):
-    with pytest.raises(ValueError, match=said):
+def test_windows_that_make_no_sense_are_an_error(wrong, message):
+    with pytest.raises(ValueError, match=message):
         DataSettings(512, 48, **wrong)
 
 
@@ -248,10 +231,10 @@ def test_files_are_read_once_while_there_is_room(tmp_path, monkeypatch):
     read, load = [], kept.load_file
     monkeypatch.setattr(kept, "load_file", lambda file: read.append(file.name) or load(file))
     small = kept.TensorCache(max_bytes=900)  # two of 400 bytes
-    for i in (0, 1, 0, 2, 0, 1):  # the third takes the place of the second, which was asked for longest ago
+    for i in (0, 1, 0, 2, 0, 1):  # the third replaces the second, which was used longest ago
         assert torch.equal(small(files[i])["x"], torch.full([100], float(i)))
         assert small.bytes == 400 * len(small.files) <= 900
     assert "".join(read) == "abcb"
     files[0].write_bytes(b"other")
-    with pytest.raises(OSError, match="a can't be read .* remove it and encode the data set again"):
+    with pytest.raises(OSError, match="a can't be read .* delete it and encode the dataset again"):
         kept.TensorCache()(files[0])

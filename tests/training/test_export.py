@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import part
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from support.pack import part
 
 export = part("easyanimate_models.training.export")
 checkpoints = part("easyanimate_models.training.checkpoints")
@@ -32,7 +33,7 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     file = tmp_path / "lora.safetensors"
     export.write_safetensors(file, WEIGHTS)
     monkeypatch.setattr(export, "save_file", failing("I/O error: No space left on device (os error 28)"))
-    with pytest.raises(OSError, match="disk that holds .*lora.safetensors is full; make room"):
+    with pytest.raises(OSError, match="disk that holds .*lora.safetensors is full; free some space"):
         export.write_safetensors(file, {"a": torch.zeros(1)})
     monkeypatch.setattr(export, "save_file", failing("something else"))
     with pytest.raises(SafetensorError, match="something else"):

@@ -5,13 +5,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import comfy.ops
 import pytest
 import torch
-from conftest import ROOT, part
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from test_train_lora import eye
+from safetensors.torch import load_file
+
+from support.pack import ROOT, part
+from support.stand_ins import write_image_encoder
+from support.transformer_files import write_image_transformer, write_transformer
 
 recipes = part("easyanimate_models.training.recipe")
 run = part("easyanimate_models.training.recipe_run")
@@ -24,16 +25,12 @@ MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 SHIPPED = sorted((ROOT / "easyanimate_models" / "training" / "recipes").glob("*.toml"))
 TINY_RECIPE = next(file for file in SHIPPED if file.stem == "lora_tiny")
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """A data set with a look of its own."""
+    """A data set with a background of its own."""
     folder = tmp_path_factory.mktemp("clips")
     toys.write_toys(folder, count=3)
     return folder
@@ -61,7 +58,7 @@ def test_the_toy_clips_are_grey_where_they_say_black(clips):
     for item in items:
         edge = dataset.read_frames(item, 0, item.frames)[:, 0].median()
         assert abs(float(edge) - 120 / 255) < 0.02
-    assert not set(toys.look(20)[1]) & set(part("easyanimate_models.training.toy.shapes").split_scenes()[1])
+    assert not set(toys.style_scenes(20)[1]) & set(part("easyanimate_models.training.toy.shapes").split_scenes()[1])
 
 
 def test_the_toy_clips_of_a_word_come_in_several_wordings_among_known_ones(tmp_path):
@@ -99,12 +96,12 @@ def test_a_lora_recipe_may_teach_the_text_encoder(clips, tmp_path):
 
 
 def test_a_recipe_may_show_starts_to_an_image_encoder(clips, tmp_path):
-    (tmp_path / "eye").mkdir()
+    (tmp_path / "image_encoder").mkdir()
     config = replace(tiny.DIT, in_channels=12, clip_tokens=True)
     models = replace(
         recipes.read_recipe(TINY_RECIPE).models,
-        transformer=str(transformer(tmp_path / "base", config)),
-        image_encoder=str(eye(tmp_path / "eye")),
+        transformer=str(write_transformer(tmp_path / "base", config)),
+        image_encoder=str(write_image_encoder(tmp_path / "image_encoder")),
     )
     run.run_recipe(short(clips, tmp_path / "run", models=models))
     rows = json.loads((clips / ".easyanimate" / "index.json").read_text())["examples"]
@@ -121,29 +118,10 @@ def test_a_recipe_may_ask_for_windows(clips, tmp_path):
 
 def test_a_transformer_recipe_makes_a_folder_that_loads(clips, tmp_path):
     file = run.run_recipe(short(clips, tmp_path, kind="transformer", lora=None, checkpointing=True))
-    taught, before = (sd.load_transformer(path).model.diffusion_model for path in (file.parent, tiny.TINY))
-    assert taught.config == before.config
-    moved = {n for (n, a), b in zip(taught.named_parameters(), before.parameters(), strict=True) if (a - b).norm() > 0}
+    trained, before = (sd.load_transformer(path).model.diffusion_model for path in (file.parent, tiny.TINY))
+    assert trained.config == before.config
+    moved = {n for (n, a), b in zip(trained.named_parameters(), before.parameters(), strict=True) if (a - b).norm() > 0}
     assert any("attn_temporal" in name for name in moved) and any("attn1" in name for name in moved)
-
-
-def image_transformer(folder: Path) -> Path:
-    """A PixArt transformer of the tiny model's size, with random weights."""
-    return transformer(folder, replace(tiny.DIT, motion=(), skips=None))
-
-
-def transformer(folder: Path, config) -> Path:
-    """A transformer with random weights."""
-    torch.manual_seed(0)
-    network = initialize.reset_parameters(
-        MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    )
-    network.initialize_weights()
-    torch.nn.init.normal_(network.proj_out.weight, std=0.1)
-    folder.mkdir()
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "base.safetensors")
-    (folder / "config.json").write_text(json.dumps(EasyAnimateV3.config_json(config)))
-    return folder / "base.safetensors"
 
 
 def test_an_image_transformer_learns_from_frames_and_its_motion_modules_stay(clips, tmp_path):
@@ -153,11 +131,11 @@ def test_an_image_transformer_learns_from_frames_and_its_motion_modules_stay(cli
     read = recipes.read_recipe(file)
     assert read.data.frames == 1
     made = run.run_recipe(short(clips, tmp_path, kind="image_transformer", lora=None, data=read.data))
-    taught, before = (sd.load_transformer(path).model.diffusion_model for path in (made.parent, tiny.TINY))
-    for (name, a), b in zip(taught.named_parameters(), before.parameters(), strict=True):
+    trained, before = (sd.load_transformer(path).model.diffusion_model for path in (made.parent, tiny.TINY))
+    for (name, a), b in zip(trained.named_parameters(), before.parameters(), strict=True):
         if "attn_temporal" in name:
             assert torch.equal(a, b.bfloat16().to(a.dtype)), name
-    assert not torch.equal(taught.pos_embed.proj.weight, before.pos_embed.proj.weight)
+    assert not torch.equal(trained.pos_embed.proj.weight, before.pos_embed.proj.weight)
     index = json.loads((clips / ".easyanimate" / "index.json").read_text())
     assert {tuple(row["bucket"]) for row in index["examples"]} == {(1, 64, 64)}
 
@@ -174,31 +152,31 @@ def test_a_fresh_transformer_has_forgotten_everything(clips, tmp_path):
 
 
 def test_motion_modules_learn_alone(clips, tmp_path):
-    base = image_transformer(tmp_path / "base")
+    base = write_image_transformer(tmp_path / "base")
     models = replace(recipes.read_recipe(TINY_RECIPE).models, transformer=str(base))
     file = run.run_recipe(short(clips, tmp_path / "walk", kind="motion_module", lora=None, models=models))
     assert file.name == "walk_mm.safetensors"
     assert all(".attn_temporal." in key for key in load_file(file) if key != "easyanimate_config")
-    elsewhere = file.rename(tmp_path / file.name)  # which kind of motion modules they are is said inside
+    elsewhere = file.rename(tmp_path / file.name)  # it holds the kind of its motion modules
     both = sd.load_transformer(base, elsewhere).model.diffusion_model
     frozen = load_file(base)
     assert all(torch.equal(both.state_dict()[key], value) for key, value in frozen.items())
-    learnt = [p for n, p in both.named_parameters() if n.endswith("temporal_transformer.proj_out.weight")]
-    assert learnt and all(p.abs().max() > 0 for p in learnt)
+    outputs = [p for n, p in both.named_parameters() if n.endswith("temporal_transformer.proj_out.weight")]
+    assert outputs and all(p.abs().max() > 0 for p in outputs)
 
 
 def test_a_recipe_may_ask_for_samples(clips, tmp_path):
-    file = tmp_path / "seen.toml"
+    file = tmp_path / "samples.toml"
     file.write_text(TINY_RECIPE.read_text() + '\n[samples]\nevery = 3\nprompt = "a red ball"\nsteps = 1\n')
-    wanted = recipes.read_recipe(file).samples
-    run.run_recipe(short(clips, tmp_path, kind="motion_module", lora=None, samples=wanted))
+    settings = recipes.read_recipe(file).samples
+    run.run_recipe(short(clips, tmp_path, kind="motion_module", lora=None, samples=settings))
     with Image.open(tmp_path / "samples" / "step_000003.webp") as video:
         assert (video.size, video.n_frames) == ((64, 64), 24)
     assert any(b"sample" in events.read_bytes() for events in (tmp_path / "tensorboard").iterdir())
 
 
 def test_silent_motion_modules_change_no_frame(tmp_path):
-    base = image_transformer(tmp_path / "base")
+    base = write_image_transformer(tmp_path / "base")
     model = sd.load_transformer(base)
     runs = part("easyanimate_models.training.denoiser.transformer")
     network = runs.trainable_network(model, runs.TransformerSettings("motion"))
@@ -211,46 +189,46 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             'kind = "lora"',
             'kind = "dance"',
             "kind is 'dance'; it must be one of lora, motion_module, image_transformer",
         ),
-        ("[lora]", "[loar]", "nothing called loar in a recipe; known are"),
-        ("rank = 8", "rnak = 8", r"\[lora\] knows no rnak; known are alpha, motion, rank, text"),
-        ("rank = 8", "", r"\[lora\] lacks rank"),
-        ("rank = 8", "rank = 0", r"\[lora\] A LoRA of rank 0 can't learn anything"),
+        ("[lora]", "[loar]", "a recipe has no setting loar; it can have"),
+        ("rank = 8", "rnak = 8", r"\[lora\] has no setting rnak; it can have alpha, motion, rank, text"),
+        ("rank = 8", "", r"\[lora\] is missing rank"),
+        ("rank = 8", "rank = 0", r"\[lora\] rank is 0; set it to 1 or more"),
         ("learning_rate = 3e-3", "learning_rate = 0.0", r"\[plan\] learning_rate is 0.0; it must be above 0"),
         ("steps = 300", "steps = ", "can't be read as a recipe"),
         ("steps = 300", 'steps = "many"', r"\[plan\] "),
-        ('clips = "../../../runs/clips"', "", "folder .* and clips .* must be named"),
-        ('vae = "built-in"', "", r"\[models\] lacks vae"),
+        ('clips = "../../../runs/clips"', "", "set folder .* and clips .* at the top"),
+        ('vae = "built-in"', "", r"\[models\] is missing vae"),
         ("[plan]", "[samples]\nevery = 5\n[plan]", r"\[samples\] Samples need a prompt"),
     ],
 )
-def test_a_mistake_is_named(tmp_path, old, new, said):
+def test_a_mistake_is_named(tmp_path, old, new, message):
     text = TINY_RECIPE.read_text()
     assert old in text
     file = tmp_path / "wrong.toml"
     file.write_text(text.replace(old, new))
-    with pytest.raises(recipes.RecipeError, match=said):
+    with pytest.raises(recipes.RecipeError, match=message):
         recipes.read_recipe(file)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
-        ("windows = 4", r"a VAE sees clips from anywhere; take windows out of \[data\]"),
-        ('lengths = "random"', r"take lengths out of \[data\]"),
-        ("[samples]\nevery = 5", r"a VAE makes no videos of its own; take \[samples\] out"),
+        ("windows = 4", r"a VAE is trained on any part of a clip; remove windows from \[data\]"),
+        ('lengths = "random"', r"remove lengths from \[data\]"),
+        ("[samples]\nevery = 5", r"a VAE can't generate videos; remove \[samples\]"),
     ],
 )
-def test_what_is_not_for_a_vae_is_named(tmp_path, more, said):
+def test_what_is_not_for_a_vae_is_named(tmp_path, more, message):
     file = tmp_path / "wrong.toml"
     file.write_text(TINY_RECIPE.with_stem("vae_tiny_decoder").read_text().replace("[plan]", f"{more}\n\n[plan]"))
-    with pytest.raises(recipes.RecipeError, match=said):
+    with pytest.raises(recipes.RecipeError, match=message):
         recipes.read_recipe(file)
 
 
@@ -266,15 +244,15 @@ def test_the_same_toys_come_again(tmp_path):
     assert first == second
 
 
-@pytest.mark.parametrize(("name", "said"), [("colour", "cyan"), ("shape", "cross|plus")])
-def test_new_things_are_shown_and_said(tmp_path, name, said):
+@pytest.mark.parametrize(("name", "message"), [("colour", "cyan"), ("shape", "cross|plus")])
+def test_new_things_are_shown_and_said(tmp_path, name, message):
     toys.write_toys(tmp_path, name, 3)
     dataset = part("easyanimate_models.training.clips.dataset")
     judging = part("easyanimate_models.training.toy.judging")
     for item in dataset.read_dataset(tmp_path):
-        assert re.search(said, item.text)
-        seen = judging.classify(dataset.read_frames(item, 0, item.frames), (toys.NEW_COLOUR, toys.NEW_SHAPE))
-        assert re.search(said, f"{seen.colour} {seen.shape}")
+        assert re.search(message, item.text)
+        judged = judging.classify(dataset.read_frames(item, 0, item.frames), (toys.NEW_COLOUR, toys.NEW_SHAPE))
+        assert re.search(message, f"{judged.colour} {judged.shape}")
 
 
 def test_clips_without_loss_come_back_bit_by_bit(tmp_path):
@@ -287,5 +265,5 @@ def test_clips_without_loss_come_back_bit_by_bit(tmp_path):
 
 
 def test_a_set_of_toys_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="There are no toy clips called 'dogs'; there are look, colour"):
+    with pytest.raises(ValueError, match="There is no set of toy clips named 'dogs'; choose one of look, colour"):
         toys.write_toys(tmp_path, "dogs")

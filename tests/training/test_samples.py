@@ -1,12 +1,14 @@
-"""Samples while training: made by the host's sampler out of what is learnt so far, and without a trace in it."""
+"""Samples while training: by the host's sampler, from the weights so far, and without any effect on the run."""
 
 from pathlib import Path
 
 import comfy.model_management as mm
 import pytest
 import torch
-from conftest import part, relative_error
 from PIL import Image
+
+from support.pack import part
+from support.recorded import relative_error
 
 samples = part("easyanimate_models.training.samples")
 lora = part("easyanimate_models.training.denoiser.lora")
@@ -29,11 +31,6 @@ NAMES = [f"step_{step:06d}.webp" for step in (2, 4)]
 
 class Stop(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def encoders():
-    return sd.load_text_encoder(TINY), sd.load_vae(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +71,13 @@ def test_a_run_with_samples_learns_the_same_bit_by_bit(kind, found, encoders, tm
 
 def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
     """Not the last weights but their average, which is what would be saved."""
-    seen = []
+    latents = []
     subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
     made = samples.sample_latents
 
     def noted(model, *given):
-        seen.append(made(model, *given).clone())
-        return seen[-1]
+        latents.append(made(model, *given).clone())
+        return latents[-1]
 
     patch = pytest.MonkeyPatch()
     patch.setattr(samples, "sample_latents", noted)
@@ -94,8 +91,8 @@ def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
             name = f"diffusion_model.{path.replace('/', '.')}.lora_{part_of}.weight"
             getattr(adapter, part_of).data.copy_(weights[name])
     after = made(patcher, texts, subject.empty, WANTED)
-    assert relative_error(seen[-1], after) < 1e-3  # the file is in half precision
-    assert relative_error(seen[-1], before) > 1e-2
+    assert relative_error(latents[-1], after) < 1e-3  # the file is in half precision
+    assert relative_error(latents[-1], before) > 1e-2
 
 
 def test_stopped_in_a_sample_it_is_made_when_the_run_goes_on(found, encoders, tmp_path, monkeypatch):
@@ -126,13 +123,13 @@ def test_the_network_in_training_is_not_copied_moved_or_changed(encoders, tmp_pa
     model = sd.load_transformer(INP)
     with torch.enable_grad():
         network = transformer_run.trainable_network(model, transformer_run.TransformerSettings("motion"))
-        looked = transformer_run.as_model(network, model)
-        assert looked.model.diffusion_model is network
+        as_host_model = transformer_run.as_model(network, model)
+        assert as_host_model.model.diffusion_model is network
         before = {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()}
-        chance = torch.get_rng_state()
+        rng_state = torch.get_rng_state()
         subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
-        samples.VideoSampler(subject, looked, tmp_path, mm.unload_all_models).preview(2)
-    assert torch.equal(torch.get_rng_state(), chance)
+        samples.VideoSampler(subject, as_host_model, tmp_path, mm.unload_all_models).preview(2)
+    assert torch.equal(torch.get_rng_state(), rng_state)
     assert {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()} == before
     assert all(p.grad is None for p in network.parameters())
 
@@ -142,14 +139,14 @@ def test_nothing_is_made_where_nothing_is_wanted(encoders):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        ({"every": 5}, "Samples need a prompt; say what should be seen"),
+        ({"every": 5}, "Samples need a prompt; enter one"),
         ({"every": -1}, "every of samples is -1; it must be 0 or more"),
         ({"steps": 0}, "steps of samples is 0; it must be 1 or more"),
         ({"sampler": "eular"}, "no sampler named 'eular'; the releases use euler"),
     ],
 )
-def test_nonsense_is_named(wrong, said):
-    with pytest.raises(ValueError, match=said):
+def test_nonsense_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
         samples.SampleSettings(**wrong)

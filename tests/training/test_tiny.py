@@ -1,10 +1,11 @@
-"""The built-in model does what held-out prompts say; the full figures stand in its model card."""
+"""The built-in model follows held-out prompts; its model card has the full figures."""
 
 import json
 
 import torch
-from conftest import ROOT, part
 from safetensors.torch import load_file
+
+from support.pack import ROOT, part
 
 evaluation = part("easyanimate_models.training.toy.evaluation")
 judging = part("easyanimate_models.training.toy.judging")

@@ -4,7 +4,8 @@ import random
 
 import pytest
 import torch
-from conftest import part
+
+from support.pack import part
 
 tiny = part("easyanimate_models.training.toy.tiny")
 precision = part("easyanimate_models.training.precision")

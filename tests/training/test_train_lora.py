@@ -1,20 +1,20 @@
-"""A LoRA learnt from clips: encoded once, learnt by the host's model, read by every loader, gone without a trace."""
+"""A LoRA trained on clips: encoded once, trained in the host's model, read by every loader, removed without a trace."""
 
-import json
 import logging
 import random
 from dataclasses import replace
-from pathlib import Path
 
-import comfy.sample
 import comfy.sd
 import comfy.utils
 import pytest
-import stand_ins
 import torch
-from conftest import part, relative_error
 from safetensors.torch import load_file, save_file
-from tiny_networks import tiny_transformer
+
+from support.components import one_step
+from support.pack import part
+from support.recorded import relative_error
+from support.stand_ins import write_image_encoder
+from support.tiny_networks import tiny_transformer
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
@@ -38,11 +38,6 @@ SETTINGS = lora.LoraSettings(rank=4, alpha=4)
 
 
 @pytest.fixture(scope="module")
-def models():
-    return sd.load_transformer(TINY), sd.load_text_encoder(TINY), sd.load_vae(TINY)
-
-
-@pytest.fixture(scope="module")
 def clips():
     scenes = shapes.split_scenes()[0][:4]
     pixels, _ = shapes.render(scenes, random.Random(0))
@@ -52,17 +47,6 @@ def clips():
 
 def sorted_clips(clips):
     return buckets.sort_into_buckets(clips, 64, 24)
-
-
-def noise_of(model, seed: int = 1) -> torch.Tensor:
-    """What the model makes of fixed noise in one step."""
-    x = torch.randn(1, 4, 6, 8, 8, generator=torch.Generator().manual_seed(seed))
-    text = [[torch.ones(1, 5, 32), {"attention_mask": torch.ones(1, 5)}]]
-    sigmas = torch.tensor([10.0, 5.0])
-    with torch.inference_mode():
-        return comfy.sample.sample(
-            model, x, 1, 1.0, "euler", "normal", text, text, torch.zeros_like(x), sigmas=sigmas, disable_pbar=True
-        ).clone()
 
 
 def test_what_is_encoded_once_is_not_encoded_again(models, clips, tmp_path, monkeypatch):
@@ -141,13 +125,13 @@ def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path
     """Cached slices put together are what the node would encode."""
     _, clip, vae = models
     found = encoded.encode_dataset(tmp_path, sorted_clips(clips[:1]), vae, clip, inpainting=True)
-    shown = load_file(next(iter(found.examples.values()))[0].latents)
+    stored = load_file(next(iter(found.examples.values()))[0].latents)
     inpaint_latents = part("easyanimate_models.conditioning.inpainting").inpaint_latents
     kinds = set()
     for seed in range(40):
-        given, starts = encoded._draw_given(shown, random.Random(seed))
-        start = [i for i in range(4) if torch.equal(given[:, :2], shown["start"][i])]
-        end = [i for i in range(4) if torch.equal(given[:, -2:], shown["end"][i])]
+        given, starts = encoded._draw_given(stored, random.Random(seed))
+        start = [i for i in range(4) if torch.equal(given[:, :2], stored["start"][i])]
+        end = [i for i in range(4) if torch.equal(given[:, -2:], stored["end"][i])]
         kinds.add((bool(start), bool(end)))
         assert starts == bool(start)
         if start and end and len(kinds) == 3:
@@ -157,18 +141,10 @@ def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path
     assert kinds == {(False, False), (True, False), (True, True)}
 
 
-def eye(folder: Path) -> Path:
-    """A folder with an image encoder as a release has it, only thinner."""
-    torch.manual_seed(0)
-    save_file(stand_ins.image_encoder(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(stand_ins.IMAGE_ENCODER))
-    return folder
-
-
 @pytest.fixture(scope="module")
-def shown(models, clips, tmp_path_factory):
+def with_image_encoder(models, clips, tmp_path_factory):
     """Clips encoded for a model that sees starts through CLIP, and the image encoder."""
-    image_encoder = sd.load_image_encoder(eye(tmp_path_factory.mktemp("image_encoder")))
+    image_encoder = sd.load_image_encoder(write_image_encoder(tmp_path_factory.mktemp("image_encoder")))
     folder, (_, clip, vae) = tmp_path_factory.mktemp("set"), models
     with torch.no_grad():
         found = encoded.encode_dataset(
@@ -184,22 +160,22 @@ def rows(batches, steps: int):
         yield from zip(batch.latents, batch.given, batch.clip_embeds, batch.clip_mask, strict=True)
 
 
-def test_clip_sees_a_start_that_is_given_and_nothing_else(shown, clips):
-    found, image_encoder = shown
-    sights = [image_encoder.encode_image(clip.pixels[:1]).image_embeds[0] for clip in clips]
+def test_clip_sees_a_start_that_is_given_and_nothing_else(with_image_encoder, clips):
+    found, image_encoder = with_image_encoder
+    expected = [image_encoder.encode_image(clip.pixels[:1]).image_embeds[0] for clip in clips]
     files = [load_file(example.latents) for example in next(iter(found.examples.values()))]
-    seen = []
+    given_starts = []
     for latents, given, embeds, mask in rows(found.batches(2, 0, 0.0, clip_dropout=0.0), 20):
         which = next(i for i, file in enumerate(files) if torch.equal(file["latents"].float(), latents))
         starts = not torch.equal(given[:, :2], files[which]["none"][:, :2].float())
         assert torch.equal(mask, torch.full([8], float(starts)))
-        assert relative_error(embeds, sights[which]) < 1e-2 if starts else not embeds.any()
-        seen.append(starts)
-    assert 0.4 < sum(seen) / len(seen) < 0.9
+        assert relative_error(embeds, expected[which]) < 1e-2 if starts else not embeds.any()
+        given_starts.append(starts)
+    assert 0.4 < sum(given_starts) / len(given_starts) < 0.9
 
 
-def test_clip_is_left_out_as_often_as_asked_and_all_else_is_as_without_it(shown):
-    found, _ = shown
+def test_clip_is_left_out_as_often_as_asked_and_all_else_is_as_without_it(with_image_encoder):
+    found, _ = with_image_encoder
     shares = [sum(float(mask[0]) for *_, mask in rows(found.batches(2, 0, 0.0, p), 60)) / 120 for p in (0.0, 0.5, 1.0)]
     assert shares[2] == 0 and 0.3 < shares[1] / shares[0] < 0.7
     blind = {bucket: [replace(example, clip_embeds=None) for example in few] for bucket, few in found.examples.items()}
@@ -210,19 +186,21 @@ def test_clip_is_left_out_as_often_as_asked_and_all_else_is_as_without_it(shown)
         assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in ("latents", "context", "given"))
 
 
-def test_a_model_learns_with_its_clip_tokens(shown, models, tmp_path, caplog):
-    found, image_encoder = shown
+def test_a_model_learns_with_its_clip_tokens(with_image_encoder, models, tmp_path, caplog):
+    found, image_encoder = with_image_encoder
     model = tiny_transformer(in_channels=12, caption_channels=32, clip_tokens=True)
     assert encoded.wants_clip_tokens(model, image_encoder)
     assert not encoded.wants_clip_tokens(models[0], image_encoder) and not caplog.records
     with caplog.at_level(logging.WARNING):
         assert not encoded.wants_clip_tokens(model, None)
     assert "no image encoder is given" in caplog.text
-    batches, told = dit_training.scaled(found.batches(2, 0, 0.0, 0.0), model), []
-    model.model.diffusion_model.clip_projection.register_forward_pre_hook(lambda _, args: told.append(args[0].clone()))
+    batches, embeds_given = dit_training.scaled(found.batches(2, 0, 0.0, 0.0), model), []
+    model.model.diffusion_model.clip_projection.register_forward_pre_hook(
+        lambda _, args: embeds_given.append(args[0].clone())
+    )
     lora_training.fit_adapters(*lora.add_adapters(model, SETTINGS), batches, DenoiserRun(tmp_path, PLAN), {})
-    assert len(told) == PLAN.steps
-    assert all(torch.equal(embeds, batches(step, None).clip_embeds) for step, embeds in enumerate(told))
+    assert len(embeds_given) == PLAN.steps
+    assert all(torch.equal(embeds, batches(step, None).clip_embeds) for step, embeds in enumerate(embeds_given))
     batch = next(batch for step in range(20) if (batch := batches(step, None)).clip_mask.all())
 
     schedule = schedules.alphas_cumprod(model.model.model_config.sampling_settings)
@@ -241,7 +219,7 @@ def test_a_model_learns_with_its_clip_tokens(shown, models, tmp_path, caplog):
 def trained(models, clips, tmp_path_factory):
     """A short run: the MODEL before, what it made, and what came out."""
     folder = tmp_path_factory.mktemp("run")
-    before = noise_of(models[0])
+    before = one_step(models[0])
     patch = pytest.MonkeyPatch()
     patch.setattr(node_run, "_paths", lambda name, _: (folder / f"{name}.safetensors", folder / name))
     data = data_settings.DataSettings(side=64, frames=24, batch=2)
@@ -253,19 +231,19 @@ def trained(models, clips, tmp_path_factory):
 
 def test_the_model_that_was_given_is_as_it_was(trained):
     model, before, _ = trained
-    assert torch.equal(noise_of(model), before)
+    assert torch.equal(one_step(model), before)
 
 
-def test_all_loaders_read_the_file_as_it_was_learnt(trained, tmp_path):
+def test_all_loaders_read_the_file_as_it_was_trained(trained, tmp_path):
     model, before, result = trained
-    learnt = noise_of(result.model)
-    assert relative_error(learnt, before) > 1e-3
+    trained_step = one_step(result.model)
+    assert relative_error(trained_step, before) > 1e-3
     ours, _ = load_lora(result.file, model)
     stock, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(result.file)), 1.0, 0.0)
     for loaded in (ours, stock):
-        assert relative_error(noise_of(loaded), learnt) < 1e-3
+        assert relative_error(one_step(loaded), trained_step) < 1e-3
     off, _ = load_lora(result.file, model, strength_model=0.0)
-    assert torch.equal(noise_of(off), before)
+    assert torch.equal(one_step(off), before)
 
 
 def test_the_names_of_the_original_are_read_too(trained, tmp_path):
@@ -281,18 +259,18 @@ def test_the_names_of_the_original_are_read_too(trained, tmp_path):
     assert {k.split(".", 1)[0] for k in written} == {"lora_unet__transformer_blocks_0_attn1_to_q"}
     save_file(renamed, tmp_path / "renamed.safetensors")
     loaded, _ = load_lora(tmp_path / "renamed.safetensors", model)
-    assert relative_error(noise_of(loaded), noise_of(result.model)) < 1e-3
+    assert relative_error(one_step(loaded), one_step(result.model)) < 1e-3
 
 
 def test_adapters_change_nothing_at_first(models):
-    assert torch.equal(noise_of(lora.add_adapters(models[0], SETTINGS)[0]), noise_of(models[0]))
+    assert torch.equal(one_step(lora.add_adapters(models[0], SETTINGS)[0]), one_step(models[0]))
 
 
 def test_motion_modules_learn_or_not(models):
     both = lora.add_adapters(models[0], SETTINGS)[1]
-    look = lora.add_adapters(models[0], replace(SETTINGS, motion=False))[1]
+    without = lora.add_adapters(models[0], replace(SETTINGS, motion=False))[1]
     assert any("attn_temporal" in name for name in both)
-    assert look and not any("attn_temporal" in name for name in look)
+    assert without and not any("attn_temporal" in name for name in without)
 
 
 def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
@@ -308,14 +286,16 @@ def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
         lora_training.fit_adapters(patcher, adapters, batches, run, {})
         files.append(lora.host_names(adapters))
     assert all(torch.allclose(files[0][k], files[1][k], atol=1e-4) for k in files[0])
-    save_file(files[1], tmp_path / "learnt.safetensors")  # and the file is what was learnt
-    loaded, _ = load_lora(tmp_path / "learnt.safetensors", model)
-    assert relative_error(noise_of(loaded), noise_of(patcher)) < 1e-3
+    save_file(files[1], tmp_path / "trained.safetensors")  # and the file holds what was trained
+    loaded, _ = load_lora(tmp_path / "trained.safetensors", model)
+    assert relative_error(one_step(loaded), one_step(patcher)) < 1e-3
 
 
-@pytest.mark.parametrize(("rank", "alpha", "said"), [(0, 4, "rank 0 can't learn"), (4, 0, "alpha 0 changes nothing")])
-def test_a_lora_that_changes_nothing_is_said(rank, alpha, said):
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(
+    ("rank", "alpha", "message"), [(0, 4, "rank is 0; set it to 1 or more"), (4, 0, "alpha is 0; set it above 0")]
+)
+def test_a_lora_that_changes_nothing_is_an_error(rank, alpha, message):
+    with pytest.raises(ValueError, match=message):
         lora.LoraSettings(rank, alpha)
 
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import comfy.sd
 import pytest
 import torch
-from conftest import GOLDEN, part, relative_error
 from safetensors.torch import load_file, save_file
-from test_train_lora import PLAN, SETTINGS, noise_of
+
+from support.components import one_step
+from support.pack import part
+from support.recorded import GOLDEN, relative_error
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
@@ -20,12 +22,10 @@ text_lora = part("easyanimate_models.training.denoiser.text_lora")
 dataset = part("easyanimate_models.training.clips.dataset")
 load_lora = part("easyanimate_models.lora").load_lora
 TINY = part("easyanimate_models.files.model_files").TINY
+TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
+PLAN = TrainingPlan(steps=4, learning_rate=3e-3, warmup=2, ema=0.9, clip=1.0, seed=3, schedule="constant")
+SETTINGS = lora.LoraSettings(rank=4, alpha=4)
 TEXT = "A red ball, moving LEFT"
-
-
-@pytest.fixture(scope="module")
-def models():
-    return sd.load_transformer(TINY), sd.load_text_encoder(TINY), sd.load_vae(TINY)
 
 
 def reading(clip, text: str = TEXT) -> torch.Tensor:
@@ -69,17 +69,17 @@ def test_gradients_through_the_text_encoder_are_right(reader):
 
 
 @pytest.mark.parametrize("naming", lora.NAMINGS)
-def test_a_taught_text_encoder_comes_back_from_its_file(models, reader, tmp_path, naming):
+def test_a_trained_text_encoder_comes_back_from_its_file(models, reader, tmp_path, naming):
     model, clip, _ = models
-    taught, file = reading(reader.clip), tmp_path / "words.safetensors"
+    changed, file = reading(reader.clip), tmp_path / "words.safetensors"
     before = reading(clip)
-    assert relative_error(taught, before) > 0.05
+    assert relative_error(changed, before) > 0.05
     save_file(lora.NAMINGS[naming](reader.adapters), file)
     loaded = [load_lora(file, model, clip)[1]]
     if naming == "comfyui":  # of the original's names the stock loader knows none
         loaded.append(comfy.sd.load_lora_for_models(model, clip, load_file(file), 1.0, 1.0)[1])
     for each in loaded:
-        assert relative_error(reading(each), taught) < 1e-2
+        assert relative_error(reading(each), changed) < 1e-2
     assert torch.equal(reading(load_lora(file, model, clip, strength_clip=0.0)[1]), before)
     assert torch.equal(reading(clip), before)
 
@@ -92,23 +92,23 @@ def test_layers_are_called_as_by_the_original(reader):
 def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatch):
     model, clip, _ = models
     frozen = {name: tensor.clone() for name, tensor in clip.cond_stage_model.state_dict().items()}
-    before = reading(clip), noise_of(model)
+    before = reading(clip), one_step(model)
     monkeypatch.setattr(node_run, "_paths", lambda name, _: (tmp_path / f"{name}.safetensors", tmp_path / name))
     clips = dataset.in_memory([torch.rand(8, 32, 32, 3) for _ in range(3)], ["a red ball", "a blue ball", "a box"])
     data, settings = data_settings.DataSettings(side=32, frames=8, batch=2), replace(SETTINGS, text=True)
     with torch.inference_mode():  # as the host runs nodes
         result = node_run.train_lora(node_run.TrainingJob("new", *models, clips, data, PLAN), settings, "comfyui")
-    learnt = load_file(result.file)
-    ups = [name for name in learnt if name.startswith("text_encoders.") and name.endswith("lora_up.weight")]
-    assert len(ups) == 14 and all(learnt[name].any() for name in ups)
-    assert any(name.startswith("diffusion_model.") for name in learnt)
+    tensors = load_file(result.file)
+    ups = [name for name in tensors if name.startswith("text_encoders.") and name.endswith("lora_up.weight")]
+    assert len(ups) == 14 and all(tensors[name].any() for name in ups)
+    assert any(name.startswith("diffusion_model.") for name in tensors)
     assert not list(tmp_path.rglob("text.*"))
     assert relative_error(reading(result.clip), before[0]) > 1e-4
-    assert torch.equal(reading(clip), before[0]) and torch.equal(noise_of(model), before[1])
+    assert torch.equal(reading(clip), before[0]) and torch.equal(one_step(model), before[1])
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in clip.cond_stage_model.state_dict().items())
 
 
-def test_samples_are_read_with_what_is_learnt(models, reader):
+def test_sample_prompts_are_encoded_by_the_trained_text_encoder(models, reader):
     data, wanted = data_settings.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
     subject = samples.preview_inputs(wanted, data, *models[1:], inpainting=True)
     (context, told), negative = (prompt[0] for prompt in reader.encode_prompts(subject))
@@ -124,6 +124,6 @@ def test_weights_that_the_host_scales_learn_what_the_file_says():
     assert torch.allclose(adapter(weight) * 0.25, plain(weight * 0.25), atol=1e-6)
 
 
-def test_a_text_encoder_of_another_kind_is_said():
-    with pytest.raises(ValueError, match="can't learn; load T5 with Load EasyAnimate Text Encoder"):
+def test_a_text_encoder_of_another_kind_is_named():
+    with pytest.raises(ValueError, match="can't be trained; load T5 with Load EasyAnimate Text Encoder"):
         text_lora.TrainableTextEncoder(SimpleNamespace(cond_stage_model=torch.nn.Module()), SETTINGS)

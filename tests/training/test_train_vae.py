@@ -1,4 +1,4 @@
-"""A VAE in stages: inflated from an image VAE, whole, its decoder alone; taught by pixels, an eye and critics."""
+"""A VAE in stages: inflated from an image VAE, whole, its decoder alone; by pixels, a perceptual loss and critics."""
 
 import random
 from dataclasses import replace
@@ -6,9 +6,11 @@ from dataclasses import replace
 import comfy.ops
 import pytest
 import torch
-from conftest import part, relative_error
 from safetensors.torch import load_file, save_file
-from test_dataset import write_image
+
+from support.footage import write_image
+from support.pack import part
+from support.recorded import relative_error
 
 loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
@@ -31,11 +33,7 @@ SMALL = {"channels": (8, 8, 16, 16), "norm_groups": 4}
 PLAN = loop.TrainingPlan(steps=6, learning_rate=2e-3, warmup=1, ema=0.5, clip=1.0, seed=3)
 PLAIN = objectives.VAESettings(perceptual=0.0, adversary=0.0, **SMALL)
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,7 @@ def test_stable_diffusions_vae_inflates_to_the_size_of_v3():
 
 def test_another_number_of_layers_is_named():
     image = image_vae.ImageVAE(image_vae.ImageVAEConfig(SMALL["channels"], 3, 4, 4), **OPS)
-    with pytest.raises(ValueError, match="An image VAE of 3 layers a level can't be inflated; it needs 2"):
+    with pytest.raises(ValueError, match="An image VAE with 3 layers per level can't be inflated; it must have 2"):
         inflating.inflate(image, slice_vae.SliceVAE, **OPS)
 
 
@@ -192,42 +190,46 @@ def vgg_file(folder):
     return file, features
 
 
-def test_the_eye_sees_with_the_weights_of_the_file(tmp_path):
+def test_the_perceptual_loss_uses_the_weights_of_the_file(tmp_path):
     pytest.importorskip("lpips")
     file, features = vgg_file(tmp_path)
-    eye = perceptual.PerceptualLoss(file)
-    assert torch.equal(eye.lpips.net.slice5[-2].weight, features["28.weight"])
+    perceptual_loss = perceptual.PerceptualLoss(file)
+    assert torch.equal(perceptual_loss.lpips.net.slice5[-2].weight, features["28.weight"])
     x = pixels()(0)
     near, far = x + 0.05 * torch.randn_like(x), x + 0.5 * torch.randn_like(x)
-    assert eye(x, x) == 0 < eye(x, near) < eye(x, far)
+    assert perceptual_loss(x, x) == 0 < perceptual_loss(x, near) < perceptual_loss(x, far)
     vae = small_vae()
-    told = objectives.VAEObjective(vae, pixels(), replace(PLAIN, perceptual=1.0), objectives.LossNetworks(eye))
-    loss, figures = told(0)
+    objective = objectives.VAEObjective(
+        vae, pixels(), replace(PLAIN, perceptual=1.0), objectives.LossNetworks(perceptual_loss)
+    )
+    loss, figures = objective(0)
     loss.backward()
     assert figures["lpips"] > 0
     assert vae.encoder.conv_in.weight.grad.abs().sum() > 0
     save_file({"features.0.weight": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match="vgg16.safetensors is not a VGG-16, first at slice1.0.weight; choose"):
+    with pytest.raises(ValueError, match="vgg16.safetensors is not VGG-16 .first mismatch: slice1.0.weight.; choose"):
         perceptual.PerceptualLoss(file)
 
 
 def test_without_a_backbone_the_error_says_what_to_do(tmp_path):
     pytest.importorskip("lpips")
-    with pytest.raises(ValueError, match=r"no file .*missing.pth; put vgg16-397923af.pth .* set `perceptual` to 0"):
+    with pytest.raises(
+        ValueError, match=r"missing.pth does not exist; set .* vgg16-397923af.pth .* set `perceptual` to 0"
+    ):
         perceptual.PerceptualLoss(tmp_path / "missing.pth")
 
 
-def recipe(clips, folder, **told):
+def recipe(clips, folder, **changed):
     """A recipe for a VAE, for a few steps."""
     data = recipes.DataSettings(side=64, frames=8, batch=2)
-    settings = objectives.VAESettings(**{"perceptual": 0.0, "adversary": 0.0, **SMALL, **told.pop("vae", {})})
-    models = recipes.Models(vae=told.pop("start", ""))
-    plan = replace(PLAN, steps=told.pop("steps", 3))
+    settings = objectives.VAESettings(**{"perceptual": 0.0, "adversary": 0.0, **SMALL, **changed.pop("vae", {})})
+    models = recipes.Models(vae=changed.pop("start", ""))
+    plan = replace(PLAN, steps=changed.pop("steps", 3))
     return recipes.Recipe("vae", folder, clips, models, data, plan, None, True, vae=settings)
 
 
 def test_the_stages_follow_each_other(clips, tmp_path):
-    """From nothing to a Slice VAE whose decoder was taught last; each stage's folder is where the next one starts."""
+    """From nothing to a Slice VAE whose decoder was trained last; each stage's folder is where the next one starts."""
     stages = {
         "image": {"architecture": "image", "stills": 1.0},
         "magvit": {"architecture": "window", "stills": 0.5},
@@ -235,8 +237,8 @@ def test_the_stages_follow_each_other(clips, tmp_path):
         "decoder": {"learns": "decoder"},
     }
     start = ""
-    for name, told in stages.items():
-        file = run.run_recipe(recipe(clips, tmp_path / name, start=start, vae=told))
+    for name, settings in stages.items():
+        file = run.run_recipe(recipe(clips, tmp_path / name, start=start, vae=settings))
         start = str(file.parent)
     assert isinstance(sd.load_vae(tmp_path / "image" / "vae").first_stage_model, image_vae.ImageVAE)
     assert isinstance(sd.load_vae(tmp_path / "magvit" / "vae").first_stage_model, slice_vae.WindowVAE)
@@ -250,16 +252,16 @@ def test_the_stages_follow_each_other(clips, tmp_path):
 
 
 def test_the_loss_of_a_vae_falls(clips, tmp_path):
-    told = {"architecture": "slice", "crop": 32}
-    run.run_recipe(recipe(clips, tmp_path, vae=told, steps=61))
+    settings = {"architecture": "slice", "crop": 32}
+    run.run_recipe(recipe(clips, tmp_path, vae=settings, steps=61))
     rows = part("easyanimate_models.training.journal").read_log(tmp_path / "log.csv")
     assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
 
 
 @pytest.mark.parametrize(
-    ("vae", "start", "said"),
+    ("vae", "start", "message"),
     [
-        ({}, "", "A VAE that starts from nothing needs an architecture"),
+        ({}, "", "A VAE that is trained from scratch needs an architecture"),
         ({"architecture": "image"}, "built-in", "A video VAE can't become an image VAE"),
         ({"architecture": "cube"}, "", "architecture is 'cube'; it must be one of"),
         ({"l1": 0.0}, "built-in", "l1 and l2 are both 0"),
@@ -267,8 +269,8 @@ def test_the_loss_of_a_vae_falls(clips, tmp_path):
         ({"adversary": 0.5, "critic_width": 9}, "built-in", "critic_width is 9; it must be a multiple of 8"),
     ],
 )
-def test_nonsense_is_named(clips, tmp_path, vae, start, said):
-    with pytest.raises(ValueError, match=said):
+def test_nonsense_is_named(clips, tmp_path, vae, start, message):
+    with pytest.raises(ValueError, match=message):
         run.run_recipe(recipe(clips, tmp_path, vae=vae, start=start))
 
 
@@ -278,8 +280,8 @@ def test_pixels_come_in_the_same_order_however_often_they_are_read(clips, crop):
     dataset, buckets = (part(f"easyanimate_models.training.clips.{name}") for name in ("dataset", "buckets"))
     found = buckets.sort_into_buckets(dataset.read_dataset(clips, with_captions=False), 64, 8)
     first, second = (module.PixelBatches(found, recipes.DataSettings(64, 8, batch=2), 4, 0.5, crop) for _ in range(2))
-    shown = [first(step) for step in range(6)]
-    assert torch.equal(second(5), shown[5]) and torch.equal(second(2), shown[2])
-    assert {x.shape[2] for x in shown} == {1, 8}
-    assert {x.shape[3:] for x in shown} == {(crop or 64, crop or 64)}
-    assert all(float(x.min()) >= -1 and float(x.max()) <= 1 for x in shown)
+    drawn = [first(step) for step in range(6)]
+    assert torch.equal(second(5), drawn[5]) and torch.equal(second(2), drawn[2])
+    assert {x.shape[2] for x in drawn} == {1, 8}
+    assert {x.shape[3:] for x in drawn} == {(crop or 64, crop or 64)}
+    assert all(float(x.min()) >= -1 and float(x.max()) <= 1 for x in drawn)

@@ -6,9 +6,11 @@ from dataclasses import replace
 import comfy.ops
 import pytest
 import torch
-from conftest import part, relative_error
 from safetensors.torch import load_file
 from torch import nn
+
+from support.pack import part
+from support.recorded import relative_error
 
 loop = part("easyanimate_models.training.loop")
 precision = part("easyanimate_models.training.precision")
@@ -26,11 +28,7 @@ SliceVAE = part("easyanimate_models.vae.slice_vae").SliceVAE
 OPS = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
 PLAN = loop.TrainingPlan(steps=8, learning_rate=1e-2, warmup=2, ema=0.9, clip=1.0, seed=3)
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def small_vae() -> SliceVAE:
@@ -158,7 +156,7 @@ def test_a_fifth_of_the_scenes_is_held_out():
     training, held_out = shapes.split_scenes()
     assert not set(training) & set(held_out)
     assert len(held_out) == -(-len(training + held_out) // 5)
-    for part_of in ("shape", "colour", "background", "motion"):  # every word was seen in training
+    for part_of in ("shape", "colour", "background", "motion"):  # training has every word
         assert {getattr(s, part_of) for s in held_out} <= {getattr(s, part_of) for s in training}
 
 
@@ -219,15 +217,15 @@ def test_what_is_given_is_encoded_as_the_node_encodes_it(given):
 
 
 def test_slices_of_what_is_given_are_one_frame_or_all_but_a_box_or_a_mask():
-    told = inpainting.masked_slices(40, tiny.training_clips(), shapes.SIZE, random.Random(0))
-    assert told.slices.shape == (40, 3, 8, 64, 64)
-    black = (told.slices == -1).all(dim=1).float().mean((2, 3))  # (B, 8)
+    given = inpainting.masked_slices(40, tiny.training_clips(), shapes.SIZE, random.Random(0))
+    assert given.slices.shape == (40, 3, 8, 64, 64)
+    black = (given.slices == -1).all(dim=1).float().mean((2, 3))  # (B, 8)
     assert (black[:20, 1:7] == 1).all() and (black[:20, [0, 7]].sum(1) == 1).all()
     assert ((black[20:30] > 0) & (black[20:30] < 1)).all()
-    assert set(told.slices[30:].unique().tolist()) == {0.0, 1.0}
-    assert told.weight.mean((1, 2, 3, 4)).allclose(torch.ones(40), atol=1e-4)
-    assert torch.equal(told.still[:, :, 0], told.slices[:20].amax(dim=2))
-    assert torch.equal(told.still[:, :, 0], told.still[:, :, 7])
+    assert set(given.slices[30:].unique().tolist()) == {0.0, 1.0}
+    assert given.weight.mean((1, 2, 3, 4)).allclose(torch.ones(40), atol=1e-4)
+    assert torch.equal(given.still[:, :, 0], given.slices[:20].amax(dim=2))
+    assert torch.equal(given.still[:, :, 0], given.still[:, :, 7])
 
 
 def test_a_vae_learns_what_is_given_and_keeps_its_latents(tmp_path):

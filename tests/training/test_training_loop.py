@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
-from conftest import part
 from torch import nn
+
+from support.pack import TESTS, part
 
 loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
@@ -23,23 +24,19 @@ journal = part("easyanimate_models.training.journal")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
 PLAN = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
-RUNNER = Path(__file__).parent.parent / "support" / "toy_run.py"
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def toy(folder: Path, *options: str, processes: int = 1) -> subprocess.Popen:
-    """The run of toy_run.py in a process of its own, or in several."""
+    """`support.toy_run` in a process of its own, or in several."""
     command = [sys.executable]
     if processes > 1:
         port = 29500 + os.getpid() % 1000
         command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, str(RUNNER), str(folder), *options], env=environment, stderr=subprocess.PIPE)
+    command += ["-m", "support.toy_run", str(folder), *options]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=TESTS, env=variables, stderr=subprocess.PIPE)
 
 
 def done(process: subprocess.Popen) -> None:
@@ -133,7 +130,7 @@ def test_a_state_that_can_not_be_written_leaves_the_last_one(tmp_path, monkeypat
         save(state, path)
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="make room on the disk and start again"):
+    with pytest.raises(OSError, match="free some disk space and run it again"):
         loop.fit(tmp_path, network, objective(network), PLAN)
     assert written == [1, 2]
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
@@ -176,9 +173,9 @@ def test_what_stops_a_step_leaves_the_state_before_it(tmp_path):
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     network = layer()
     loop.fit(tmp_path, network, objective(network), PLAN, settings={"rank": 4})
-    with pytest.raises(ValueError, match="begun with learning_rate = 0.01, now it is 0.02; set it back"):
+    with pytest.raises(ValueError, match="started with learning_rate = 0.01, but now it is 0.02; restore"):
         loop.fit(tmp_path, network, objective(network), replace(PLAN, learning_rate=0.02), settings={"rank": 4})
-    with pytest.raises(ValueError, match="begun with rank = 4, now it is 8"):
+    with pytest.raises(ValueError, match="started with rank = 4, but now it is 8"):
         loop.fit(tmp_path, network, objective(network), PLAN, settings={"rank": 8})
 
 
@@ -201,7 +198,7 @@ def test_an_adversary_learns_beside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"steps": 0}, "steps is 0; it must be 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
@@ -210,12 +207,12 @@ def test_an_adversary_learns_beside(tmp_path):
         ({"optimizer": "sgd"}, "must be one of adamw, adamw8bit"),
     ],
 )
-def test_a_plan_says_what_is_wrong(wrong, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_plan_says_what_is_wrong(wrong, message):
+    with pytest.raises(ValueError, match=message):
         replace(PLAN, **wrong)
 
 
-def test_nothing_to_train_is_said(tmp_path):
+def test_nothing_to_train_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="all weights are frozen"):
         loop.fit(tmp_path, layer().requires_grad_(False), lambda step: (torch.zeros(1), {}), PLAN)
 
@@ -223,7 +220,7 @@ def test_nothing_to_train_is_said(tmp_path):
 def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch):
     sharing_out = SimpleNamespace(distributed_type=accelerate.DistributedType.FSDP)
     monkeypatch.setattr(loop, "make_accelerator", lambda _: sharing_out)
-    with pytest.raises(ValueError, match=r"take \[samples\] out, or train without FSDP"):
+    with pytest.raises(ValueError, match=r"remove \[samples\], or train without FSDP"):
         loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, sampler=object())
 
 
@@ -238,9 +235,9 @@ def test_every_item_is_seen_once_an_epoch_and_batches_keep_to_a_bucket():
     batches = Batches({"a": 6, "b": 4}, 2, seed=1)
     assert batches.per_epoch == 5
     for epoch in range(3):
-        seen = [batches(epoch * 5 + i) for i in range(5)]
+        drawn = [batches(epoch * 5 + i) for i in range(5)]
         for bucket, count in (("a", 6), ("b", 4)):
-            assert sorted(i for b, items in seen if b == bucket for i in items) == list(range(count))
+            assert sorted(i for b, items in drawn if b == bucket for i in items) == list(range(count))
     assert batches(7) == Batches({"a": 6, "b": 4}, 2, seed=1)(7)
     assert [Batches({"a": 6}, 2, seed=s)(0) for s in range(9)].count(batches(0)) < 9
 

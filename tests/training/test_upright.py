@@ -7,8 +7,9 @@ import av
 import numpy
 import pytest
 import torch
-from conftest import part
 from PIL import Image
+
+from support.pack import part
 
 dataset = part("easyanimate_models.training.clips.dataset")
 buckets = part("easyanimate_models.training.clips.buckets")
@@ -102,7 +103,7 @@ def test_what_cannot_be_learnt_from_is_named_with_the_reason_and_left_out(tmp_pa
         assert [item.file.name for item in dataset.read_dataset(tmp_path)] == ["good.mp4"]
     for said in (
         "hdr.mp4 is HDR (PQ); convert it to SDR first",
-        "sound.mp4 has sound but no picture; leave it out.",
+        "sound.mp4 has audio but no video; remove it.",
         "broken.mp4 can't be read as a video",
         "broken.png can't be read as an image",
         "4 of 5 files",
@@ -160,4 +161,4 @@ def test_a_clip_that_vanishes_is_named_and_left_out(tmp_path, caplog):
     gone.unlink()
     with caplog.at_level(logging.WARNING):
         assert latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False).count == 1
-    assert "gone.mp4 is not there any more" in caplog.text
+    assert "gone.mp4 no longer exists" in caplog.text

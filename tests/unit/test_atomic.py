@@ -8,8 +8,9 @@ import av
 import numpy
 import pytest
 import torch
-from conftest import part
 from safetensors.torch import load_file
+
+from support.pack import part
 
 atomic = part("easyanimate_models.files.atomic")
 
@@ -48,7 +49,7 @@ def test_no_two_writers_of_a_file_share_a_part(tmp_path):
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOSPC, r"The disk that holds .*a\.txt is full; make room and run it again"),
+        (errno.ENOSPC, r"The disk that holds .*a\.txt is full; free some space and run it again"),
         (errno.EROFS, "can't be written to; change its permissions or choose another folder"),
         (errno.EACCES, "can't be written to; change its permissions or choose another folder"),
         (errno.EIO, r"a\.txt can't be written \(Input/output error\); check the folder and the disk"),
@@ -94,7 +95,7 @@ def test_a_disk_that_fills_up_under_a_video_is_named(tmp_path):
 def test_names_as_long_as_the_disk_takes_can_be_written_and_longer_ones_are_named(tmp_path):
     name = "ü" * 127
     assert atomic.write_text(tmp_path / name, "text").read_text() == "text"
-    with pytest.raises(atomic.WriteError, match="The name ü+... is too long for the disk; shorten it"):
+    with pytest.raises(atomic.WriteError, match="The name ü+... is too long for this file system; shorten it"):
         atomic.write_text(tmp_path / (2 * name), "text")
 
 

@@ -7,7 +7,8 @@ import sys
 import time
 
 import torch
-from conftest import HOST, ROOT, part
+
+from support.pack import HOST, ROOT, part
 
 measure = part("benchmarks.measure")
 SCRIPTS = part("benchmarks.__main__").SCRIPTS
@@ -23,9 +24,9 @@ def test_the_page_is_what_was_measured():
 
 
 def test_a_benchmark_that_is_not_there_is_named():
-    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOST), os.environ["PYTHONPATH"]])}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HOST), os.environ["PYTHONPATH"]])}
     command = [sys.executable, "-m", "benchmarks", "nonsense"]
-    done = subprocess.run(command, cwd=ROOT, env=place, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"There is no benchmark nonsense; there are {', '.join(SCRIPTS)}." in done.stderr
 

@@ -1,13 +1,14 @@
-"""What image-to-video and inpainting nodes, ours and stock ones, tell the network, and what they refuse."""
+"""What image-to-video and inpainting nodes, ours and stock ones, give the network, and what they refuse."""
 
 import comfy.sample
 import comfy.utils
 import pytest
 import torch
-from conftest import part, relative_error
-from tiny_networks import DIT, random, tiny_transformer, tiny_vae
 
 import nodes as host_nodes
+from support.pack import part
+from support.recorded import relative_error
+from support.tiny_networks import DIT, random, tiny_transformer, tiny_vae
 
 conditioning = part("nodes.conditioning")
 inpainting = part("easyanimate_models.conditioning.inpainting")
@@ -33,8 +34,8 @@ def images(count: int, height: int = 16, width: int = 32) -> torch.Tensor:
     return random(count, height, width, 3, seed=3).sigmoid()
 
 
-def told(out) -> torch.Tensor:
-    """The mask and masked-video latents behind a positive prompt."""
+def concat_latents(out) -> torch.Tensor:
+    """The mask and masked-video latents that come with a positive prompt."""
     return out.result[0][0][1]["concat_latent_image"]
 
 
@@ -50,11 +51,11 @@ def run(model, node, *arguments, **options) -> torch.Tensor:
     return sample(model, positive, negative, latent)
 
 
-class TestWhatTheModelIsTold:
+class TestWhatTheModelIsGiven:
     def test_without_images_everything_is_to_be_made(self, vae):
         white, black = torch.ones(16, 16, 32, 3), torch.zeros(16, 16, 32, 3)
         theirs = torch.cat([vae.encode(white), vae.encode(black)], dim=1)
-        assert torch.equal(told(ImageToVideo.execute(text(), text(), vae, *SIZE)), theirs)
+        assert torch.equal(concat_latents(ImageToVideo.execute(text(), text(), vae, *SIZE)), theirs)
 
     @pytest.mark.parametrize(("start", "end"), [(1, 0), (0, 1), (1, 1), (3, 2)])
     def test_given_frames_are_shown_and_the_rest_is_black(self, vae, start, end):
@@ -64,16 +65,16 @@ class TestWhatTheModelIsTold:
         video[:start], video[16 - end :] = first, last
         made[:start], made[16 - end :] = 0.5, 0.5
         theirs = torch.cat([vae.encode(made), vae.encode(video)], dim=1)
-        assert torch.equal(told(ImageToVideo.execute(text(), text(), vae, *SIZE, **given)), theirs)
+        assert torch.equal(concat_latents(ImageToVideo.execute(text(), text(), vae, *SIZE, **given)), theirs)
 
     def test_images_of_another_size_are_scaled_and_cut(self, vae):
         out = ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=images(1, 64, 64))
-        assert told(out).shape == (1, 8, 4, 2, 4)
+        assert concat_latents(out).shape == (1, 8, 4, 2, 4)
 
     @pytest.mark.parametrize(("length", "frames"), [(1, 1), (16, 16), (17, 17), (20, 17), (10, 9)])
     def test_odd_lengths_say_what_comes_out(self, vae, length, frames):
-        positive, _, latent, said = ImageToVideo.execute(text(), text(), vae, 32, 16, length, 2).result
-        assert said == frames == vae.decode(latent["samples"]).shape[1]
+        positive, _, latent, announced = ImageToVideo.execute(text(), text(), vae, 32, 16, length, 2).result
+        assert announced == frames == vae.decode(latent["samples"]).shape[1]
         assert latent["samples"].shape[:2] == (2, 4)
         assert positive[0][1]["concat_latent_image"].shape[2:] == latent["samples"].shape[2:]
 
@@ -81,52 +82,52 @@ class TestWhatTheModelIsTold:
     def test_a_masked_region_is_to_be_made(self, vae, masks):
         video, mask = images(16), torch.zeros(masks, 16, 32)
         mask[:, :, 16:] = 0.9
-        seen, made = video.clone(), torch.full_like(video, 0.5)
-        seen[:, :, 16:], made[:, :, 16:] = 0.0, 1.0
+        kept_part, generated = video.clone(), torch.full_like(video, 0.5)
+        kept_part[:, :, 16:], generated[:, :, 16:] = 0.0, 1.0
         out = InpaintVideo.execute(text(), text(), vae, video, True, mask)
-        assert torch.equal(told(out), torch.cat([vae.encode(made), vae.encode(seen)], dim=1))
+        assert torch.equal(concat_latents(out), torch.cat([vae.encode(generated), vae.encode(kept_part)], dim=1))
         assert torch.equal(out.result[2]["samples"], vae.encode(video))
         assert out.result[2]["noise_mask"].shape == (1, 1, 16, 16, 32)
         assert "noise_mask" not in InpaintVideo.execute(text(), text(), vae, video, False, mask).result[2]
 
     def test_without_a_mask_all_of_the_video_is(self, vae):
         out = InpaintVideo.execute(text(), text(), vae, images(16), True)
-        assert torch.equal(told(out), told(ImageToVideo.execute(text(), text(), vae, *SIZE)))
+        assert torch.equal(concat_latents(out), concat_latents(ImageToVideo.execute(text(), text(), vae, *SIZE)))
         assert "noise_mask" not in out.result[2]
 
 
 class TestClipTokens:
-    SEEN = {"image_embeds": random(1, 768, seed=8)}
+    OUTPUT = {"image_embeds": random(1, 768, seed=8)}
 
     def test_they_count_in_their_part_of_sampling_only(self):
-        spans = conditioning.with_clip_vision(text(), self.SEEN, 0.25, 0.75)
+        spans = conditioning.with_clip_vision(text(), self.OUTPUT, 0.25, 0.75)
         found = [(o["start_percent"], o["end_percent"], "clip_vision_output" in o) for _, o in spans]
         assert found == [(0.0, 0.25, False), (0.25, 0.75, True), (0.75, 1.0, False)]
 
     def test_a_prompt_that_is_limited_in_time_stays_so(self):
         limited = [[text()[0][0], {"start_percent": 0.5, "end_percent": 0.9}]]
-        spans = conditioning.with_clip_vision(limited, self.SEEN, 0.6, 1.0)
+        spans = conditioning.with_clip_vision(limited, self.OUTPUT, 0.6, 1.0)
         found = [(o["start_percent"], o["end_percent"], "clip_vision_output" in o) for _, o in spans]
         assert found == [(0.5, 0.6, False), (0.6, 0.9, True)]
 
     def test_they_change_the_video_and_the_negative_prompt_has_none(self, vae, inp):
-        seen = []
+        clip_inputs = []
         inp.model.diffusion_model.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append((kwargs["clip_mask"].clone(), kwargs["clip_embeds"].clone())),
+            lambda _, args, kwargs: clip_inputs.append((kwargs["clip_mask"].clone(), kwargs["clip_embeds"].clone())),
             with_kwargs=True,
         )
-        options = {"start_image": images(1), "clip_vision_output": self.SEEN, "clip_start_percent": 0.0}
+        options = {"start_image": images(1), "clip_vision_output": self.OUTPUT, "clip_start_percent": 0.0}
         with_clip = run(inp, ImageToVideo, vae, *SIZE, **options)
-        rows = [row for mask, embeds in seen for row in zip(mask, embeds, strict=True)]
+        rows = [row for mask, embeds in clip_inputs for row in zip(mask, embeds, strict=True)]
         assert {float(mask.mean()) for mask, _ in rows} == {0.0, 1.0}
         assert all(bool(embeds.any()) == bool(mask.any()) for mask, embeds in rows)
         without = run(inp, ImageToVideo, vae, *SIZE, start_image=images(1))
         assert not torch.equal(with_clip, without)
 
     def test_another_clip_model_is_named(self, vae, inp):
-        seen = {"image_embeds": random(1, 1024)}
+        other = {"image_embeds": random(1, 1024)}
         with pytest.raises(ValueError, match="1024-dimensional.*ViT-L/14"):
-            run(inp, ImageToVideo, vae, *SIZE, clip_vision_output=seen)
+            run(inp, ImageToVideo, vae, *SIZE, clip_vision_output=other)
 
 
 class TestStockNodes:
@@ -140,7 +141,7 @@ class TestStockNodes:
         samples = sample(inp, positive, negative, latent)
         assert samples.shape == (1, 4, 4, 2, 4) and samples.isfinite().all()
         options = positive[0][1]
-        ours = told(ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=start))
+        ours = concat_latents(ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=start))
         theirs = inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
         assert torch.allclose(theirs[:, :, 2:], ours[:, :, 2:], atol=1e-5)
         assert torch.equal(theirs[:, 4:, 0], options["concat_latent_image"][:, :, 0])
@@ -154,13 +155,13 @@ class TestStockNodes:
         assert samples.shape == (1, 4, 4, 2, 4) and samples.isfinite().all()
         options = positive[0][1]
         theirs = inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
-        ours = told(InpaintVideo.execute(text(), text(), vae, video, True, mask))
+        ours = concat_latents(InpaintVideo.execute(text(), text(), vae, video, True, mask))
         assert relative_error(theirs, ours) < 1e-5
 
     def test_latents_of_unknown_origin_are_refused(self, vae, inp):
         values = {"concat_latent_image": random(1, 4, 4, 2, 4), "concat_mask": torch.ones(1, 1, 4, 2, 4)}
         positive, negative = ([[tokens, {**o, **values}]] for tokens, o in (*text(), *text(seed=2)))
-        with pytest.raises(ValueError, match="nothing tells by which VAE"):
+        with pytest.raises(ValueError, match="unknown which VAE"):
             sample(inp, positive, negative, {"samples": torch.zeros(1, 4, 4, 2, 4)})
 
 
@@ -192,11 +193,11 @@ class TestErrors:
             ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=images(20))
 
     def test_masks_for_another_length(self, vae):
-        with pytest.raises(ValueError, match="The mask has 3 frames, the video 16"):
+        with pytest.raises(ValueError, match="The mask has 3 frames but the video has 16"):
             InpaintVideo.execute(text(), text(), vae, images(16), True, torch.ones(3, 16, 32))
 
     def test_a_plain_model_given_images(self, vae):
-        with pytest.raises(ValueError, match=r"can't be given images; load an inpainting \(InP\) transformer"):
+        with pytest.raises(ValueError, match=r"can't use images; load an inpainting \(InP\) transformer"):
             run(tiny_transformer(), ImageToVideo, vae, *SIZE, start_image=images(1))
 
     def test_an_inpainting_model_given_nothing(self, inp):
@@ -206,7 +207,7 @@ class TestErrors:
     @pytest.mark.parametrize("shape", [(1, 4, 2, 2, 4), (1, 4, 4, 4, 4)])
     def test_a_latent_that_does_not_fit_the_images(self, vae, inp, shape):
         positive, negative, _, _ = ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=images(1)).result
-        with pytest.raises(ValueError, match="use the latent that comes out of the same node"):
+        with pytest.raises(ValueError, match="connect the latent output of the same node"):
             sample(inp, positive, negative, {"samples": torch.zeros(shape)})
 
     def test_another_vae(self):

@@ -1,4 +1,4 @@
-"""What nodes, workflows and files promise each other."""
+"""What nodes, workflows and files rely on in each other."""
 
 import ast
 import functools
@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 from comfy_api.latest import io
-from conftest import HOST, ROOT, part
 
 import nodes as host_nodes
+from support.pack import HOST, ROOT, part
 
 NODES = {cls.GET_SCHEMA().node_id: cls for cls in part("nodes").NODES}
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 OF_THE_EDITOR = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}
-BESIDE = ("tools", "tests")
+BESIDE = ("tools", "tests", "benchmarks")
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+WITH_BROWSER = ("front_end.py", "pictures.py")  # of tools
 FOLDERS = (ROOT / "nodes", ROOT / "easyanimate_models")
 PACKAGE = [ROOT / "__init__.py", *sorted(path for folder in FOLDERS for path in folder.rglob("*.py"))]
 OURS = [*PACKAGE, *ROOT.glob("*.py"), *(f for d in BESIDE for f in (ROOT / d).rglob("*.py"))]
@@ -106,9 +108,9 @@ def test_sockets_and_widgets_of_our_nodes_are_those_of_the_schema(path):
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md", "README.ja.md"])
 def test_a_readme_shows_every_workflow_and_only_what_is_there(name):
     text = _read(ROOT / name)
-    places = set(re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', text))
-    assert [place for place in places if not (ROOT / place).exists()] == []
-    assert {f"workflows/{path.stem}{end}" for path in WORKFLOWS for end in (".json", ".jpg")} <= places
+    files = set(re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', text))
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert {f"workflows/{path.stem}{end}" for path in WORKFLOWS for end in (".json", ".jpg")} <= files
 
 
 def test_the_readme_lists_every_node():
@@ -164,6 +166,21 @@ def test_the_package_never_prints():
     for path in PACKAGE:
         calls = [node.func for node in ast.walk(_tree(path)) if isinstance(node, ast.Call)]
         assert "print" not in {f.id for f in calls if isinstance(f, ast.Name)}, path
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_no_test_file_imports_another(path):
+    """What they share lies in `support`, and in the conftest.py of their folder."""
+    folders = {path.parent.name for path in TESTS}
+    others = {name for name in _imports(path)[1] if name.startswith("test_") or name in {"conftest", *folders}}
+    assert others == set()
+
+
+def test_the_tools_need_the_standard_library_only():
+    """They run before anything is installed."""
+    for path in (ROOT / "tools").rglob("*.py"):
+        if path.name not in WITH_BROWSER:
+            assert _imports(path)[1] <= {*sys.stdlib_module_names, "_winapi"}, path
 
 
 def test_nothing_must_be_installed():

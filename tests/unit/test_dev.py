@@ -1,4 +1,4 @@
-"""What `dev.py` says when it cannot do what it is asked, and where tests may write."""
+"""What `dev.py` says when it cannot do what it is asked, where its commands find files, and where tests may write."""
 
 import re
 import subprocess
@@ -7,13 +7,22 @@ from pathlib import Path
 
 import folder_paths
 import pytest
-from conftest import HOST, ROOT, dev
+
+from support.pack import HOST, ROOT, TESTS
+from tools import checks, comfyui, modules
+from tools.browser import install
+
+
+def dev(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    """`dev.py` in a process of its own, started in `folder`."""
+    return subprocess.run([sys.executable, ROOT / "dev.py", *arguments], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["nonsense"], "python3 dev.py demo"),
+        ([], "python3 dev.py demo"),
         (["test", "--host"], "--host needs a folder: the one that holds ComfyUI's main.py."),
         (
             ["test", "--host", str(ROOT / "tests")],
@@ -22,29 +31,61 @@ from conftest import HOST, ROOT, dev
     ],
 )
 def test_a_mistake_is_answered_with_what_to_do(arguments, sentence):
-    done = subprocess.run([sys.executable, ROOT / "dev.py", *arguments], capture_output=True, text=True)
+    done = dev(*arguments)
     assert done.returncode == 1 and sentence in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [(modules.train, "train needs a recipe"), (modules.data, "data needs a recipe"), (modules.clips, "needs a folder")],
+)
+def test_a_command_without_its_file_says_what_is_missing(command, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        command([])
+
+
+@pytest.mark.parametrize("command", [modules.train, modules.data, modules.clips])
+def test_files_are_relative_to_where_a_command_is_given(command, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(modules, "run_module", lambda name, arguments, *_: started.append(arguments))
+    monkeypatch.chdir(tmp_path)
+    command(["file"])
+    assert started == [[str(tmp_path / "file")]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        (["tests/parity"], ["parity"]),
+        (["unit/test_lora.py", "-k", "fp8"], ["unit/test_lora.py", "-k", "fp8"]),
+        (["tests/unit/test_dev.py::test_x[a::b]"], ["unit/test_dev.py::test_x[a::b]"]),
+        (["-k", "tests", "-x", "tests/unit"], ["-k", "tests", "-x", "unit"]),
+        (["no/such/file.py"], ["no/such/file.py"]),
+    ],
+)
+def test_paths_may_begin_at_the_project_or_at_its_tests(arguments, passed):
+    assert checks.pytest_arguments(arguments) == passed
+
+
 def test_without_a_browser_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(dev, "pip", lambda *arguments: None)
-    monkeypatch.setattr(dev, "BROWSERS", ())
-    monkeypatch.setattr(dev, "BROWSER_PLACES", ())
+    monkeypatch.setattr(install, "pip", lambda *arguments: None)
+    monkeypatch.setattr(install, "COMMANDS", ())
+    monkeypatch.setattr(install, "PATHS", ())
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="apt install chromium"):
-        dev.bring_browser()
+        install.bring_browser()
 
 
 def test_a_test_process_has_folders_of_its_own():
     """Two of them, each with a server, would overwrite each other's files; and a user's ComfyUI stays as it is."""
-    assert dev.BASE not in (HOST, ROOT) and dev.BASE.parent == ROOT / "output" / "tests"
-    places = folder_paths.models_dir, folder_paths.get_input_directory(), folder_paths.get_output_directory()
-    assert [Path(place).parent for place in places] == [dev.BASE] * 3
-    assert Path(folder_paths.get_output_directory()) == dev.OUTPUT
+    assert comfyui.BASE not in (HOST, ROOT) and comfyui.BASE.parent == ROOT / "output" / "tests"
+    folders = folder_paths.models_dir, folder_paths.get_input_directory(), folder_paths.get_output_directory()
+    assert [Path(folder).parent for folder in folders] == [comfyui.BASE] * 3
+    assert Path(folder_paths.get_output_directory()) == comfyui.OUTPUT
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
 def test_tests_write_nowhere_else(path):
     shared = re.compile(r"\b(HOST / \"(models|input|output|user|temp|custom_nodes)\"|ROOT / \"output\")")
-    if path.name not in ("conftest.py", "test_dev.py"):  # which make them
-        assert not shared.search(path.read_text(encoding="utf-8")), "take dev.BASE, or dev.OUTPUT"
+    if path.name not in ("conftest.py", "pack.py", "test_dev.py"):  # which make them
+        assert not shared.search(path.read_text(encoding="utf-8")), "use comfyui.BASE, or comfyui.OUTPUT"

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import part
-from control_arithmetic import pixart_file
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import OURS, answered, fuzzed, joined, objects, parts_of, safetensors, spoilt, tomls, values
 from safetensors.torch import load_file, save_file
-from stand_ins import IMAGE_ENCODER, image_encoder
-from test_dataset import write_clip, write_image
-from test_fuzz_pickles import Runs, saved
+
+from support.control_arithmetic import pixart_file
+from support.footage import write_clip, write_image
+from support.mutations import OURS, answered, fuzzed, joined, objects, parts_of, safetensors, spoilt, tomls, values
+from support.pack import part
+from support.pickles import Call, saved
+from support.stand_ins import IMAGE_ENCODER, image_encoder
 
 sd = part("easyanimate_models.sd")
 files = part("easyanimate_models.files.model_files")
@@ -43,11 +44,11 @@ def lora_onto_the_tiny_model(path: Path) -> None:
 
 
 def aesthetic_head(path: Path) -> None:
-    aesthetics.layers.cache_clear()
-    aesthetics.layers(path)
+    aesthetics.read_layers.cache_clear()
+    aesthetics.read_layers(path)
 
 
-READERS = {  # by what it reads: the reader, its file's name, and the tensors that it looks at first
+LOADERS = {  # kind of file -> loader, file name, and the tensors that it looks at first
     "transformer": (sd.load_transformer, "diffusion_pytorch_model", (
         "pos_embed.proj.weight", "caption_projection.linear_1.weight", "proj_out.weight", "long_connect_fc.0.weight",
         "transformer_blocks.0.attn_temporal.temporal_transformer.proj_in.weight",
@@ -85,8 +86,8 @@ MORE = (
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, Path]:
-    """A folder for each reader with a file that it takes."""
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A folder for each loader with a file that it loads."""
     root = tmp_path_factory.mktemp("whole")
     for name in ("transformer", "vae", "text_encoder", "lora"):
         shutil.copytree(TINY / name, root / name)
@@ -103,13 +104,13 @@ def places(tmp_path_factory) -> dict[str, Path]:
         head | {"layers.2.weight": torch.zeros(1, 8), "layers.2.bias": torch.zeros(1)},
         root / "head" / "head.safetensors",
     )
-    return {name: root / name for name in READERS}
+    return {name: root / name for name in LOADERS}
 
 
-@pytest.mark.parametrize("kind", READERS)
-def test_weights(kind, places, tmp_path):
-    read, name, probes = READERS[kind]
-    file = shutil.copytree(places[kind], tmp_path / kind) / f"{name}.safetensors"
+@pytest.mark.parametrize("kind", LOADERS)
+def test_weights(kind, folders, tmp_path):
+    read, name, probes = LOADERS[kind]
+    file = shutil.copytree(folders[kind], tmp_path / kind) / f"{name}.safetensors"
     assert answered(lambda: read(file)) == ""
     header, data = parts_of(file)
 
@@ -123,9 +124,9 @@ def test_weights(kind, places, tmp_path):
 
 
 @pytest.mark.parametrize("kind", CONFIGURED)
-def test_configs(kind, places, tmp_path):
-    read, name, _ = READERS[kind]
-    folder = Path(shutil.copytree(places[kind], tmp_path / kind))
+def test_configs(kind, folders, tmp_path):
+    read, name, _ = LOADERS[kind]
+    folder = Path(shutil.copytree(folders[kind], tmp_path / kind))
     good = json.loads((folder / "config.json").read_text())
 
     @fuzzed
@@ -156,9 +157,9 @@ def test_indices_of_shards(tmp_path):
     maps = st.dictionaries(st.sampled_from("xyz"), st.sampled_from(NAMES) | values, max_size=3) | values
 
     @fuzzed
-    @given(told=maps.flatmap(lambda names: spoilt(json.dumps({"weight_map": names}).encode())))
-    def test(told):
-        index.write_bytes(told)
+    @given(content=maps.flatmap(lambda names: spoilt(json.dumps({"weight_map": names}).encode())))
+    def test(content):
+        index.write_bytes(content)
         answered(lambda: sd.load_text_encoder(tmp_path))
 
     test()
@@ -198,14 +199,16 @@ def test_lists_of_clips(name, tmp_path):
 
     def prepare():
         rows = dataset_file.read_rows(tmp_path)
-        for row in filters.judged(rows, filters.Limits()):
+        for row in filters.apply_limits(rows, filters.Limits()):
             dataset_file.read_caption(tmp_path / row["file"])
         dataset_file.write_rows(tmp_path / "again", rows)
 
     @fuzzed
-    @given(told=lists())
-    def test(told):
-        (tmp_path / name).write_bytes(told.replace(b'"file"', b'"file_path"') if name == "metadata.json" else told)
+    @given(content=lists())
+    def test(content):
+        (tmp_path / name).write_bytes(
+            content.replace(b'"file"', b'"file_path"') if name == "metadata.json" else content
+        )
         answered(prepare)
         answered(lambda: [item.text.encode() for item in read_dataset(tmp_path)])
 
@@ -222,9 +225,9 @@ def test_recipes(recipe, tmp_path):
     file = tmp_path / "recipe.toml"
 
     @fuzzed
-    @given(told=tomls(recipe.read_text(encoding="utf-8")))
-    def test(told):
-        file.write_bytes(told)
+    @given(content=tomls(recipe.read_text(encoding="utf-8")))
+    def test(content):
+        file.write_bytes(content)
         answered(lambda: read(file))
 
     test()
@@ -240,18 +243,18 @@ def resident(what: str) -> int:
 
 
 def _header_of(length: int):
-    def make(place: Path) -> Path:
-        (place / "model.safetensors").write_bytes(joined(b"{}", b"", length))
-        return place / "model.safetensors"
+    def make(folder: Path) -> Path:
+        (folder / "model.safetensors").write_bytes(joined(b"{}", b"", length))
+        return folder / "model.safetensors"
 
     return make
 
 
 def _told(kind: str, **claims):
-    def make(place: Path) -> Path:
-        config = json.loads((place / kind / "config.json").read_text())
-        (place / kind / "config.json").write_text(json.dumps(config | claims))
-        return place / kind
+    def make(folder: Path) -> Path:
+        config = json.loads((folder / kind / "config.json").read_text())
+        (folder / kind / "config.json").write_text(json.dumps(config | claims))
+        return folder / kind
 
     return make
 
@@ -259,8 +262,8 @@ def _told(kind: str, **claims):
 def _wide(kind: str, key: str, shape: list[int]):
     """A tensor without numbers that says it is wide."""
 
-    def make(place: Path) -> Path:
-        file = place / kind / f"{READERS[kind][1]}.safetensors"
+    def make(folder: Path) -> Path:
+        file = folder / kind / f"{LOADERS[kind][1]}.safetensors"
         header, data = parts_of(file)
         end = header[key]["data_offsets"][1]
         header |= {"else": header[key], key: {"dtype": "F16", "shape": shape, "data_offsets": [end, end]}}
@@ -270,26 +273,26 @@ def _wide(kind: str, key: str, shape: list[int]):
     return make
 
 
-def _many_blocks(place: Path) -> Path:
-    file = place / "transformer" / "diffusion_pytorch_model.safetensors"
+def _many_blocks(folder: Path) -> Path:
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     save_file(tensors | {f"transformer_blocks.{i}.x": torch.zeros(1) for i in range(6, 5000)}, file)
     return file
 
 
-def _packed(place: Path) -> Path:
+def _packed(folder: Path) -> Path:
     """A pickle that fits into a thousandth of what it grows to."""
-    file = place / "weights.pt"
+    file = folder / "weights.pt"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("weights/data.pkl", b"\x80\x02X" + (2**26).to_bytes(4, "little") + b"a" * 2**26 + b".")
         packed.writestr("weights/version", "3\n")
     return file
 
 
-def _long(place: Path) -> Path:
+def _long(folder: Path) -> Path:
     """A pickle that asks for room for a trillion bytes."""
-    (place / "weights.pt").write_bytes(saved({"a": torch.zeros(1), "b": Runs(bytearray, 10**12)}))
-    return place / "weights.pt"
+    (folder / "weights.pt").write_bytes(saved({"a": torch.zeros(1), "b": Call(bytearray, 10**12)}))
+    return folder / "weights.pt"
 
 
 BOMBS = {
@@ -313,14 +316,14 @@ BOMBS = {
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not count the most memory")
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_nothing_is_built_before_it_is_compared(bomb, places, tmp_path):
+def test_nothing_is_built_before_it_is_compared(bomb, folders, tmp_path):
     kind, make = BOMBS[bomb]
-    shutil.copytree(places[kind], tmp_path / kind)
+    shutil.copytree(folders[kind], tmp_path / kind)
     path = make(tmp_path)
     size = sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    assert answered(lambda: READERS[kind][0](path)) != ""
+    assert answered(lambda: LOADERS[kind][0](path)) != ""
     assert resident("VmHWM") - before <= 2 * size + 32 * 2**20
 
 

@@ -1,35 +1,20 @@
 """Pickles that would run code, and links and pipes where weights should lie: nothing runs, nothing waits."""
 
-import io
 import os
 import pickle
 import sys
 
 import pytest
 import torch
-from conftest import part
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import answered, fuzzed
+
+from support.mutations import answered, fuzzed
+from support.pack import part
+from support.pickles import Call, saved
 
 files = part("easyanimate_models.files.model_files")
 read_checkpoint = part("easyanimate_models.files.checkpoint").read_checkpoint
-
-
-class Runs:
-    """Calls what it is told when it is opened as any object."""
-
-    def __init__(self, *call):
-        self.call = call
-
-    def __reduce__(self):
-        return self.call[0], self.call[1:]
-
-
-def saved(content, **how) -> bytes:
-    out = io.BytesIO()
-    torch.save(content, out, **how)
-    return out.getvalue()
 
 
 WEIGHTS = {"head.weight": torch.ones(1, 8), "head.bias": torch.zeros(1)}
@@ -39,14 +24,14 @@ PICKLES = (saved(WEIGHTS), saved({"state_dict": WEIGHTS}, _use_new_zipfile_seria
 @pytest.mark.parametrize("kind", range(len(PICKLES)), ids=["as now", "as before 2020", "plain"])
 def test_pickles(kind, tmp_path):
     whole, file, target = PICKLES[kind], tmp_path / "head.pt", tmp_path / "executed"
-    code = pickle.dumps(Runs(os.system, f"touch {target}"), protocol=2)[2:-1]
+    code = pickle.dumps(Call(os.system, f"touch {target}"), protocol=2)[2:-1]
 
     some = st.sampled_from([code, b"", b"\0", b"R", b"cos\nsystem\n"]) | st.binary(max_size=8)
 
     @fuzzed
     @given(st.integers(0, len(whole)), some, st.integers(0, 9), st.integers(0, len(whole) * 4))
-    def test(place, some, gone, end):
-        file.write_bytes((whole[:place] + some + whole[place + gone :])[:end])
+    def test(start, some, gone, end):
+        file.write_bytes((whole[:start] + some + whole[start + gone :])[:end])
         answered(lambda: read_checkpoint(file, "vae"))
         assert not target.exists()
 
@@ -59,7 +44,7 @@ def test_pickles(kind, tmp_path):
 def test_pickles_that_would_run_code(call, tmp_path):
     file, target = tmp_path / "head.bin", tmp_path / "executed"
     word = {os.system: f"touch {target}", open: str(target), __import__: "antigravity"}
-    file.write_bytes(saved({"a": torch.zeros(1), "b": Runs(*call, word.get(call[0], f"open({str(target)!r}, 'w')"))}))
+    file.write_bytes(saved({"a": torch.zeros(1), "b": Call(*call, word.get(call[0], f"open({str(target)!r}, 'w')"))}))
     assert "could run code" in answered(lambda: read_checkpoint(file, "vae")) and not target.exists()
     assert "antigravity" not in sys.modules
 
@@ -68,7 +53,7 @@ def test_pickles_that_would_run_code(call, tmp_path):
 
 
 def test_links_that_lead_nowhere_hide_no_other_file(tmp_path, monkeypatch):
-    """One broken link among the models once kept every loader from being listed."""
+    """One broken link among the models once hid every loader."""
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
@@ -91,5 +76,5 @@ def test_links_that_lead_nowhere_hide_no_other_file(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes among its files")
 def test_a_pipe_among_the_weights_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
-    assert "should hold the weights" in answered(lambda: read_checkpoint(tmp_path, "vae"))
+    assert "should contain the weights" in answered(lambda: read_checkpoint(tmp_path, "vae"))
     assert "not a weights file" in answered(lambda: read_checkpoint(tmp_path / "model.safetensors", "vae"))

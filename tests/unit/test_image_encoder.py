@@ -4,14 +4,14 @@ import json
 import pickle
 from pathlib import Path
 
-import comfy.clip_model
-import comfy.clip_vision
-import comfy.ops
 import pytest
 import torch
-from conftest import golden, part
 from safetensors.torch import save_file
-from test_manifests import released
+
+from support.pack import part
+from support.parity import prepare
+from support.pickles import Call
+from support.recorded import golden, relative_error
 
 sd = part("easyanimate_models.sd")
 files = part("easyanimate_models.files.model_files")
@@ -39,46 +39,38 @@ def test_every_layout_loads(folder, save, by):
     save(folder, {**recorded.weights, "vision_model.embeddings.position_ids": torch.arange(50)[None]})
     path = {"release": folder.parent, "component": folder, "file": next(folder.glob("*model.*"))}[by]
     encoder = sd.load_image_encoder(path)
-    held = encoder.model.state_dict()
-    assert set(held) == set(recorded.weights)
-    assert all(torch.equal(held[k].float(), w) for k, w in recorded.weights.items())
+    loaded = encoder.model.state_dict()
+    assert set(loaded) == set(recorded.weights)
+    assert all(torch.equal(loaded[k].float(), w) for k, w in recorded.weights.items())
 
 
-@pytest.mark.parametrize("config", ["clip_vision_config_vitl.json", None])
-def test_the_released_encoder_has_the_weights_of_the_host_network(config):
-    file = released("image_encoder_clip_vit_l14")
-    sizes = json.loads(Path(comfy.clip_vision.__file__).with_name(config).read_text()) if config else file.config
-    network = comfy.clip_model.CLIPVisionModelProjection(sizes, torch.float32, "meta", comfy.ops.manual_cast)
-    fitting = checkpoint.require_fit(network, file, "CLIP", sd.POSITION_NUMBERS)
-    assert set(fitting) == set(network.state_dict())
-
-
-class Trap:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
+def test_the_host_prepares_images_nearly_as_pillow_does(folder):
+    recorded = golden(RECORDED)
+    save_file(recorded.weights, folder / "model.safetensors")
+    encoder, image = sd.load_image_encoder(folder), recorded.tensors["inputs.img0_uint8"]
+    by_pillow = prepare(image, recorded.config["image_processor"])
+    ours, theirs = (encoder.encode_image(x[None])["image_embeds"] for x in (image.float() / 255, by_pillow))
+    assert relative_error(ours, theirs) < 5e-3
 
 
 def test_a_pickle_is_never_run(folder, tmp_path):
     sprung = tmp_path / "sprung"
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung)))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Call(Path.touch, sprung)))
     with pytest.raises(checkpoint.CheckpointError, match=r"pytorch_model\.bin"):
         sd.load_image_encoder(folder)
     assert not sprung.exists()
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("weights", "message"),
     [
         ({"encoder.block.0.layer.0.SelfAttention.q.weight": torch.zeros(1)}, "is a T5 text encoder, not a CLIP vision"),
         ({"visual_projection.weight": torch.zeros(768, 24)}, "is not a complete CLIP ViT-L/14 vision model"),
     ],
 )
-def test_another_file_is_named(folder, weights, said):
+def test_another_file_is_named(folder, weights, message):
     pickled(folder, weights)
-    with pytest.raises(checkpoint.CheckpointError, match=said):
+    with pytest.raises(checkpoint.CheckpointError, match=message):
         sd.load_image_encoder(folder)
 
 

@@ -12,9 +12,11 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.pixart.pixartms import PixArtMS
 from comfy.ops import disable_weight_init
-from conftest import golden, part
 from safetensors.torch import load_file, save_file
-from tiny_networks import random, randomise
+
+from support.pack import part
+from support.recorded import golden
+from support.tiny_networks import random, randomise
 
 sd = part("easyanimate_models.sd")
 pickles = part("easyanimate_models.files.pickles")
@@ -42,9 +44,9 @@ def folder_of(tmp_path: Path, component: str) -> Path:
 
 
 def assert_holds(component: str, loaded, tensors: dict[str, torch.Tensor]) -> None:
-    held = NETWORKS[component](loaded).state_dict()
-    assert set(held) == set(tensors)
-    assert all(torch.equal(held[k].float(), v.float()) for k, v in tensors.items())
+    weights = NETWORKS[component](loaded).state_dict()
+    assert set(weights) == set(tensors)
+    assert all(torch.equal(weights[k].float(), v.float()) for k, v in tensors.items())
 
 
 def predict(patcher) -> torch.Tensor:
@@ -130,19 +132,19 @@ def test_pickles_need_a_pytorch_that_reads_them_safely(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ({"epoch": 3}, "holds no named weights"),
-        ([torch.zeros(1)], "holds no named weights"),
+        ({"epoch": 3}, "contains no named weights"),
+        ([torch.zeros(1)], "contains no named weights"),
         (None, "not a readable PyTorch file"),
     ],
 )
-def test_pickles_without_weights(content, said, tmp_path):
+def test_pickles_without_weights(content, message, tmp_path):
     path = tmp_path / "model.ckpt"
     torch.save(content, path)
     if content is None:
         path.write_bytes(path.read_bytes()[:100])
-    assert said in refused(sd.load_vae, path)
+    assert message in refused(sd.load_vae, path)
 
 
 def refused(load, *paths: Path) -> str:
@@ -223,11 +225,11 @@ def test_a_motion_module_goes_into_a_base_in_its_original_names(pixart, motion_m
     _, network, base = pixart
     motion = motion_module(96, 2)
     both = sd.load_transformer(base, saved(motion, tmp_path / "easyanimate_v1_mm.safetensors"), weight_dtype="fp32")
-    held, theirs = both.model.diffusion_model.state_dict(), network.state_dict()
-    assert all(torch.equal(held[k], v) for k, v in motion.items())
+    weights, theirs = both.model.diffusion_model.state_dict(), network.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in motion.items())
     for i, name in enumerate("qkv"):
         rows = theirs["blocks.1.attn.qkv.weight"][96 * i : 96 * (i + 1)]
-        assert torch.equal(held[f"transformer_blocks.1.attn1.to_{name}.weight"], rows)
+        assert torch.equal(weights[f"transformer_blocks.1.attn1.to_{name}.weight"], rows)
     still, moving = (sd.load_transformer(base, weight_dtype="fp32"), both)
     assert not torch.allclose(predict(still), predict(moving), atol=1e-2)
 
@@ -243,11 +245,11 @@ def test_the_host_rebuilds_a_model_with_its_motion_module(pixart, motion_module,
 
 
 @pytest.mark.parametrize(
-    ("width", "depth", "said"), [(64, 2, "for 2 blocks of width 64"), (96, 3, "for 3 blocks of width 96")]
+    ("width", "depth", "message"), [(64, 2, "for 2 blocks of width 64"), (96, 3, "for 3 blocks of width 96")]
 )
-def test_a_motion_module_of_another_size(pixart, motion_module, width, depth, said, tmp_path):
+def test_a_motion_module_of_another_size(pixart, motion_module, width, depth, message, tmp_path):
     path = saved(motion_module(width, depth), tmp_path / "motion.safetensors")
-    assert said in refused(sd.load_transformer, pixart[2], path)
+    assert message in refused(sd.load_transformer, pixart[2], path)
 
 
 def test_files_in_the_wrong_place(pixart, motion_module, tmp_path):
@@ -291,41 +293,41 @@ def test_an_image_vae_with_the_attention_names_of_old(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"scaling_factor": 0.13025}, "scales its latents by 0.13025, but V1 needs 0.18215"),  # SDXL
-        ({"norm_num_groups": 7}, "which 7 norm groups don't divide"),
+        ({"norm_num_groups": 7}, "not divisible by 7 norm groups"),
         ({"block_out_channels": [128, 256, 512, 512]}, "they belong to different models"),
     ],
 )
-def test_image_vaes_that_v1_can_not_use(change, said, tmp_path):
+def test_image_vaes_that_v1_can_not_use(change, message, tmp_path):
     recorded = golden("v1_e2e/sd_vae")
     path = saved(recorded.weights, tmp_path / "vae.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"] | change))
-    assert said in refused(sd.load_vae, path)
+    assert message in refused(sd.load_vae, path)
 
 
 def test_an_image_vae_of_more_channels(tmp_path):
     tensors = golden("v1_e2e/sd_vae").weights | {"decoder.conv_in.weight": torch.zeros(16, 16, 3, 3)}
-    assert "an image VAE of 16 latent channels" in refused(sd.load_vae, saved(tensors, tmp_path / "flux.safetensors"))
+    assert "an image VAE with 16 latent channels" in refused(sd.load_vae, saved(tensors, tmp_path / "flux.safetensors"))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"mini_batch_encoder": 8}, "says mini_batch_encoder 8, but V2 has 9 and 3"),
         ({"cache_compression_vae": True}, "an EasyAnimate V4 VAE"),
         ({"cache_mag_vae": True}, "an EasyAnimate V5 or V5.1 VAE"),
     ],
 )
-def test_video_vaes_of_no_release_that_we_know(change, said, tmp_path):
+def test_video_vaes_of_no_release_that_we_know(change, message, tmp_path):
     recorded = golden("v2_mag_vae/mag_vae")
     leftover = {"loss.perceptual_loss.lin0.model.1.weight": torch.zeros(1)}
     path = saved(recorded.weights | leftover, tmp_path / "vae.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"]))
     assert sd.load_vae(path).latent_format.release == "V2"
     (tmp_path / "config.json").write_text(json.dumps(recorded.config["constructor"] | change))
-    assert said in refused(sd.load_vae, path)
+    assert message in refused(sd.load_vae, path)
 
 
 def test_the_loader_node_offers_motion_modules_and_takes_them(pixart, motion_module, tmp_path, monkeypatch):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import part
 from safetensors.torch import load_file, save_file
+
+from support.pack import part
 
 sd = part("easyanimate_models.sd")
 files = part("easyanimate_models.files.model_files")
@@ -31,9 +32,9 @@ def network(loaded) -> torch.nn.Module:
 
 
 def assert_holds(loaded, tensors: dict[str, torch.Tensor]) -> None:
-    held = network(loaded).state_dict()
-    assert set(held) == set(tensors)
-    assert all(torch.equal(held[k].float(), v.float()) for k, v in tensors.items())
+    weights = network(loaded).state_dict()
+    assert set(weights) == set(tensors)
+    assert all(torch.equal(weights[k].float(), v.float()) for k, v in tensors.items())
 
 
 def component_folder(tmp_path: Path, component: str) -> Path:
@@ -198,7 +199,7 @@ def test_truncated_file(component, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("loader", "given", "said"),
+    ("loader", "given", "message"),
     [
         ("transformer", "vae", "is an EasyAnimate video VAE, not"),
         ("transformer", "text_encoder", "is a T5 text encoder, not"),
@@ -206,8 +207,8 @@ def test_truncated_file(component, tmp_path):
         ("text_encoder", "transformer", "is an EasyAnimate V1-V3 transformer, not"),
     ],
 )
-def test_a_file_of_another_kind_is_named(loader, given, said):
-    assert said in refused(LOADERS[loader], TINY / given / f"{NAMES[given]}.safetensors")
+def test_a_file_of_another_kind_is_named(loader, given, message):
+    assert message in refused(LOADERS[loader], TINY / given / f"{NAMES[given]}.safetensors")
 
 
 def test_a_stable_diffusion_checkpoint_is_named(tmp_path):

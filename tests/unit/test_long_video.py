@@ -1,10 +1,10 @@
-"""Videos longer than a window: whose noise, in whose memory."""
+"""Videos longer than a context window: their noise, and the memory that they take."""
 
-import comfy.sample
 import pytest
 import torch
-from conftest import part
-from tiny_networks import random, tiny_transformer
+
+from support.pack import part
+from support.tiny_networks import random, sampled, tiny_transformer
 
 long_video = part("easyanimate_models.sampling.long_video")
 sampling = part("nodes.sampling")
@@ -28,25 +28,18 @@ def test_a_video_of_one_window_keeps_its_noise(frames):
     assert torch.equal(long_video.repeated(noise, window=6, step=4, unit=2), noise)
 
 
-def sampled(model, frames: int) -> torch.Tensor:
-    text = [[random(1, 5, 16), {}]]
-    empty = torch.zeros(1, 4, frames, 4, 4)
-    noise = comfy.sample.prepare_noise(empty, 1)
-    return comfy.sample.sample(model, noise, 2, 2.0, "euler", "normal", text, text, empty, disable_pbar=True, seed=1)
-
-
 def test_the_network_never_sees_more_than_a_window():
-    patcher, seen = tiny_transformer(), []
+    patcher, lengths = tiny_transformer(), []
     network = patcher.model.diffusion_model
     forward = network.forward
 
-    def watched(x, *args, **kwargs):
-        seen.append(x.shape[2])
+    def recorded(x, *args, **kwargs):
+        lengths.append(x.shape[2])
         return forward(x, *args, **kwargs)
 
-    network.forward = watched
+    network.forward = recorded
     windows = sampling.EasyAnimateContextWindows.execute(patcher, 24, 8).args[0]
     video = sampled(windows, 30)
-    assert set(seen) == {6}
+    assert set(lengths) == {6}
     assert torch.equal(video, sampled(windows, 30))
     assert torch.equal(sampled(windows, 6), sampled(patcher, 6))

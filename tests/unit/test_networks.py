@@ -1,4 +1,4 @@
-"""The rules of the house, held to on tiny networks."""
+"""Rules that every network keeps: causality, slices, memory, progress, cancelling."""
 
 import weakref
 
@@ -9,11 +9,12 @@ import comfy.utils
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import part
-from tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
+
+from support.pack import part
+from support.tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 
 slicing = part("easyanimate_models.vae.slicing")
 CPU = torch.device("cpu")
@@ -98,9 +99,9 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, *known: torch.Tensor):
         super().__init__()
         self.now = self.peak = 0
-        self.seen = WeakIdKeyDictionary()
+        self.storages = WeakIdKeyDictionary()
         for tensor in known:
-            self.seen[tensor.untyped_storage()] = True
+            self.storages[tensor.untyped_storage()] = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -109,8 +110,8 @@ class LiveBytes(TorchDispatchMode):
 
     def _note(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage not in self.seen:
-            self.seen[storage] = True
+        if storage not in self.storages:
+            self.storages[storage] = True
             weakref.finalize(storage, self._freed, storage.nbytes())
             self.now += storage.nbytes()
             self.peak = max(self.peak, self.now)
@@ -206,13 +207,13 @@ def test_a_batch_under_a_mask_equals_each_prompt_trimmed_and_alone():
 
 def test_long_skips_come_back_last_in_first_out():
     patcher = tiny_transformer()
-    network, seen, expected = patcher.model.diffusion_model, [], []
+    network, inputs, expected = patcher.model.diffusion_model, [], []
     for block in network.transformer_blocks[: DIT.skips.stored]:
         block.register_forward_hook(lambda module, given, out: expected.insert(0, out))
     for linear in network.long_connect_fc:
-        linear.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+        linear.register_forward_hook(lambda module, args, out: inputs.append(args[0]))
     predict(patcher, random(1, 4, 2, 4, 4), random(1, 5, 16))
-    assert [id(x) for x in seen] == [id(x) for x in expected]
+    assert [id(x) for x in inputs] == [id(x) for x in expected]
 
 
 def test_the_vae_has_every_attribute_of_the_hosts_own():
@@ -220,7 +221,7 @@ def test_the_vae_has_every_attribute_of_the_hosts_own():
 
 
 class Progress(list):
-    """What the host's progress bar was told: (done, of). Interrupts when `interrupt_at` is done."""
+    """Updates of the host's progress bar, as (done, total). Interrupts when `interrupt_at` is done."""
 
     interrupt_at = None
 
@@ -233,9 +234,9 @@ class Progress(list):
 
 @pytest.fixture
 def progress(monkeypatch):
-    told = Progress()
-    monkeypatch.setattr(comfy.utils.ProgressBar, "update", lambda bar, value: told.update(bar, value))
-    return told
+    progress = Progress()
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update", lambda bar, value: progress.update(bar, value))
+    return progress
 
 
 def test_decoding_reports_each_slice_of_each_clip(progress):

@@ -3,7 +3,9 @@
 import comfy.ops
 import pytest
 import torch
-from conftest import part, relative_error
+
+from support.pack import part
+from support.recorded import relative_error
 
 single_clips = part("easyanimate_models.vae.onednn_conv")
 layers = part("easyanimate_models.vae.layers")
@@ -26,7 +28,7 @@ def plain(conv3d: type) -> type:
     return conv3d
 
 
-def taught(conv, x):
+def gradients_of(conv, x):
     """What comes out, and all gradients."""
     with torch.enable_grad():
         x = x.clone().requires_grad_()
@@ -48,12 +50,12 @@ def taught(conv, x):
 def test_results_and_gradients_are_the_hosts(of, how, layout, shape):
     x = torch.randn(shape).contiguous(memory_format=layout)
     stock, ours = (conv.to(memory_format=layout) for conv in convolutions(of, **how))
-    for expected, found in zip(taught(stock, x), taught(ours, x), strict=True):
+    for expected, found in zip(gradients_of(stock, x), gradients_of(ours, x), strict=True):
         assert relative_error(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize(
-    ("x", "asked"),
+    ("x", "overlooked"),
     [
         (torch.empty(SMALL), True),
         (torch.empty(LARGE), False),
@@ -63,8 +65,8 @@ def test_results_and_gradients_are_the_hosts(of, how, layout, shape):
         (torch.empty(SMALL, device="meta"), False),
     ],
 )
-def test_only_what_torch_overlooks_is_asked_for_by_name(x, asked):
-    assert single_clips.is_overlooked(x) == asked
+def test_only_what_torch_overlooks_is_asked_for_by_name(x, overlooked):
+    assert single_clips.is_overlooked(x) == overlooked
     with torch.backends.mkldnn.flags(enabled=False):
         assert not single_clips.is_overlooked(x)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""What the Comfy registry and GitHub are told about this pack, and what the registry packs of it."""
+"""What the Comfy registry and GitHub read about this pack, and which files the registry ships."""
 
 import re
 import subprocess
@@ -6,14 +6,16 @@ import subprocess
 import pytest
 import yaml
 from comfy_config import config_parser
-from conftest import ROOT, dev
 from packaging.specifiers import SpecifierSet
 from pathspec import GitIgnoreSpec
 from PIL import Image
 
-TOLD = config_parser.load_pyproject_settings(ROOT / "pyproject.toml")
-UPSTREAM = TOLD.project["urls"]["Repository"].removeprefix("https://github.com/")
-MOST = 40_000_000  # bytes, of which the built-in model takes 23
+from support.pack import ROOT
+from tools import environment
+
+PROJECT = config_parser.load_pyproject_settings(ROOT / "pyproject.toml")
+UPSTREAM = PROJECT.project["urls"]["Repository"].removeprefix("https://github.com/")
+SIZE_LIMIT = 40_000_000  # bytes, of which the built-in model takes 23
 SHIPPED = [
     "__init__.py",
     "pyproject.toml",
@@ -31,7 +33,7 @@ SHIPPED = [
     "web/docs/EasyAnimateSampler/ja.md",
     "web/docs/pictures/EasyAnimateSampler.png",
 ]
-KEPT_HERE = (
+NOT_SHIPPED = (
     "tests/",
     "benchmarks/",
     ".",
@@ -63,18 +65,18 @@ def test_comfyui_reads_what_the_registry_asks_for():
 
 
 @pytest.mark.parametrize(("version", "runs"), [("0.3.74", False), ("0.3.75", True), ("0.33.0", True)])
-def test_the_versions_of_comfyui_that_it_runs_on_are_told(version, runs):
+def test_the_versions_of_comfyui_that_it_runs_on_are_listed(version, runs):
     read = config_parser.extract_node_configuration(str(ROOT))
     assert (version in SpecifierSet(read.project.supported_comfyui_version)) == runs
 
 
 def test_nothing_is_installed_with_it():
-    assert TOLD.project["dependencies"] == []
+    assert PROJECT.project["dependencies"] == []
 
 
 def test_the_icon_is_a_square_of_at_most_400_pixels():
     folder = f"https://raw.githubusercontent.com/{UPSTREAM}/main/"
-    url = TOLD.tool["comfy"]["Icon"]
+    url = PROJECT.tool["comfy"]["Icon"]
     assert url.startswith(folder)
     with Image.open(ROOT / url.removeprefix(folder)) as icon:
         assert icon.width == icon.height <= 400
@@ -89,20 +91,20 @@ def test_the_archive_holds_what_runs(packed):
 
 
 def test_the_archive_holds_nothing_else_and_is_small(packed):
-    assert [file for file in packed if file.startswith(KEPT_HERE)] == []
-    assert sum((ROOT / file).stat().st_size for file in packed) < MOST
+    assert [file for file in packed if file.startswith(NOT_SHIPPED)] == []
+    assert sum((ROOT / file).stat().st_size for file in packed) < SIZE_LIMIT
 
 
 def test_extras_are_what_the_tests_install():
-    extras = TOLD.project["optional-dependencies"]
-    assert extras["training"] == dev.TRAINING
-    assert set(extras["data"] + extras["cluster"]) <= {*dev.DATA, *dev.APART}
+    extras = PROJECT.project["optional-dependencies"]
+    assert extras["training"] == environment.TRAINING
+    assert set(extras["data"] + extras["cluster"]) <= {*environment.DATA, *environment.WITHOUT_DEPENDENCIES}
 
 
 def test_ruff_is_the_same_everywhere():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     (ruff,) = (repo["rev"] for repo in hooks if repo["repo"].endswith("/ruff-pre-commit"))
-    assert f"ruff=={ruff.removeprefix('v')}" in dev.TOOLS
+    assert f"ruff=={ruff.removeprefix('v')}" in environment.TOOLS
 
 
 def test_only_a_tested_new_version_of_the_upstream_is_published():
@@ -117,14 +119,14 @@ def test_only_a_tested_new_version_of_the_upstream_is_published():
 def test_the_tests_of_github_are_those_of_ci():
     (job,) = _github("workflows/test.yml")["jobs"].values()
     assert job["steps"][-1] == {"run": ".ci/run"}
-    oldest = SpecifierSet(TOLD.project["requires-python"])
+    oldest = SpecifierSet(PROJECT.project["requires-python"])
     assert all(version in oldest for version in job["strategy"]["matrix"]["python"])
 
 
 def test_who_reports_a_bug_is_asked_for_what_is_needed_to_find_it():
     form = _github("ISSUE_TEMPLATE/bug.yml")
-    asked = {field["id"]: field["attributes"]["label"] for field in form["body"]}
-    assert {"error", "workflow", "files", "comfyui", "gpu"} <= set(asked)
+    fields = {field["id"]: field["attributes"]["label"] for field in form["body"]}
+    assert {"error", "workflow", "files", "comfyui", "gpu"} <= set(fields)
     assert _github("ISSUE_TEMPLATE/question.yml")["body"] and _github("ISSUE_TEMPLATE/config.yml")["contact_links"]
 
 

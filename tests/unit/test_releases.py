@@ -5,10 +5,10 @@ import comfy.utils
 import pytest
 import torch
 from comfy.ops import disable_weight_init
-from conftest import part
-from tiny_networks import DIT, random, randomise, tiny_release_vae, tiny_transformer
 
 import nodes as host_nodes
+from support.pack import part
+from support.tiny_networks import DIT, random, randomise, tiny_release_vae, tiny_transformer
 
 motion_module = part("easyanimate_models.dit.motion_module")
 motion_dit = part("easyanimate_models.dit.motion_dit")
@@ -61,18 +61,18 @@ def test_our_nodes_do_what_the_stock_ones_do(vaes, release):
 
 @every_release
 def test_progress_and_interruption_come_after_every_slice(vaes, release, monkeypatch):
-    told = []
+    updates = []
 
     def update(bar, value):
         bar.current += value
-        told.append((bar.current, bar.total))
-        mm.interrupt_current_processing(len(told) == 2)
+        updates.append((bar.current, bar.total))
+        mm.interrupt_current_processing(len(updates) == 2)
 
     monkeypatch.setattr(comfy.utils.ProgressBar, "update", update)
     total = len(vaes[release].plan.decode(7))
     with pytest.raises(mm.InterruptProcessingException):
         vaes[release].decode(random(1, 4, 7, 2, 2))
-    assert told == [(1, total), (2, total)] and total > 2
+    assert updates == [(1, total), (2, total)] and total > 2
 
 
 @every_release
@@ -124,11 +124,11 @@ def assert_one_sentence(error) -> None:
     assert str(error.value).endswith(".") and "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize(("given", "wanted"), [(a, b) for a in RELEASES for b in RELEASES if a != b])
-def test_a_latent_of_another_release_is_not_decoded(vaes, given, wanted):
+@pytest.mark.parametrize(("given", "other"), [(a, b) for a in RELEASES for b in RELEASES if a != b])
+def test_a_latent_of_another_release_is_not_decoded(vaes, given, other):
     latent = empty(9, vaes[given])[0]
-    with pytest.raises(ValueError, match=f"latent is for EasyAnimate {given}, but the VAE is for {wanted}") as error:
-        decoding.EasyAnimateDecode.execute(latent, vaes[wanted], 384)
+    with pytest.raises(ValueError, match=f"latent is for EasyAnimate {given}, but the VAE is for {other}") as error:
+        decoding.EasyAnimateDecode.execute(latent, vaes[other], 384)
     assert_one_sentence(error)
 
 
@@ -210,20 +210,23 @@ def test_a_config_in_the_originals_words_says_the_same(release):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
-        ({"basic_block_type": "selfattentiontemporal"}, "is a 'selfattentiontemporal' model by its config.json"),
+        (
+            {"basic_block_type": "selfattentiontemporal"},
+            "has 'selfattentiontemporal' blocks according to its config.json",
+        ),
         (
             {
                 "basic_block_type": "motionmodule",
                 "motion_module_type": "VanillaGrid",
                 "motion_module_kwargs": {"block_size": 4},
             },
-            "cells of 4; V1's have 2",
+            "block_size of the motion modules to 4, but V1 uses 2",
         ),
     ],
 )
-def test_motion_modules_of_no_release_are_refused(config, said):
-    with pytest.raises(ValueError, match=said) as error:
+def test_motion_modules_of_no_release_are_refused(config, message):
+    with pytest.raises(ValueError, match=message) as error:
         release_config.motion_of(config, "model.safetensors")
     assert_one_sentence(error)

@@ -1,49 +1,27 @@
 """Transformers in every precision, scaled fp8 among them, and as the host's own save nodes write them."""
 
 import json
-from pathlib import Path
 
 import comfy.sd
 import comfy.utils
 import pytest
 import torch
-from conftest import golden, part
-from safetensors.torch import load_file, save_file
-from tiny_networks import random
+from safetensors.torch import save_file
+
+from support.components import predict, scaled_fp8, tiny_weights, write_component, write_tiny
+from support.pack import part
+from support.recorded import golden
+from support.tiny_networks import random
 
 sd = part("easyanimate_models.sd")
 CheckpointError = part("easyanimate_models.files.checkpoint").CheckpointError
 EMBEDDED = part("easyanimate_models.files.checkpoint").EMBEDDED_CONFIG
 TINY = part("easyanimate_models.files.model_files").TINY / "transformer"
-FP8_LARGEST = 448.0
 RELEASES = {
     "EasyAnimateV1": "v1_transformer/grid_l2",
     "EasyAnimateV2": "v2_transformer/t2v_l18_uvit",
     "EasyAnimateV3": "v3_transformer/t2v_l2_d64",
 }
-
-
-def weights() -> dict[str, torch.Tensor]:
-    return load_file(TINY / "diffusion_pytorch_model.safetensors")
-
-
-def folder(path: Path, tensors: dict[str, torch.Tensor], config: dict, metadata: dict | None = None) -> Path:
-    path.mkdir()
-    save_file(tensors, path / "diffusion_pytorch_model.safetensors", metadata)
-    (path / "config.json").write_text(json.dumps(config))
-    return path
-
-
-def tiny(path: Path, tensors: dict[str, torch.Tensor], metadata: dict | None = None) -> Path:
-    return folder(path, tensors, json.loads((TINY / "config.json").read_text()), metadata)
-
-
-def predict(patcher) -> torch.Tensor:
-    """Through the host's own way into the model, so that its casts are part of it."""
-    config = patcher.model.diffusion_model.config
-    x, context = random(1, config.in_channels, 3, 8, 8), random(1, 6, config.caption_channels, seed=1)
-    patcher.patch_model(torch.device("cpu"))
-    return patcher.model.apply_model(x, torch.tensor([3.0]), c_crossattn=context, transformer_options={})
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, error: float) -> None:
@@ -63,60 +41,51 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, error: float) -> None
     ],
 )
 def test_files_of_any_precision_predict_alike(dtype, error, tmp_path):
-    tensors = {k: v.to(dtype) for k, v in weights().items()}
-    assert_close(predict(sd.load_transformer(tiny(tmp_path / "t", tensors))), predict(sd.load_transformer(TINY)), error)
-
-
-def scaled(tensors: dict[str, torch.Tensor], scale: str) -> dict[str, torch.Tensor]:
-    """Block weights in fp8 with a scale beside each, everything else as it was."""
-    saved = {}
-    for key, tensor in tensors.items():
-        if key.endswith(".weight") and tensor.ndim == 2 and "transformer_blocks." in key:
-            factor = tensor.float().abs().max() / FP8_LARGEST
-            saved[key] = (tensor.float() / factor).to(torch.float8_e4m3fn)
-            saved[key.removesuffix("weight") + scale] = factor
-        else:
-            saved[key] = tensor
-    return saved
+    tensors = {k: v.to(dtype) for k, v in tiny_weights().items()}
+    assert_close(
+        predict(sd.load_transformer(write_tiny(tmp_path / "t", tensors))), predict(sd.load_transformer(TINY)), error
+    )
 
 
 @pytest.mark.parametrize("marker", [0, 2], ids=["fast", "full precision"])
 def test_scaled_fp8_predicts_like_bf16(marker, tmp_path):
-    small = scaled(weights(), "scale_weight") | {"scaled_fp8": torch.zeros(marker, dtype=torch.float8_e4m3fn)}
-    bf16 = sd.load_transformer(tiny(tmp_path / "bf16", {k: v.to(torch.bfloat16) for k, v in weights().items()}))
-    ours = sd.load_transformer(tiny(tmp_path / "fp8", small))
+    small = scaled_fp8(tiny_weights(), "scale_weight") | {"scaled_fp8": torch.zeros(marker, dtype=torch.float8_e4m3fn)}
+    bf16 = sd.load_transformer(
+        write_tiny(tmp_path / "bf16", {k: v.to(torch.bfloat16) for k, v in tiny_weights().items()})
+    )
+    ours = sd.load_transformer(write_tiny(tmp_path / "fp8", small))
     weight = ours.model.diffusion_model.transformer_blocks[0].attn1.to_q.weight
     assert getattr(weight, "_qdata", weight).dtype == torch.float8_e4m3fn  # 0.33 wraps it, with its scale
     assert_close(predict(ours), predict(bf16), 0.1)
     unscaled = {k: v for k, v in small.items() if not k.endswith("scale_weight")}
     unscaled["scaled_fp8"] = small["scaled_fp8"]
-    wrong = predict(sd.load_transformer(tiny(tmp_path / "unscaled", unscaled)))
+    wrong = predict(sd.load_transformer(write_tiny(tmp_path / "unscaled", unscaled)))
     assert (wrong - predict(bf16)).norm() > predict(bf16).norm()  # so the scales do matter
 
 
 def test_scaled_fp8_saved_by_the_host_comes_back(tmp_path):
-    small = scaled(weights(), "scale_weight") | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
-    before, saved = sd.load_transformer(tiny(tmp_path / "fp8", small)), tmp_path / "saved.safetensors"
+    small = scaled_fp8(tiny_weights(), "scale_weight") | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    before, saved = sd.load_transformer(write_tiny(tmp_path / "fp8", small)), tmp_path / "saved.safetensors"
     comfy.sd.save_checkpoint(str(saved), before, metadata={})
     assert torch.equal(predict(sd.load_transformer(saved)), predict(before))
 
 
 def test_the_newer_form_of_scaled_fp8_loads_or_is_refused_in_a_sentence(tmp_path):
-    small = scaled(weights(), "weight_scale")
+    small = scaled_fp8(tiny_weights(), "weight_scale")
     layers = {k.removesuffix(".weight_scale"): {"format": "float8_e4m3fn"} for k in small if k.endswith("_scale")}
     metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
-    path = tiny(tmp_path / "fp8", small, metadata)
+    path = write_tiny(tmp_path / "fp8", small, metadata)
     if hasattr(comfy.utils, "convert_old_quants"):
         assert_close(predict(sd.load_transformer(path)), predict(sd.load_transformer(TINY)), 0.1)
     else:
-        with pytest.raises(CheckpointError, match="quantised in a way that this ComfyUI can't read"):
+        with pytest.raises(CheckpointError, match="quantised in a way that this version of ComfyUI can't read"):
             sd.load_transformer(path)
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_model_saved_by_the_host_comes_back_without_any_config(release, tmp_path):
     recorded = golden(RELEASES[release])
-    before = sd.load_transformer(folder(tmp_path / "t", recorded.weights, recorded.config["constructor"]))
+    before = sd.load_transformer(write_component(tmp_path / "t", recorded.weights, recorded.config["constructor"]))
     assert type(before.model.model_config).__name__ == release
     saved = tmp_path / "saved.safetensors"
     comfy.sd.save_checkpoint(str(saved), before, metadata={})
@@ -138,7 +107,7 @@ def test_the_tiny_model_saved_by_the_host_keeps_its_heads_skips_and_preview(tmp_
 
 
 def test_a_damaged_config_inside_a_file(tmp_path):
-    tensors = weights() | {EMBEDDED: torch.tensor([1, 2, 3], dtype=torch.uint8)}
+    tensors = tiny_weights() | {EMBEDDED: torch.tensor([1, 2, 3], dtype=torch.uint8)}
     save_file(tensors, tmp_path / "saved.safetensors")
     with pytest.raises(CheckpointError, match="inside saved.safetensors is damaged; save the model again"):
         sd.load_transformer(tmp_path / "saved.safetensors")
@@ -151,7 +120,7 @@ VAES = {"V1": "v1_e2e/sd_vae", "V2": "v2_mag_vae/mag_vae", "V3": "v3_slice_vae/s
 def test_a_vae_saved_by_the_host_comes_back_without_any_config(release, tmp_path):
     """VAESave writes it alone, CheckpointSave beside the transformer."""
     recorded = golden(VAES[release])
-    before = sd.load_vae(folder(tmp_path / "vae", recorded.weights, recorded.config["constructor"]))
+    before = sd.load_vae(write_component(tmp_path / "vae", recorded.weights, recorded.config["constructor"]))
     alone, beside = tmp_path / "vae.safetensors", tmp_path / "checkpoint.safetensors"
     comfy.utils.save_torch_file(before.get_sd(), str(alone))
     comfy.sd.save_checkpoint(str(beside), sd.load_transformer(TINY), vae=before, metadata={})

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from conftest import part
-from tiny_networks import random, tiny_release_vae
+
+from support.pack import part
+from support.tiny_networks import random, tiny_release_vae
 
 decoding = part("nodes.decoding")
 host_vae = part("easyanimate_models.vae.host_vae")
@@ -29,8 +30,8 @@ def test_overlapping_slices_are_decoded_apart_and_mixed_by_distance(vaes):
     for before, after in ((first, second), (second, third)):
         mixed.append(before[:, :, 4:] * (1 - rise) + after[:, :, :4] * rise)
     mixed.append(third[:, :, 4:])
-    wanted = (torch.cat(mixed, dim=2)[0].movedim(0, -1) / 2 + 0.5).clamp(0, 1)
-    torch.testing.assert_close(decoded(vaes["V3"], z, "overlap"), wanted)
+    expected = (torch.cat(mixed, dim=2)[0].movedim(0, -1) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(decoded(vaes["V3"], z, "overlap"), expected)
 
 
 def test_smoothing_mixes_all_but_the_ends_with_a_copy_encoded_and_decoded_once_more(vaes):
@@ -41,8 +42,8 @@ def test_smoothing_mixes_all_but_the_ends_with_a_copy_encoded_and_decoded_once_m
         middle = slice(ends[0], frames - ends[1])
         network = vae.first_stage_model
         again = network.decode(network.encode(plain[None, middle].movedim(-1, 1) * 2 - 1))[0].movedim(0, -1) / 2 + 0.5
-        wanted = ((plain[middle] + again) / 2).clamp(0, 1)
-        torch.testing.assert_close(smooth[middle], wanted, atol=1e-4, rtol=1e-4)
+        expected = ((plain[middle] + again) / 2).clamp(0, 1)
+        torch.testing.assert_close(smooth[middle], expected, atol=1e-4, rtol=1e-4)
         assert torch.equal(smooth[: ends[0]], plain[: ends[0]]) and torch.equal(smooth[-ends[1] :], plain[-ends[1] :])
 
 
@@ -56,17 +57,17 @@ def test_where_there_is_no_seam_all_do_the_same(vaes, release, latents, seams):
 
 
 def test_windows_cant_overlap_and_the_error_says_what_can(vaes):
-    with pytest.raises(ValueError, match="V2.*choose original or smooth"):
+    with pytest.raises(ValueError, match="V2.*set seams to original or smooth"):
         decoded(vaes["V2"], random(1, 4, 6, 3, 4), "overlap")
 
 
 @pytest.mark.parametrize("seams", host_vae.SEAMS)
 def test_the_bar_moves_once_for_each_slice_decoded_or_encoded(vaes, seams, monkeypatch):
-    told = []
-    monkeypatch.setattr("comfy.utils.ProgressBar.update", lambda bar, value: told.append(bar.total))
+    totals = []
+    monkeypatch.setattr("comfy.utils.ProgressBar.update", lambda bar, value: totals.append(bar.total))
     decoded(vaes["V3"], random(1, 4, 6, 3, 4), seams)
-    wanted = {"original": 3, "overlap": 5, "smooth": 3 + 2 + 2}[seams]
-    assert told == [wanted] * wanted
+    expected = {"original": 3, "overlap": 5, "smooth": 3 + 2 + 2}[seams]
+    assert totals == [expected] * expected
 
 
 @pytest.mark.parametrize("seams", host_vae.SEAMS)

@@ -1,7 +1,8 @@
 """How a video is cut into slices, in plain ints."""
 
 import pytest
-from conftest import part
+
+from support.pack import part
 
 slicing = part("easyanimate_models.vae.slicing")
 SOME_LENGTHS = range(1, 150)
@@ -92,13 +93,13 @@ def test_nothing_needs_no_slices():
 @pytest.mark.parametrize("length", [2, 3])
 def test_overlapping_slices_fade_into_each_other(latents, length):
     plan = slicing.plan_overlapping_decode(latents, length)
-    seen = [0.0] * slicing.frames_for(latents)
+    totals = [0.0] * slicing.frames_for(latents)
     for s in plan:
         shares = s.shares()
         assert len(shares) == s.frame_stop - s.frame_start and shares == sorted(shares)
         for frame, share in zip(range(s.frame_start, s.frame_stop), shares, strict=True):
-            seen[frame] = seen[frame] * (1 - share) + share
-    assert seen == pytest.approx([1.0] * len(seen))
+            totals[frame] = totals[frame] * (1 - share) + share
+    assert totals == pytest.approx([1.0] * len(totals))
     lone = latents % 2
     for before, after in zip(plan[lone:], plan[lone + 1 :], strict=False):
         assert after.frame_start + after.fade == before.frame_stop

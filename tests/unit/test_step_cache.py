@@ -4,8 +4,9 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from conftest import part
-from tiny_networks import random, tiny_transformer
+
+from support.pack import part
+from support.tiny_networks import random, tiny_transformer
 
 sampling = part("nodes.sampling")
 TINY = part("easyanimate_models.files.model_files").TINY

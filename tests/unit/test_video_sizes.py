@@ -1,7 +1,8 @@
 """Frame and size arithmetic, in plain ints."""
 
 import pytest
-from conftest import part
+
+from support.pack import part
 
 sizes = part("easyanimate_models.vae.video_sizes")
 slicing = part("easyanimate_models.vae.slicing")
@@ -20,13 +21,13 @@ def test_latent_size_is_an_eighth_of_the_sides_and_a_quarter_of_the_frames(pixel
     assert sizes.latent_size(*pixels) == latents
 
 
-@pytest.mark.parametrize(("asked", "decoded"), [(1, 1), (8, 8), (9, 9), (24, 24), (144, 144), (5, 8), (13, 16)])
-def test_decoded_length_says_how_many_frames_come_out(asked, decoded):
-    assert sizes.decoded_length(asked) == decoded
+@pytest.mark.parametrize(("length", "decoded"), [(1, 1), (8, 8), (9, 9), (24, 24), (144, 144), (5, 8), (13, 16)])
+def test_decoded_length_says_how_many_frames_come_out(length, decoded):
+    assert sizes.decoded_length(length) == decoded
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "message"),
     [
         ((0, 64, 8), "0 x 64 is too small"),
         ((64, 15, 8), "64 x 15 is too small"),
@@ -35,8 +36,8 @@ def test_decoded_length_says_how_many_frames_come_out(asked, decoded):
         ((64, 64, -3), "at least 1 frame, not -3"),
     ],
 )
-def test_sizes_that_no_video_has_give_one_clear_sentence(size, said):
-    with pytest.raises(ValueError, match=said) as caught:
+def test_sizes_that_no_video_has_give_one_clear_sentence(size, message):
+    with pytest.raises(ValueError, match=message) as caught:
         sizes.latent_size(*size)
     sentence = str(caught.value)
     assert sentence.endswith(".") and sentence.count(".") == 1 and "\n" not in sentence

@@ -1,4 +1,4 @@
-"""The host's own front end in a real browser, as its user meets it: what is pressed, shown and played."""
+"""ComfyUI's own front end in a real browser: what a user presses, and what is shown and played then."""
 
 import contextlib
 import json
@@ -10,10 +10,11 @@ from urllib.parse import parse_qs, urlparse
 
 from playwright.sync_api import ConsoleMessage, ElementHandle, Locator, Page, Route, expect, sync_playwright
 
-import dev
+from .. import comfyui
+from .install import find_browser
 
 SIZE = {"width": 1600, "height": 900}
-SETTINGS = {  # of a user who has been here before and wants to see the graph, on a machine without a GPU
+SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a second for machines without a GPU
     "Comfy.TutorialCompleted": True,
     "Comfy.Locale": "en",
     "Comfy.Minimap.Visible": False,
@@ -23,9 +24,9 @@ SETTINGS = {  # of a user who has been here before and wants to see the graph, o
     "LiteGraph.Canvas.MaximumFps": 15,
 }
 NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
-HANG = 60_000  # milliseconds, on a machine with much else to do
-expect.set_options(timeout=60_000)
-QUIET = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
+TIMEOUT = 60_000  # milliseconds; machines that run tests are busy
+expect.set_options(timeout=TIMEOUT)
+NO_BANNER = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
 READY = "window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
 NOT_OURS = (  # what the front end logs by itself
     r"/user\.css|/userdata",  # files that a user may have
@@ -34,93 +35,93 @@ NOT_OURS = (  # what the front end logs by itself
     r"/docs/\w+/\w+\.md",  # the help page in the user's language, tried first
     r"/view\?.*filename=clip\.mp4",  # the user's own clip, which templates ask for
 )
-WATCH = """() => {
+RECORDER = """() => {
   const pixels = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
-  window.drawn = {bars: {}, pictures: {}}  // by type: what nodes drew, one after the other
-  window.run = {state: 'none'}             // how the last run goes, as the server tells
-  const look = () => {
+  window.drawn = {bars: {}, pictures: {}}  // by node type: progress and pictures, in the order drawn
+  window.run = {state: 'none'}             // the last run as the server reports it
+  const record = () => {
     for (const {type, progress, imgs} of app.graph.nodes) {
       const bars = drawn.bars[type] ??= [], pictures = drawn.pictures[type] ??= []
       if (progress !== undefined && bars.at(-1) !== progress) bars.push(progress)
       if (imgs?.[0]?.naturalWidth && pictures.at(-1)?.src !== imgs[0].src) {
         pixels.drawImage(imgs[0], 0, 0, 16, 16)
-        pictures.push({src: imgs[0].src, seen: pixels.getImageData(0, 0, 16, 16).data.join()})
+        pictures.push({src: imgs[0].src, pixels: pixels.getImageData(0, 0, 16, 16).data.join()})
       }
     }
   }
-  setInterval(look, 20)
+  setInterval(record, 20)
   app.api.addEventListener('execution_start', () => { run = {state: 'running', steps: [], late: 0} })
   for (const end of ['success', 'error', 'interrupted'])
     app.api.addEventListener('execution_' + end, ({detail}) => Object.assign(run, {state: end, detail}))
   app.api.addEventListener('progress', ({detail}) => {
     run.steps.push([app.graph.getNodeById(detail.node)?.type, detail.value, detail.max])
-    run.late += Boolean(run.told)
+    run.late += Boolean(run.cancelled)
   })
   const send = window.fetch
-  window.fetch = async (...told) => {
-    const answer = await send(...told)
-    if (/\\/interrupt$/.test(told[0])) run.told = true
+  window.fetch = async (...request) => {
+    const answer = await send(...request)
+    if (/\\/interrupt$/.test(request[0])) run.cancelled = true
     return answer
   }
 }"""
 
 
 class FrontEnd:
-    """One page of the front end; `errors` is what it logged that is not the host's own."""
+    """One page of the front end; `errors` is what it logged, without `NOT_OURS`."""
 
     def __init__(self, page: Page, port: int):
         self.page, self.port = page, port
         self.errors: list[str] = []
-        page.set_default_timeout(HANG)
-        page.route("**/*", _only_here)
-        page.add_init_script(QUIET)
+        page.set_default_timeout(TIMEOUT)
+        page.route("**/*", _offline)
+        page.add_init_script(NO_BANNER)
         page.on("console", self._note)
         page.on("pageerror", lambda error: self.errors.append(f"{error.message}\n{error.stack}"))
         page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
         self._begin()
 
-    def _note(self, said: ConsoleMessage) -> None:
-        text = f"{said.text} {said.location['url']}"
-        if said.type == "error" and not re.search("|".join(NOT_OURS), text):
+    def _note(self, message: ConsoleMessage) -> None:
+        text = f"{message.text} {message.location['url']}"
+        if message.type == "error" and not re.search("|".join(NOT_OURS), text):
             self.errors.append(text)
 
     def _begin(self) -> None:
         self.page.wait_for_function(READY)
-        self.page.evaluate(WATCH)
+        self.page.evaluate(RECORDER)
 
     @contextlib.contextmanager
-    def speaking(self, language: str) -> Iterator["FrontEnd"]:
-        """Another window, in this language."""
+    def in_language(self, language: str) -> Iterator["FrontEnd"]:
+        """A second window, in this language."""
         self._set("Comfy.Locale", language)
         with self.page.context.browser.new_page(viewport=SIZE) as page:
             yield FrontEnd(page, self.port)
         self._set("Comfy.Locale", SETTINGS["Comfy.Locale"])
 
     def _set(self, setting: str, value) -> None:
-        self.page.evaluate("told => app.extensionManager.setting.set(...told)", [setting, value])
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
 
     def command(self, name: str) -> None:
-        """What an entry of a menu does."""
+        """Run a command of the front end, as a menu entry does."""
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
     def browse_templates(self) -> dict[str, Locator]:
-        """Our templates in the template browser: their cards by name."""
+        """Open the template browser on our templates; returns their cards by name."""
         self.command("Comfy.BrowseTemplates")
-        self.dialog.get_by_role("button", name=dev.PACK).click()
-        expect(self._pack_shown).to_be_visible()
+        self.dialog.get_by_role("button", name=comfyui.PACK).click()
+        expect(self._pack_title).to_be_visible()
         cards = self.dialog.locator("[data-testid^='template-workflow-']")
         cards.first.wait_for()
         return {card.get_attribute("data-testid").removeprefix("template-workflow-"): card for card in cards.all()}
 
     def open_template(self, name: str) -> None:
-        """A template by a click on its card, all of it in view; dialogs that it brings up stay."""
+        """Open a template by a click on its card and fit it into view; dialogs that it brings up stay."""
         self.browse_templates()[name].click()
-        expect(self._pack_shown).to_have_count(0)
+        expect(self._pack_title).to_have_count(0)
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
         self.command("Comfy.Canvas.FitView")
 
     def open(self, workflow: Path) -> None:
-        """A workflow from a file, all of it in view."""
+        """Open a workflow file and fit it into view."""
         self.page.set_input_files("#comfy-file-input", workflow)
         self.page.wait_for_function("name => document.title.includes(name)", arg=workflow.stem)
         self.command("Comfy.Canvas.FitView")
@@ -130,11 +131,11 @@ class FrontEnd:
         return self.page.get_by_role("dialog")
 
     @property
-    def _pack_shown(self) -> Locator:
-        return self.dialog.get_by_role("main").get_by_text(dev.PACK)
+    def _pack_title(self) -> Locator:
+        return self.dialog.get_by_role("main").get_by_text(comfyui.PACK)
 
     def fill(self, number: int, **inputs) -> None:
-        """Type into the widgets of the node of this number."""
+        """Set widgets of the node with this number."""
         self.page.evaluate(
             """([number, inputs]) => {
               const node = app.graph.getNodeById(number)
@@ -158,42 +159,42 @@ class FrontEnd:
         self.page.get_by_role("button", name="Cancel current run").click()
 
     def run(self) -> dict:
-        """Press Run and wait for the end, whichever it is."""
+        """Press Run and wait until it has ended, in whatever way."""
         self.press_run()
         return self.end()
 
     def end(self) -> dict:
-        """`state`: success, error or interrupted; `steps`: of which node, which, of how many; `late`: those told after
-        Cancel was answered; `detail`."""
+        """Wait until the run has ended: `state` (success, error, interrupted), `steps` ([node type, step, total] each),
+        `late` (how many steps were reported after Cancel was answered), `detail`."""
         self.wait("run.detail")
         return self.page.evaluate("run")
 
     def wait(self, condition: str) -> None:
-        """Until an expression holds in the page."""
+        """Until a JavaScript expression is true in the page."""
         self.page.wait_for_function(condition)
 
     def drawn(self, kind: str) -> tuple[list[float], int]:
-        """Of the nodes of this type in this run: where the progress bar was, and how many pictures were seen."""
+        """Nodes of this type in this run: the positions of the progress bar, and how many different pictures."""
         bars = self.page.evaluate("kind => drawn.bars[kind] ?? []", kind)
-        return bars, self.page.evaluate("kind => new Set((drawn.pictures[kind] ?? []).map(p => p.seen)).size", kind)
+        return bars, self.page.evaluate("kind => new Set((drawn.pictures[kind] ?? []).map(p => p.pixels)).size", kind)
 
     def play(self, number: int, seconds: float = 0.1) -> Path:
-        """Press play in a node and watch; the file of the video that plays."""
-        shown = self.page.wait_for_function(
+        """Press play in a node and wait until `seconds` have played; the video's file."""
+        video = self.page.wait_for_function(
             """number => app.graph.getNodeById(number).widgets.map(widget => widget.element?.querySelector?.('video'))
               .find(video => video?.readyState >= 2)""",
             arg=number,
         ).as_element()
-        shown.click()
-        self.page.wait_for_function("([video, seconds]) => video.currentTime > seconds", arg=[shown, seconds])
-        return saved_file(shown)
+        video.click()
+        self.page.wait_for_function("([video, seconds]) => video.currentTime > seconds", arg=[video, seconds])
+        return saved_file(video)
 
     def pause(self) -> None:
-        """Whatever plays."""
+        """Pause whatever plays."""
         self.page.evaluate("document.querySelectorAll('video').forEach(video => video.pause())")
 
     def show_alone(self, kind: str) -> dict[str, float]:
-        """A graph of one node of this type, in the middle; the box that it fills on the page."""
+        """Show a single node of this type in the middle; returns its bounding box on the page."""
         return self.page.evaluate(
             """kind => {
               app.graph.clear()
@@ -202,30 +203,30 @@ class FrontEnd:
               app.canvas.setDirty(true, true)
               const {canvas, ds} = app.canvas, title = LiteGraph.NODE_TITLE_HEIGHT
               const [x, y, width, height] = [node.pos[0], node.pos[1] - title, node.size[0], node.size[1] + title]
-              const room = canvas.getBoundingClientRect()
+              const area = canvas.getBoundingClientRect()
               ds.scale = 1
-              ds.offset = [(room.width - width) / 2 - x, (room.height - height) / 2 - y]
-              return {x: room.x + x + ds.offset[0], y: room.y + y + ds.offset[1], width, height}
+              ds.offset = [(area.width - width) / 2 - x, (area.height - height) / 2 - y]
+              return {x: area.x + x + ds.offset[0], y: area.y + y + ds.offset[1], width, height}
             }""",
             kind,
         )
 
     def select(self, kind: str) -> None:
-        """The first node of this type."""
+        """Select the first node of this type."""
         self.page.evaluate("kind => app.canvas.selectNode(app.graph.nodes.find(node => node.type === kind))", kind)
 
     def help(self, kind: str) -> Locator:
-        """Press the info button of the first node of this type: its help page."""
+        """Open the help page of the first node of this type by its info button."""
         self.select(kind)
         self.page.get_by_test_id("info-button").click()
         return self.page.locator(".node-help-content")
 
     def titles(self) -> dict[str, str]:
-        """What the nodes of the graph are called, by type."""
+        """Titles of the graph's nodes by type."""
         return dict(self.page.evaluate("app.graph.nodes.map(({type, title}) => [type, title])"))
 
     def names(self) -> dict[str, str]:
-        """What inputs, widgets and outputs of the only node are called, by their ids and numbers."""
+        """Labels of the only node's inputs and widgets by id, and of its outputs by number."""
         return self.page.evaluate(
             """() => {
               const {inputs = [], widgets = [], outputs = []} = app.graph.nodes[0], names = {}
@@ -237,7 +238,7 @@ class FrontEnd:
         )
 
     def search(self, text: str) -> Locator:
-        """Type into the search for nodes; what it finds."""
+        """Type into the node search; returns the results."""
         self.command("Workspace.SearchBox.Toggle")
         found = self.page.get_by_role("option")
         found.nth(1).wait_for()  # the first suggestions
@@ -245,14 +246,14 @@ class FrontEnd:
         return found
 
 
-def saved_file(shown: ElementHandle) -> Path:
-    """Where the server found what an element shows."""
-    asked = parse_qs(urlparse(shown.get_attribute("src")).query)
-    return dev.OUTPUT / asked.get("subfolder", [""])[0] / asked["filename"][0]
+def saved_file(element: ElementHandle) -> Path:
+    """The file in the output folder that an element shows."""
+    query = parse_qs(urlparse(element.get_attribute("src")).query)
+    return comfyui.OUTPUT / query.get("subfolder", [""])[0] / query["filename"][0]
 
 
-def _only_here(route: Route) -> None:
-    """Nothing leaves this machine, nor are the host's own thumbnails drawn: hundreds, and slow without a GPU."""
+def _offline(route: Route) -> None:
+    """Blocks other machines, and replaces ComfyUI's own thumbnails: hundreds, and slow to draw without a GPU."""
     url = urlparse(route.request.url)
     if url.path.startswith("/templates/") and url.path.endswith(".webp"):
         route.fulfill(body=NO_PICTURE, content_type="image/svg+xml")
@@ -264,13 +265,13 @@ def _only_here(route: Route) -> None:
 
 @contextlib.contextmanager
 def opened(**page) -> Iterator[FrontEnd]:
-    """A server with a user of its own and with previews, in a browser; `page` as Playwright's `new_page` takes it."""
+    """A browser on a server with a fresh user and with previews; `page` goes to Playwright's `new_page`."""
     with tempfile.TemporaryDirectory() as users:
         settings = Path(users) / "default" / "comfy.settings.json"
         settings.parent.mkdir()
         settings.write_text(json.dumps(SETTINGS))
         options = ("--user-directory", users, "--preview-method", "latent2rgb")
-        with dev.server(*options) as port, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=dev.find_browser(), args=["--disable-gpu"])
+        with comfyui.server(*options) as port, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=find_browser(), args=["--disable-gpu"])
             yield FrontEnd(browser.new_page(**{"viewport": SIZE, **page}), port)
             browser.close()

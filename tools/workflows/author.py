@@ -1,6 +1,6 @@
 """Writes workflows in the editor's format, laid out left to right, from the short descriptions in `graphs`.
 
-A description names nodes and their inputs, as a prompt does; the order of sockets and widgets comes from the server.
+A description lists nodes and their inputs, as a prompt does; the order of sockets and widgets comes from the server.
 Standard library only.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client import default, is_widget
+from .client import default, is_widget
 
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#8a5f9e")
 NOTE = "MarkdownNote"
@@ -20,7 +20,7 @@ WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20,
 
 @dataclass(frozen=True)
 class Stage:
-    """A box around some nodes, by their names: columns from left to right, each from top to bottom."""
+    """A group of nodes by name: columns from left to right, each from top to bottom."""
 
     title: str
     columns: list[list[str]]
@@ -28,17 +28,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class TinyRun:
-    """How the built-in tiny model runs a workflow, and what should then be seen."""
+    """How the built-in tiny model runs a workflow, and what the result should show."""
 
-    saves: dict[str, tuple[int, int]]  # node that saves -> frames, side of the square
-    inputs: dict[str, dict] = field(default_factory=dict)  # node -> input -> value, instead of what artists get
-    shows: tuple[str, str] | None = None  # colour and motion of the shape, where other models let it be seen
+    saves: dict[str, tuple[int, int]]  # node that saves -> frames, side of the square in pixels
+    inputs: dict[str, dict] = field(default_factory=dict)  # node -> input -> value, in place of those in the file
+    shows: tuple[str, str] | None = None  # colour and motion of the shape; None where other models hide it
     picture: str = "decode"  # the node whose images are the thumbnail
 
 
 @dataclass(frozen=True)
 class Workflow:
-    """One template of the browser: what runs (a prompt), where it stands, and how the tiny model runs it."""
+    """One template: its nodes (a prompt), their layout, and how the tiny model runs it."""
 
     name: str
     nodes: dict[str, dict]
@@ -66,20 +66,21 @@ def note(text: str) -> dict:
     return {"class_type": NOTE, "inputs": {"text": text}}
 
 
-def write(workflow: Workflow, known: dict, folder: Path) -> Path:
-    """`workflow` as a file; `known` is the server's `/object_info`."""
+def write(workflow: Workflow, object_info: dict, folder: Path) -> Path:
+    """Write `workflow` as a file into `folder`."""
     path = folder / f"{workflow.name}.json"
-    path.write_text(as_text(workflow, known), encoding="utf-8", newline="\n")
+    path.write_text(as_text(workflow, object_info), encoding="utf-8", newline="\n")
     return path
 
 
-def as_text(workflow: Workflow, known: dict) -> str:
-    """What `write` writes."""
-    ids, places = workflow.ids(), {}
-    shapes = {name: _Shape(workflow.name, node, known) for name, node in workflow.nodes.items()}
-    groups = list(_lay_out(workflow.stages, shapes, places))
+def as_text(workflow: Workflow, object_info: dict) -> str:
+    """`workflow` in the editor's format; `object_info` is what the server answers to `/object_info`."""
+    ids = workflow.ids()
+    positions: dict[str, list[int]] = {}
+    shapes = {name: _Shape(workflow.name, node, object_info) for name, node in workflow.nodes.items()}
+    groups = list(_lay_out(workflow.stages, shapes, positions))
     links = _links(ids, shapes)
-    nodes = [_node(workflow, name, shapes[name], places[name], ids, links) for name in ids]
+    nodes = [_node(workflow, name, shapes[name], positions[name], ids, links) for name in ids]
     saved = {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"easyanimate/{workflow.name}")),
         "revision": 0,
@@ -98,27 +99,27 @@ def as_text(workflow: Workflow, known: dict) -> str:
 class _Shape:
     """A node's sockets and widgets, as its schema orders them."""
 
-    def __init__(self, workflow: str, node: dict, known: dict):
-        self.kind, given = node["class_type"], node["inputs"]
+    def __init__(self, workflow: str, node: dict, object_info: dict):
+        self.kind, inputs = node["class_type"], node["inputs"]
         if self.kind == NOTE:
             schema = {"required": {"text": ["STRING", {"multiline": True}]}}
             self.outputs = []
-        elif self.kind in known:
-            schema = known[self.kind]["input"]
-            self.outputs = list(zip(known[self.kind]["output_name"], known[self.kind]["output"], strict=True))
+        elif info := object_info.get(self.kind):
+            schema = info["input"]
+            self.outputs = list(zip(info["output_name"], info["output"], strict=True))
         else:
             raise ValueError(f"{workflow}: the server knows no node {self.kind}.")
         specs = {**schema.get("required", {}), **schema.get("optional", {})}
-        if unknown := set(given) - set(specs):
+        if unknown := set(inputs) - set(specs):
             raise ValueError(f"{workflow}: {self.kind} has no input {', '.join(sorted(unknown))}.")
-        self.links = {name: value for name, value in given.items() if isinstance(value, list)}
+        self.links = {name: value for name, value in inputs.items() if isinstance(value, list)}
         self.sockets = [name for name, spec in specs.items() if not is_widget(spec) or name in self.links]
         self.widgets = [name for name, spec in specs.items() if is_widget(spec)]
         self.types = {name: _type(spec) for name, spec in specs.items()}
-        missing = set(schema.get("required", {})) - set(given) - set(self.widgets)
+        missing = set(schema.get("required", {})) - set(inputs) - set(self.widgets)
         if missing:
             raise ValueError(f"{workflow}: {self.kind} needs {', '.join(sorted(missing))}.")
-        self.values = [value for name in self.widgets for value in _values(specs[name], given.get(name))]
+        self.values = [value for name in self.widgets for value in _values(specs[name], inputs.get(name))]
         self.values += ["image"] * any(_uploads(spec) for spec in specs.values())
         self.texts = sum(_options(specs[name]).get("multiline", False) for name in self.widgets)
 
@@ -130,10 +131,10 @@ class _Shape:
         return [WIDE if self.texts or self.kind in WITH_PICTURE else WIDTH, height]
 
 
-def _values(spec: list, given) -> list:
-    """What the editor stores for a widget: its value, then that of the button or choice that it grows."""
+def _values(spec: list, value) -> list:
+    """What the editor stores for a widget: its value, then that of the extra widget that it brings along."""
     options = _options(spec)
-    value = default(spec) if given is None or isinstance(given, list) else given
+    value = default(spec) if value is None or isinstance(value, list) else value
     if options.get("control_after_generate"):
         return [value, "fixed"]
     return [value]
@@ -152,8 +153,8 @@ def _type(spec: list) -> str:
     return "COMBO" if isinstance(spec[0], list) else spec[0]
 
 
-def _lay_out(stages: Iterable[Stage], shapes: dict[str, _Shape], places: dict[str, list[int]]):
-    """Fill in `places`, yield the boxes."""
+def _lay_out(stages: Iterable[Stage], shapes: dict[str, _Shape], positions: dict[str, list[int]]):
+    """Fill in `positions`; yields the groups."""
     x = 0
     tallest = max(_height(column, shapes) for stage in stages for column in stage.columns)
     for number, stage in enumerate(stages):
@@ -162,7 +163,7 @@ def _lay_out(stages: Iterable[Stage], shapes: dict[str, _Shape], places: dict[st
         for column in stage.columns:
             y = TITLE * 2 + MARGIN
             for name in column:
-                places[name] = [x, y]
+                positions[name] = [x, y]
                 y += shapes[name].size[1] + TITLE + GAP // 2
             x += max(shapes[name].size[0] for name in column) + GAP
         box = [left, 0, x - GAP + MARGIN - left, tallest + TITLE + MARGIN * 2]
@@ -177,7 +178,7 @@ def _height(column: list[str], shapes: dict[str, _Shape]) -> int:
 
 def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
     """`[number, from node, its slot, to node, its slot, type]`."""
-    links = []
+    links: list[list] = []
     for name in ids:
         for slot, socket in enumerate(shapes[name].sockets):
             if socket in shapes[name].links:
@@ -187,7 +188,7 @@ def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
     return links
 
 
-def _node(workflow: Workflow, name: str, shape: _Shape, place: list[int], ids: dict[str, int], links: list) -> dict:
+def _node(workflow: Workflow, name: str, shape: _Shape, position: list[int], ids: dict[str, int], links: list) -> dict:
     number = ids[name]
     into = {link[4]: link[0] for link in links if link[3] == number}
     inputs = [
@@ -202,7 +203,7 @@ def _node(workflow: Workflow, name: str, shape: _Shape, place: list[int], ids: d
     written = {
         "id": number,
         "type": shape.kind,
-        "pos": place,
+        "pos": position,
         "size": shape.size,
         "flags": {},
         "order": number - 1,

@@ -1,6 +1,6 @@
-"""What the workflows are put together from: nodes that most of them have, under the same names."""
+"""Nodes that most of the workflows share, under the same names."""
 
-from author import Stage, node
+from .author import Stage, node
 
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
 BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
@@ -25,7 +25,7 @@ def prompt(positive: str = PROMPT, negative: str = "") -> dict:
 
 
 def empty(width: int = 64, height: int = 64, length: int = 24) -> dict:
-    """`empty`, what `sampler` starts from."""
+    """`empty`: the latent that `sampler` starts from."""
     return {"empty": node("EasyAnimateEmptyLatent", width=width, height=height, length=length)}
 
 
@@ -42,7 +42,7 @@ def decode(latent: str = "sampler", **changed) -> dict:
 
 
 def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float = 12.0, suffix: str = "") -> dict:
-    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` puts out."""
+    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` outputs."""
     return {
         f"video{suffix}": node("CreateVideo", images=[images, 0], fps=fps),
         f"save{suffix}": node("SaveVideo", video=[f"video{suffix}", 0], filename_prefix=prefix),
@@ -50,8 +50,8 @@ def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float 
 
 
 def from_release(text: str, clip: list | None = None, **sampling) -> dict:
-    """All that V3 workflows share, from the loaders to the saved video; what is missing is the node `given`."""
-    wired = {"positive": ["given", 0], "negative": ["given", 1], "latent": ["given", 2], "cfg": 7}
+    """All that V3 workflows share, from the loaders to the saved video; the caller adds the node `conditioning`."""
+    wired = {"positive": ["conditioning", 0], "negative": ["conditioning", 1], "latent": ["conditioning", 2], "cfg": 7}
     texts = prompt(text, NEGATIVE)
     texts["prompt"]["inputs"]["clip"] = clip or ["clip", 0]
     return {
@@ -63,13 +63,13 @@ def from_release(text: str, clip: list | None = None, **sampling) -> dict:
     }
 
 
-def given(**changed) -> dict:
+def conditioning(**changed) -> dict:
     """An EasyAnimateImageToVideo in the size of the 512 release; `changed` are images and other inputs."""
     wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0]}
     return node("EasyAnimateImageToVideo", **wired, **{"width": 672, "height": 384, "length": 72, **changed})
 
 
-CLIP = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
+CLIP: dict[str, dict] = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
 
 
 def video_file() -> dict:

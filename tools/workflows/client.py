@@ -1,4 +1,4 @@
-"""Runs a workflow of this folder on a ComfyUI server, as the browser does. Standard library only."""
+"""Runs saved workflows and prompts on a ComfyUI server, as the browser does. Standard library only."""
 
 import base64
 import json
@@ -17,17 +17,17 @@ Progress = Callable[[str, int, int], None]  # node type, steps done, steps in al
 
 
 class WorkflowError(RuntimeError):
-    """The server refused or could not finish a workflow; the message is the server's."""
+    """The server rejected a workflow or could not finish it; the message is the server's."""
 
 
 def get(port: int, path: str):
-    """What the server answers to a GET, decoded."""
+    """The answer to a GET request, decoded from JSON."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as reply:
         return json.load(reply)
 
 
 def post(port: int, path: str, body: dict) -> dict:
-    """What the server answers to a POST, decoded; `WorkflowError` if it refuses."""
+    """The answer to a POST request, decoded from JSON; `WorkflowError` if the server rejects it."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     try:
@@ -38,13 +38,14 @@ def post(port: int, path: str, body: dict) -> dict:
 
 
 def load(port: int, workflow: Path) -> dict:
-    """A saved workflow (what the editor shows) as the prompt that the server runs."""
-    saved, nodes = json.loads(workflow.read_text(encoding="utf-8")), get(port, "/object_info")
+    """A saved workflow (the editor's format) as a prompt (the server's format)."""
+    saved, object_info = json.loads(workflow.read_text(encoding="utf-8")), get(port, "/object_info")
     links = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
     prompt = {}
     for node in saved["nodes"]:
-        if node["type"] in nodes:  # others are notes
-            prompt[str(node["id"])] = {"class_type": node["type"], "inputs": _inputs(node, nodes[node["type"]], links)}
+        kind = node["type"]
+        if kind in object_info:  # others are notes
+            prompt[str(node["id"])] = {"class_type": kind, "inputs": _inputs(node, object_info[kind], links)}
     return prompt
 
 
@@ -64,12 +65,12 @@ def _inputs(node: dict, info: dict, links: dict) -> dict:
 
 
 def is_widget(spec: list) -> bool:
-    """Whether an input of `/object_info` is typed in, rather than only linked."""
+    """Whether an input of `/object_info` has a widget, so that it need not be linked."""
     return isinstance(spec[0], list) or (spec[0] in WIDGETS and not (len(spec) > 1 and spec[1].get("forceInput")))
 
 
 def default(spec: list):
-    """What the editor shows in a widget at first."""
+    """The initial value of a widget."""
     options = spec[1] if len(spec) > 1 else {}
     choices = spec[0] if isinstance(spec[0], list) else options.get("options") or ()
     first = next(iter(choices), "")
@@ -77,7 +78,7 @@ def default(spec: list):
 
 
 def run(port: int, prompt: dict, progress: Progress | None = None) -> dict:
-    """Queue a prompt, follow its progress, return what each node put out; `WorkflowError` if one fails."""
+    """Queue a prompt and follow its progress; returns the outputs of each node. `WorkflowError` if one fails."""
     client = uuid.uuid4().hex
     for event in _events(port, client):
         data = event.get("data", {})
@@ -105,7 +106,7 @@ def _outputs(port: int, prompt_id: str) -> dict:
 
 
 def _events(port: int, client: str) -> Iterator[dict]:
-    """The text messages on the server's websocket, decoded. Enough of RFC 6455 to listen."""
+    """The JSON messages on the server's websocket: just enough of RFC 6455 to receive them."""
     with socket.create_connection(("127.0.0.1", port)) as s:
         key = base64.b64encode(os.urandom(16)).decode()
         s.sendall(

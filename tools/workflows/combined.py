@@ -1,7 +1,19 @@
-"""Workflows that go on with other models: upscalers, Stable Diffusion with ControlNet."""
+"""Workflows that add other models: upscalers, Stable Diffusion with ControlNet, PixArt's ControlNet."""
 
-from author import Stage, TinyRun, Workflow, node, note
-from blocks import CLIP, LOADERS, decode, empty, from_release, given, loaders, prompt, sampler, video, video_file
+from .author import Stage, TinyRun, Workflow, node, note
+from .blocks import (
+    CLIP,
+    LOADERS,
+    conditioning,
+    decode,
+    empty,
+    from_release,
+    loaders,
+    prompt,
+    sampler,
+    video,
+    video_file,
+)
 
 UPSCALE_NOTE = """**Two ways to upscale a video, one after the other.** Bypass the one that you don't want.
 
@@ -56,26 +68,35 @@ As saved, the built-in tiny model makes the video. Select your release in the th
 sizes. The thumbnail shows the frames *before* refining, because Stable Diffusion does not come with this pack."""
 
 
-def controlnet_refine() -> Workflow:
-    refine = {
+def _redraw() -> dict:
+    """From `decode` to `refined`: every frame by Stable Diffusion, steered by ControlNet Tile."""
+    return {
         "sd": node("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"),
         "tile": node("ControlNetLoader", control_net_name="control_v11f1e_sd15_tile_fp16.safetensors"),
-        "looks": node("CLIPTextEncode", clip=["sd", 1], text="a glossy blue glass ball, studio photo, sharp focus"),
-        "avoided": node("CLIPTextEncode", clip=["sd", 1], text="blurry, noise, text, watermark"),
+        "positive": node("CLIPTextEncode", clip=["sd", 1], text="a glossy blue glass ball, studio photo, sharp focus"),
+        "negative": node("CLIPTextEncode", clip=["sd", 1], text="blurry, noise, text, watermark"),
         "scaled": node("ImageScale", image=["decode", 0], upscale_method="lanczos", width=512, height=512),
-        "held": node(
+        "steered": node(
             "ControlNetApplyAdvanced",
-            **{"positive": ["looks", 0], "negative": ["avoided", 0], "control_net": ["tile", 0]},
+            **{"positive": ["positive", 0], "negative": ["negative", 0], "control_net": ["tile", 0]},
             **{"image": ["scaled", 0], "strength": 0.8, "vae": ["sd", 2]},
         ),
         "encoded": node("VAEEncode", pixels=["scaled", 0], vae=["sd", 2]),
         "redrawn": node(
             "KSampler",
-            **{"model": ["sd", 0], "positive": ["held", 0], "negative": ["held", 1], "latent_image": ["encoded", 0]},
+            **{
+                "model": ["sd", 0],
+                "positive": ["steered", 0],
+                "negative": ["steered", 1],
+                "latent_image": ["encoded", 0],
+            },
             **{"steps": 20, "cfg": 5, "sampler_name": "dpmpp_2m", "scheduler": "karras", "denoise": 0.35},
         ),
         "refined": node("VAEDecode", samples=["redrawn", 0], vae=["sd", 2]),
     }
+
+
+def controlnet_refine() -> Workflow:
     return Workflow(
         name="controlnet_refine",
         nodes={
@@ -84,7 +105,7 @@ def controlnet_refine() -> Workflow:
             **empty(),
             "sampler": sampler(),
             "decode": decode(),
-            **refine,
+            **_redraw(),
             **video("refined", "easyanimate/refined"),
             "note": note(REFINE_NOTE),
         },
@@ -93,11 +114,12 @@ def controlnet_refine() -> Workflow:
             Stage("2. Prompt and size", [["prompt", "empty"]]),
             Stage("3. Generate the video", [["sampler", "decode", "scaled"]]),
             Stage(
-                "4. Redraw each frame", [["sd", "tile", "note"], ["looks", "avoided"], ["held", "encoded"], ["redrawn"]]
+                "4. Redraw each frame",
+                [["sd", "tile", "note"], ["positive", "negative"], ["steered", "encoded"], ["redrawn"]],
             ),
             Stage("5. Save", [["refined", "video", "save"]]),
         ],
-        titles={"looks": "Prompt for the frames", "avoided": "Negative prompt for the frames"},
+        titles={"positive": "Prompt for the frames", "negative": "Negative prompt for the frames"},
         tiny=TinyRun(
             {"save": (24, 64)},
             inputs={"scaled": {"width": 64, "height": 64}, "redrawn": {"steps": 1}},
@@ -120,14 +142,18 @@ def pixart_controlnet() -> Workflow:
     return Workflow(
         name="pixart_controlnet",
         nodes={
-            **from_release("a paper boat drifts down a stream, macro shot", positive=["held", 0], negative=["held", 1]),
+            **from_release(
+                "a paper boat drifts down a stream, macro shot",
+                positive=["steered", 0],
+                negative=["steered", 1],
+            ),
             **video_file(),
             "hint": node("Canny", image=["scaled", 0], low_threshold=0.2, high_threshold=0.5),
-            "given": given(),
+            "conditioning": conditioning(),
             "control": node("EasyAnimateLoadControlNet", control_net="PixArt-XL-2-1024-ControlNet.pth"),
-            "held": node(
+            "steered": node(
                 "ControlNetApplyAdvanced",
-                **{"positive": ["given", 0], "negative": ["given", 1], "control_net": ["control", 0]},
+                **{"positive": ["conditioning", 0], "negative": ["conditioning", 1], "control_net": ["control", 0]},
                 **{"image": ["hint", 0], "strength": 0.5, "end_percent": 0.6, "vae": ["vae", 0]},
             ),
             "note": note(CONTROL_NOTE),
@@ -135,7 +161,7 @@ def pixart_controlnet() -> Workflow:
         stages=[
             LOADERS,
             Stage("2. Control video", [["clip_file", "parts", "scaled", "hint"]]),
-            Stage("3. Prompt and ControlNet", [["prompt", "given"], ["control", "held", "note"]]),
+            Stage("3. Prompt and ControlNet", [["prompt", "conditioning"], ["control", "steered", "note"]]),
             Stage("4. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun({"save": (24, 64)}, inputs=CLIP, picture="hint"),

@@ -1,31 +1,31 @@
 """The shipped workflows, one function each; `python3 dev.py workflows` writes their files.
 
 To add one: write a function that returns a `Workflow`, list it in `WORKFLOWS`, run `python3 dev.py workflows --pictures
-NAME`, and look at the thumbnail. The tests then run it with the built-in tiny model and with stand-ins for other files.
+NAME`, and check the thumbnail. The tests then run it with the built-in tiny model and with stand-ins for other files.
 """
 
-from author import Stage, TinyRun, Workflow, node, note
-from blocks import (
+from .author import Stage, TinyRun, Workflow, node, note
+from .blocks import (
     BUILT_IN,
     BUILT_IN_LORA,
     CLIP,
     LOADERS,
     PROMPT,
+    conditioning,
     decode,
     empty,
     from_release,
-    given,
     loaders,
     prompt,
     sampler,
     video,
     video_file,
 )
-from combined import controlnet_refine, pixart_controlnet, upscale
-from learning import footage_to_lora, train_lora, train_motion_module
+from .combined import controlnet_refine, pixart_controlnet, upscale
+from .training import footage_to_lora, train_lora, train_motion_module
 
-SAY = "2. Prompt and size"
-BALL = {"prompt": {"positive": PROMPT, "negative": ""}}
+PROMPT_AND_SIZE = "2. Prompt and size"
+BALL: dict[str, dict] = {"prompt": {"positive": PROMPT, "negative": ""}}
 
 
 def text_to_video_tiny() -> Workflow:
@@ -41,7 +41,7 @@ def text_to_video_tiny() -> Workflow:
         },
         stages=[
             LOADERS,
-            Stage(SAY, [["prompt", "empty"]]),
+            Stage(PROMPT_AND_SIZE, [["prompt", "empty"]]),
             Stage("3. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun({"save": (24, 64)}, shows=("red", "left")),
@@ -62,10 +62,10 @@ def text_to_video() -> Workflow:
         name="text_to_video",
         nodes={
             **from_release("a sailing boat on a calm lake at sunset, gentle waves, slow camera, cinematic light"),
-            "given": given(),
+            "conditioning": conditioning(),
             "note": note(V3_NOTE),
         },
-        stages=[LOADERS, Stage(SAY, [["prompt", "given"], ["note"]]), MAKE],
+        stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["note"]]), MAKE],
         tiny=TinyRun({"save": (24, 64)}, inputs=BALL, shows=("red", "left")),
     )
 
@@ -84,12 +84,12 @@ def image_to_video() -> Workflow:
             **from_release("the subject turns its head slowly and smiles, soft light, shallow depth of field"),
             "start": node("LoadImage", image="example.png"),
             **_clip_vision("start"),
-            "given": given(start_image=["start", 0], clip_vision_output=["seen", 0]),
+            "conditioning": conditioning(start_image=["start", 0], clip_vision_output=["vision", 0]),
             "note": note(IMAGE_NOTE),
         },
         stages=[
             LOADERS,
-            Stage(SAY, [["prompt", "given"], ["start", "encoder", "seen"], ["note"]]),
+            Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["start", "encoder", "vision"], ["note"]]),
             MAKE,
         ],
         titles={"start": "Start image"},
@@ -113,33 +113,39 @@ def start_and_end() -> Workflow:
             "start": node("LoadImage", image="example.png"),
             "end": node("LoadImage", image="example.png"),
             **_clip_vision("start"),
-            "given": given(start_image=["start", 0], end_image=["end", 0], clip_vision_output=["seen", 0]),
+            "conditioning": conditioning(
+                start_image=["start", 0], end_image=["end", 0], clip_vision_output=["vision", 0]
+            ),
             "note": note(ENDS_NOTE),
         },
         stages=[
             LOADERS,
-            Stage(SAY, [["prompt", "given"], ["start", "end"], ["encoder", "seen", "note"]]),
+            Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["start", "end"], ["encoder", "vision", "note"]]),
             MAKE,
         ],
         titles={"start": "Start image", "end": "End image"},
         tiny=TinyRun(
             {"save": (24, 64)},
-            inputs={**BALL, "start": {"image": "easyanimate/start.png"}, "end": {"image": "easyanimate/end.png"}},
+            inputs={
+                **BALL,
+                "start": {"image": "easyanimate/start.png"},
+                "end": {"image": "easyanimate/end.png"},
+            },
             shows=("red", "left"),
         ),
     )
 
 
 def _clip_vision(image: str) -> dict:
-    """`seen`: what CLIP sees in the node `image`."""
+    """`vision`: what CLIP makes of the image that the node `image` loads."""
     return {
         "encoder": node("EasyAnimateLoadImageEncoder", image_encoder="easyanimate/EasyAnimateV3-XL-2-InP-512x512"),
-        "seen": node("CLIPVisionEncode", clip_vision=["encoder", 0], image=[image, 0], crop="center"),
+        "vision": node("CLIPVisionEncode", clip_vision=["encoder", 0], image=[image, 0], crop="center"),
     }
 
 
 MAKE = Stage("3. Generate the video", [["sampler"], ["decode", "video"], ["save"]])
-WATCH = Stage("2. Input video", [["clip_file", "parts", "scaled"]])
+SOURCE_VIDEO = Stage("2. Input video", [["clip_file", "parts", "scaled"]])
 
 VIDEO_NOTE = """**Video to video.** The sampler's *denoise* sets how much is regenerated: 0.3 keeps nearly everything, \
 0.8 only the rough motion. Lengths of 1, 8n and 8n + 1 frames are kept exactly."""
@@ -151,10 +157,10 @@ def video_to_video() -> Workflow:
         nodes={
             **from_release("an oil painting of a city street in the rain, thick brush strokes", denoise=0.6),
             **video_file(),
-            "given": _on_video(),
+            "conditioning": _inpaint(),
             "note": note(VIDEO_NOTE),
         },
-        stages=[LOADERS, WATCH, Stage("3. Prompt", [["prompt", "given"], ["note"]]), _later(MAKE)],
+        stages=[LOADERS, SOURCE_VIDEO, Stage("3. Prompt", [["prompt", "conditioning"], ["note"]]), _as_fourth(MAKE)],
         tiny=TinyRun(
             {"save": (24, 64)},
             inputs={**BALL, **CLIP, "sampler": {"denoise": 0.8}},
@@ -177,14 +183,14 @@ def inpaint_video() -> Workflow:
             **from_release("a hot air balloon floats over the hills"),
             **video_file(),
             "mask": node("LoadImageMask", image="example.png", channel="alpha"),
-            "given": _on_video(mask=["mask", 0]),
+            "conditioning": _inpaint(mask=["mask", 0]),
             "note": note(INPAINT_NOTE),
         },
         stages=[
             LOADERS,
-            WATCH,
-            Stage("3. Prompt and mask", [["prompt", "given"], ["mask"], ["note"]]),
-            _later(MAKE),
+            SOURCE_VIDEO,
+            Stage("3. Prompt and mask", [["prompt", "conditioning"], ["mask"], ["note"]]),
+            _as_fourth(MAKE),
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -192,7 +198,7 @@ def inpaint_video() -> Workflow:
                 "prompt": {"positive": "a green square stays still on a black background", "negative": ""},
                 **CLIP,
                 "clip_file": {"file": "easyanimate/still.mp4"},
-                "model": {"transformer": BUILT_IN},  # held by the noise mask: it draws better than the InP variant
+                "model": {"transformer": BUILT_IN},  # draws better than InP; the noise mask keeps the rest
                 "mask": {"image": "easyanimate/mask.png", "channel": "red"},
             },
             shows=("green", "stay"),
@@ -200,12 +206,12 @@ def inpaint_video() -> Workflow:
     )
 
 
-def _on_video(**inputs) -> dict:
+def _inpaint(**inputs) -> dict:
     wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0], "video": ["scaled", 0]}
     return node("EasyAnimateInpaintVideo", **wired, **inputs)
 
 
-def _later(stage: Stage) -> Stage:
+def _as_fourth(stage: Stage) -> Stage:
     return Stage(stage.title.replace("3.", "4."), stage.columns)
 
 
@@ -223,10 +229,10 @@ def lora() -> Workflow:
             "lora": node(
                 "EasyAnimateLoadLora", model=["model", 0], clip=["clip", 0], lora="easyanimate-style-lora.safetensors"
             ),
-            "given": given(),
+            "conditioning": conditioning(),
             "note": note(LORA_NOTE),
         },
-        stages=[LOADERS, Stage(SAY, [["lora", "note"], ["prompt", "given"]]), MAKE],
+        stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["lora", "note"], ["prompt", "conditioning"]]), MAKE],
         tiny=TinyRun(
             {"save": (24, 64)}, inputs={"prompt": {"positive": PROMPT, "negative": ""}, "lora": {"lora": BUILT_IN_LORA}}
         ),
@@ -245,15 +251,15 @@ def long_video() -> Workflow:
         nodes={
             **from_release("flying over a mountain ridge in morning fog, steady camera", model=["windows", 0]),
             "windows": node("EasyAnimateContextWindows", model=["model", 0], length=144, overlap=48),
-            "given": given(length=432),
+            "conditioning": conditioning(length=432),
             "note": note(LONG_NOTE),
         },
-        stages=[LOADERS, Stage(SAY, [["prompt", "given"], ["windows", "note"]]), MAKE],
+        stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["windows", "note"]]), MAKE],
         tiny=TinyRun(
             {"save": (48, 64)},
             inputs={
                 "prompt": {"positive": "a yellow box rests on a black background", "negative": ""},
-                "given": {"length": 48},
+                "conditioning": {"length": 48},
                 "windows": {"length": 24, "overlap": 8},
             },
         ),

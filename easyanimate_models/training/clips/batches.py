@@ -14,7 +14,7 @@ class BatchSchedule(Generic[Key]):
     def __init__(self, counts: Mapping[Key, int], batch_size: int, seed: int):
         """`counts` has the number of items of each bucket."""
         if batch_size < 1:
-            raise ValueError(f"A batch of {batch_size} holds nothing; make it 1 or more.")
+            raise ValueError(f"batch is {batch_size}; set it to 1 or more.")
         self.counts, self.batch_size, self.seed = dict(counts), batch_size, seed
         self.per_epoch = sum(-(-count // batch_size) for count in self.counts.values())
         self._epoch = lru_cache(maxsize=2)(self._shuffle)

@@ -60,11 +60,11 @@ def sort_into_buckets(items: Iterable[Item], side: int, max_frames: int, every: 
             buckets.setdefault(bucket, []).append(item)
     for item in unfit:
         size = f"{item.width} x {item.height}, {item.frames} frames"
-        logging.warning("%s (%s) fits no size to train in and is left out.", item.file, size)
+        logging.warning("%s (%s) fits none of the training sizes and is skipped.", item.file, size)
     if not buckets:
         raise DatasetError(
-            f"None of {len(unfit)} clips fits: a clip needs at least {LENGTH_STEP * every} frames, sides of at least "
-            f"half of what {side} x {side} asks for, and a shape between 1:4 and 4:1; lower the resolution or choose "
-            "other clips."
+            f"None of the {len(unfit)} clips fit: a clip needs at least {LENGTH_STEP * every} frames, at least half "
+            f"the width and height needed for the area of {side} x {side}, and an aspect ratio between 1:4 and 4:1; "
+            "lower the resolution or choose other clips."
         )
     return dict(sorted(buckets.items()))

@@ -46,18 +46,18 @@ class Item:
         try:
             stat = self.file.stat()
         except OSError as error:
-            raise MediaError(f"{self.file} is not there any more; put it back, or start again without it.") from error
+            raise MediaError(f"{self.file} no longer exists; put it back, or start again without it.") from error
         return hashlib.sha256(f"{self.file.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
 
 
 def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
     """Clips `[T, H, W, 3]` in 0..1 as items; a single text goes with all. Raises `DatasetError` when counts differ."""
     if not clips:
-        raise DatasetError("There is nothing to learn from; choose a folder, or connect clips and captions.")
+        raise DatasetError("There is nothing to train on; choose a folder, or connect clips and captions.")
     texts = texts * len(clips) if len(texts) == 1 else texts
     if len(texts) != len(clips) or not all(text.strip() for text in texts):
         counts = f"{len(clips)} clips and {len([t for t in texts if t.strip()])} captions"
-        raise DatasetError(f"There are {counts}; give each clip a caption of its own, or one for all.")
+        raise DatasetError(f"There are {counts}; provide one caption per clip, or one for all of them.")
     return [
         Item(Path(f"clip {i}"), " ".join(text.split()), len(clip), clip.shape[1], clip.shape[2], 24.0, clip[..., :3])
         for i, (clip, text) in enumerate(zip(clips, texts, strict=True))
@@ -72,21 +72,21 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}; give the one that holds the clips.")
+        raise DatasetError(f"The folder {folder} does not exist; choose the one that contains the clips.")
     captioned = _captioned_files(folder)
     files = sorted({file for file, _ in captioned})
     silent = sorted({file.name for file, text in captioned if not text})
     if silent and with_captions:
         raise DatasetError(
-            f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); write "
-            "what each shows into a .txt file of the same name beside it."
+            f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); describe "
+            "each one in a .txt file of the same name beside it."
         )
     found = {file: item for file in files if (item := _probe(file)) is not None}
     items = [replace(found[file], text=text) for file, text in captioned if file in found]
     if not items:
         raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
     if lost := len(files) - len(found):
-        logging.warning("%d of %d files in %s can't be read and are left out.", lost, len(files), folder)
+        logging.warning("%d of %d files in %s can't be read and are skipped.", lost, len(files), folder)
     return items
 
 
@@ -103,12 +103,12 @@ def _captioned_files(folder: Path) -> list[tuple[Path, str]]:
     if rows is None:
         captioned = [(file, "") for file in find_files(folder, VIDEOS | IMAGES)]
     else:
-        chosen = [(_path(folder, row["file"]), row.get("text", "")) for row in rows if not row.get("rejected")]
-        captioned = [(file, text) for file, text in chosen if not is_hidden(folder, file)]
+        accepted = [(_path(folder, row["file"]), row.get("text", "")) for row in rows if not row.get("rejected")]
+        captioned = [(file, text) for file, text in accepted if not is_hidden(folder, file)]
     if rows and not captioned:
         raise DatasetError(f"All clips in the list of {folder} are rejected; loosen the limits, or remove the list.")
     if not captioned:
-        raise DatasetError(f"{folder} holds no clips or images; put some there, each with a caption in a .txt file.")
+        raise DatasetError(f"{folder} contains no clips or images; add some, each with its caption in a .txt file.")
     return sorted((file, read_caption(file) or " ".join(text.split())) for file, text in captioned)
 
 
@@ -123,5 +123,5 @@ def _probe(file: Path) -> Item | None:
         video = probe(file)
         return Item(file, "", count_frames(file), video.height, video.width, float(video.fps))
     except MediaError as error:
-        logging.warning("%s It is left out.", error)
+        logging.warning("%s The clip is skipped.", error)
         return None

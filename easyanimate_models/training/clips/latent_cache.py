@@ -125,11 +125,11 @@ def encode_dataset(
             clip_embeds = encode_start(item, bucket) if encode_start else None
             examples.setdefault(bucket, []).append(Example(latents, item.text, clip_embeds))
         except MediaError as error:
-            logging.warning("%s It is left out.", error)
+            logging.warning("%s The clip is skipped.", error)
         if progress is not None:
             progress(done, len(items))
     if not examples:
-        raise DatasetError(f"No clip of {folder} could be encoded; see the log.")
+        raise DatasetError(f"No clip in {folder} could be encoded; see the log.")
     dataset = LatentDataset(examples, _encode_texts(cache, examples, clip) if clip is not None else {})
     _write_index(cache, dataset, inpainting)
     return dataset
@@ -155,16 +155,16 @@ def read_encoded(folder: Path, inpainting: bool) -> LatentDataset:
 
 def is_inpainting(model) -> bool:
     """Whether a MODEL takes the given frames of a clip beside its latents."""
-    config = model.model.diffusion_model.config
-    return config.in_channels > config.latent_channels
+    return model.model.model_config.is_inpainting
 
 
 def wants_clip_tokens(model, image_encoder) -> bool:
     """Whether a MODEL is to get CLIP embeddings of start images; a missing image encoder is named in the log."""
-    takes = model.model.diffusion_model.config.clip_tokens
+    takes = model.model.model_config.sees_start_image
     if takes and not image_encoder:
         logging.warning(
-            "This transformer sees start images through CLIP, but no image encoder is given; it learns without them."
+            "This transformer can see start images through CLIP, but no image encoder is given; it is trained without "
+            "CLIP."
         )
     return takes and bool(image_encoder)
 
@@ -203,8 +203,8 @@ def _encode_texts(cache: Path, examples: dict[Bucket, list[Example]], clip) -> d
     return {text: _encoded_text(cache, text, clip, encoder_fingerprint) for text in sorted(texts)}
 
 
-def _encoded_text(place: Path, text: str, clip, maker: str) -> Path:
-    file = place / f"text.{hashlib.sha256(text.encode()).hexdigest()[:16]}.{maker}.safetensors"
+def _encoded_text(cache: Path, text: str, clip, encoder_fingerprint: str) -> Path:
+    file = cache / f"text.{hashlib.sha256(text.encode()).hexdigest()[:16]}.{encoder_fingerprint}.safetensors"
     if not _is_complete(file):
         context, mask = embeddings_of(encode_prompt(clip, [text]))
         write_safetensors(file, {"context": context[0].half(), "mask": mask[0].float()})
@@ -275,8 +275,8 @@ def _write_index(cache: Path, dataset: LatentDataset, inpainting: bool) -> None:
     rows = []
     for bucket, examples in dataset.examples.items():
         for example in examples:
-            seen = example.clip_embeds.name if example.clip_embeds else None
-            files = {"latents": example.latents.name, "text": example.text, "seen": seen}
+            embeds = example.clip_embeds.name if example.clip_embeds else None
+            files = {"latents": example.latents.name, "text": example.text, "seen": embeds}
             rows.append({"bucket": [bucket.frames, bucket.height, bucket.width], **files})
     texts = {text: file.name for text, file in dataset.texts.items()}
     index = {"inpainting": inpainting, "texts": texts, "examples": rows}

@@ -1,4 +1,4 @@
-"""How clips are shown in training: the section [data] of a recipe."""
+"""The size in which clips are trained, and how many at once: the section [data] of a recipe."""
 
 from dataclasses import dataclass
 
@@ -25,6 +25,6 @@ class DataSettings:
 
     def __post_init__(self):
         if self.windows < 1:
-            raise ValueError(f"{self.windows} windows of a clip teach nothing; set windows to 1 or more.")
+            raise ValueError(f"windows is {self.windows}; set it to 1 or more.")
         if self.lengths not in LENGTHS:
             raise ValueError(f"lengths is {self.lengths!r}; it must be one of {', '.join(LENGTHS)}.")

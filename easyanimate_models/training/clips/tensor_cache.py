@@ -46,4 +46,4 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return {name: tensor.clone() for name, tensor in load_file(file).items()}  # the file is mapped, not read
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{file} can't be read ({error}); remove it and encode the data set again.") from error
+        raise OSError(f"{file} can't be read ({error}); delete it and encode the dataset again.") from error

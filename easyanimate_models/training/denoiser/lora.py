@@ -27,9 +27,9 @@ class LoraSettings:
 
     def __post_init__(self):
         if self.rank < 1:
-            raise ValueError(f"A LoRA of rank {self.rank} can't learn anything; give a rank of 1 or more, such as 16.")
+            raise ValueError(f"rank is {self.rank}; set it to 1 or more, such as 16.")
         if not self.alpha > 0:
-            raise ValueError(f"A LoRA with alpha {self.alpha} changes nothing; give an alpha above 0.")
+            raise ValueError(f"alpha is {self.alpha}; set it above 0.")
 
 
 class LowRank(nn.Module):
@@ -53,7 +53,7 @@ def add_adapters(model, settings: LoraSettings):
     """A copy of the host's MODEL whose linear layers have adapters, and the adapters by the names of their layers."""
     patcher, adapters, release = model.clone(), nn.ModuleDict(), model.model.model_config
     for name, module in model.model.diffusion_model.named_modules():
-        is_adapted = name.startswith(release.adapted) and (settings.motion or release.motion_marker not in name)
+        is_adapted = name.startswith(release.adapted) and (settings.motion or not release.is_motion_weight(name))
         if is_adapted and isinstance(module, nn.Linear):
             adapter = LowRank(module.weight.shape, settings, getattr(module, "scale_weight", None))
             adapters[name.replace(".", "/")] = adapter

@@ -17,14 +17,16 @@ def load_image_weights(network: nn.Module, weights: dict[str, Tensor], release: 
     Raises `ValueError` when anything else is missing, or left over.
     """
     missing, unexpected = network.load_state_dict(weights, strict=False)
-    wrong = [name for name in missing if release.motion_marker not in name] + list(unexpected)
+    wrong = [name for name in missing if not release.is_motion_weight(name)] + list(unexpected)
     if wrong:
-        raise ValueError(f"The transformer can't be trained as it is loaded, first at {wrong[0]}; load it in bf16.")
+        raise ValueError(
+            f"The transformer can't be trained the way it was loaded (first mismatch: {wrong[0]}); load it in bf16."
+        )
 
 
 def motion_weights(weights: dict[str, Tensor], release: ReleaseClass) -> dict[str, Tensor]:
     """The weights of the motion modules, in bfloat16 as their files have them."""
-    return {name: tensor.bfloat16() for name, tensor in weights.items() if release.motion_marker in name}
+    return {name: tensor.bfloat16() for name, tensor in weights.items() if release.is_motion_weight(name)}
 
 
 def save_motion_modules(file: Path, weights: dict[str, Tensor], config, release: ReleaseClass) -> Path:

@@ -20,7 +20,7 @@ class TrainableTextEncoder:
 
     def __init__(self, clip, settings: LoraSettings):
         if not isinstance(getattr(clip.cond_stage_model, "t5xxl", None), T5Encoder):
-            raise ValueError("This text encoder can't learn; load T5 with Load EasyAnimate Text Encoder.")
+            raise ValueError("This text encoder can't be trained; load T5 with Load EasyAnimate Text Encoder.")
         self.clip, self.adapters = clip.clone(), nn.ModuleDict()
         for name, module in clip.cond_stage_model.named_modules():
             if isinstance(module, nn.Linear) and name.startswith(BLOCKS):

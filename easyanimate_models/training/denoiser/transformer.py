@@ -55,7 +55,7 @@ def trainable_network(model, settings: TransformerSettings) -> nn.Module:
 def trained_names(network: nn.Module, settings: TransformerSettings, release: ReleaseClass) -> set[str]:
     """The names of the parameters that learn."""
     names = {name for name, _ in network.named_parameters()}
-    motion = {name for name in names if release.motion_marker in name}
+    motion = {name for name in names if release.is_motion_weight(name)}
     if settings.learns == "motion":
         return motion
     if settings.learns == "image":

@@ -26,7 +26,7 @@ NEW_COLOUR, NEW_SHAPE = "cyan", "cross"
 Scenes = tuple[list[Scene], list[Scene]]  # as rendered, as captioned
 
 
-def look(count: int) -> Scenes:
+def style_scenes(count: int) -> Scenes:
     """A style: the background is grey where captions say black."""
     captioned = [scene for scene in split_scenes()[0] if scene.background == CAPTIONED]
     captioned = random.Random(SEED).sample(captioned, count)
@@ -75,7 +75,7 @@ def word(count: int) -> Scenes:
 
 
 SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of file, how many
-    "look": (look, ".mp4", 20),
+    "look": (style_scenes, ".mp4", 20),
     "colour": (partial(unseen, colour=NEW_COLOUR), ".mp4", 20),
     "shape": (partial(unseen, shape=NEW_SHAPE), ".mp4", 20),
     "known": (known, ".mkv", 1720),
@@ -87,7 +87,7 @@ SETS: dict[str, tuple[Callable[[int], Scenes], str, int]] = {  # scenes, kind of
 def write_toys(folder: Path, name: str = "look", count: int | None = None) -> None:
     """Write the clips of a set, with captions in .txt files or a list. Raises `ValueError` for an unknown set."""
     if name not in SETS:
-        raise ValueError(f"There are no toy clips called {name!r}; there are {', '.join(SETS)}.")
+        raise ValueError(f"There is no set of toy clips named {name!r}; choose one of {', '.join(SETS)}.")
     scenes, suffix, usual = SETS[name]
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows = random.Random(SEED), []

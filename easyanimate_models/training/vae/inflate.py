@@ -23,7 +23,9 @@ def inflate(image: ImageVAE, kind: type[SliceVAE], **ops) -> SliceVAE:
     """
     config = image.config
     if config.layers != LAYERS:
-        raise ValueError(f"An image VAE of {config.layers} layers a level can't be inflated; it needs {LAYERS}.")
+        raise ValueError(
+            f"An image VAE with {config.layers} layers per level can't be inflated; it must have {LAYERS}."
+        )
     sizes = config.channels, config.layers, config.latent_channels, config.norm_groups
     video = kind(SliceVAEConfig(*sizes, SliceLatents.scale_factor), **ops)
     expected = video.state_dict()

@@ -51,9 +51,9 @@ class VAESettings:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
         if self.crop % SPACE_RATIO:
-            raise ValueError(f"crop is {self.crop}; it must be a multiple of {SPACE_RATIO}, or 0 for all of a clip.")
+            raise ValueError(f"crop is {self.crop}; it must be a multiple of {SPACE_RATIO}, or 0 for whole frames.")
         if not self.l1 + self.l2 > 0:
-            raise ValueError("l1 and l2 are both 0; a VAE needs one of them to learn the pixels by.")
+            raise ValueError("l1 and l2 are both 0; set at least one of them above 0.")
 
 
 @dataclass(frozen=True)

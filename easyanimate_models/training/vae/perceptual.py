@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...files.checkpoint import CheckpointError, read_checkpoint
 from ...files.packages import require_package
 
-VGG_FILE = "vgg16-397923af.pth of torchvision"
+VGG_FILE = "vgg16-397923af.pth from torchvision"
 FEATURES = "features."
 
 
@@ -30,12 +30,12 @@ def _load_vgg(network: nn.Module, file: Path) -> None:
     """Load the weights of a VGG-16 file, which numbers its layers as lpips does."""
     if not file.is_file():
         raise ValueError(
-            f"The perceptual loss needs VGG-16, and there is no file {file}; put {VGG_FILE} there and name it as "
-            "`backbone` in [vae], or set `perceptual` to 0."
+            f"The perceptual loss needs VGG-16, but {file} does not exist; set `backbone` in [vae] to the path of "
+            f"{VGG_FILE}, or set `perceptual` to 0."
         )
     tensors = read_checkpoint(file, "vae").tensors
     for name, parameter in network.named_parameters():
         tensor = tensors.get(FEATURES + name.split(".", 1)[1])
         if tensor is None or tensor.shape != parameter.shape:
-            raise CheckpointError(f"{file.name} is not a VGG-16, first at {name}; choose {VGG_FILE}.")
+            raise CheckpointError(f"{file.name} is not VGG-16 (first mismatch: {name}); choose {VGG_FILE}.")
         parameter.copy_(tensor)

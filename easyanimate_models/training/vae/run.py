@@ -58,7 +58,7 @@ def trainable_vae(start: HostVAE | None, settings: VAESettings) -> VideoVAE:
 
 def _new_vae(settings: VAESettings) -> VideoVAE:
     if not settings.architecture:
-        raise ValueError("A VAE that starts from nothing needs an architecture in [vae]: image, window or slice.")
+        raise ValueError("A VAE that is trained from scratch needs an architecture in [vae]: image, window or slice.")
     sizes = settings.channels, LAYERS, LATENT_CHANNELS, settings.norm_groups
     if settings.architecture == "image":
         return reset_parameters(ImageVAE(ImageVAEConfig(*sizes), **OPS))

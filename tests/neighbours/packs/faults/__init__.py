@@ -1,4 +1,4 @@
-"""A pack for tests: a network that waits for Cancel in the middle, or runs out of memory; a node that goes online."""
+"""A pack for tests: a layer that waits for Cancel or runs out of memory, and a node that goes online."""
 
 import contextlib
 import ctypes
@@ -14,8 +14,8 @@ import torch
 from aiohttp import web
 from server import PromptServer
 
-PATIENCE = 60  # seconds until a test that never cancels has failed
-READING = "reading"  # instead of a layer: whatever file is read next
+TIMEOUT = 60  # seconds until a test that never cancels has failed
+READING = "reading"  # in place of a layer: the next file that is read
 
 
 class Any(str):
@@ -28,68 +28,68 @@ class Any(str):
 ANY = Any("*")
 
 
-class Watch:
-    """Calls of one layer; from number `first` on, `times` of them go wrong."""
+class Fault:
+    """Counts the calls of a layer; from number `first` on, `times` of them fail."""
 
     def __init__(self, kind: str, first: int, times: int):
-        self.kind, self.wrong = kind, range(first, first + times)
-        self.calls, self.waiting, self.shown = 0, False, lambda: None
+        self.kind, self.failing = kind, range(first, first + times)
+        self.calls, self.waiting, self.layer_input = 0, False, lambda: None
 
     def __call__(self, _layer, inputs: tuple, named: dict) -> None:
         self.calls += 1
-        if self.calls not in self.wrong:
+        if self.calls not in self.failing:
             return
         tensors = [value for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor)]
-        self.shown = weakref.ref(tensors[0]) if tensors else self.shown
+        self.layer_input = weakref.ref(tensors[0]) if tensors else self.layer_input
         if self.kind == "memory":
             raise mm.OOM_EXCEPTION("Allocation on device failed: this is a test.")
         self._wait()
 
     def _wait(self) -> None:
-        self.waiting, deadline = True, time.monotonic() + PATIENCE
+        self.waiting, deadline = True, time.monotonic() + TIMEOUT
         while not mm.processing_interrupted() and time.monotonic() < deadline:
             time.sleep(0.005)
         self.waiting = False
 
     def memory(self) -> dict:
-        """For tests; `held` says whether what the layer was given when it went wrong is still in memory.
+        """`held`: whether the failing layer's input is still in memory; the host's loaded models; bytes of tensors.
 
-        The host's handling of errors leaves a cycle around them, so the collector runs first; then glibc gives back
-        what it keeps for later, so that the memory of the process is what it uses.
+        The host's handling of errors leaves a reference cycle around them, so the collector runs first; then glibc
+        returns its reserve, so that the memory of the process is what it uses.
         """
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
         tensors = sum(_storages().values())
-        return {"held": self.shown() is not None, "loaded": len(mm.loaded_models()), "tensor_bytes": tensors}
+        return {"held": self.layer_input() is not None, "loaded": len(mm.loaded_models()), "tensor_bytes": tensors}
 
 
-class Trouble:
-    """Hands on a MODEL, VAE or CLIP of which a layer will go wrong, or the name of a file to be read."""
+class InjectFault:
+    """Passes on a MODEL, VAE or CLIP of which a layer will fail, or the name of a file to be read."""
 
-    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "watch", (ANY,)
-    seen = Watch("memory", 0, 0)
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "inject", (ANY,)
+    last = Fault("memory", 0, 0)
 
     @classmethod
     def INPUT_TYPES(cls):
-        told = {"layer": ("STRING",), "trouble": (["interrupt", "memory"],), "first": ("INT",), "times": ("INT",)}
-        return {"required": {**told, "thing": (ANY,), "number": ("INT",)}}
+        fault = {"layer": ("STRING",), "fault": (["interrupt", "memory"],), "first": ("INT",), "times": ("INT",)}
+        return {"required": {**fault, "target": (ANY,), "number": ("INT",)}}
 
-    def watch(self, layer, trouble, first, times, thing, number):
-        watch = Trouble.seen = Watch(trouble, first, times)
+    def inject(self, layer, fault, first, times, target, number):
+        fault = InjectFault.last = Fault(fault, first, times)
         if layer == READING:
-            _watch_reading(watch)
+            _inject_into_reading(fault)
         else:
-            _network(thing).get_submodule(layer).register_forward_pre_hook(watch, with_kwargs=True)
-        return (thing,)
+            _network(target).get_submodule(layer).register_forward_pre_hook(fault, with_kwargs=True)
+        return (target,)
 
 
 def _storages() -> dict[int, int]:
-    """Where the tensors lie that are alive, and how many bytes each such place has."""
+    """Addresses of the storages of all living tensors, and their bytes."""
     found = {}
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor):
-            with contextlib.suppress(NotImplementedError):  # another thread lets go of it just now
+            with contextlib.suppress(NotImplementedError):  # another thread frees it just now
                 storage = thing.untyped_storage()
                 found[storage.data_ptr()] = storage.nbytes()
     return found
@@ -101,16 +101,16 @@ def _network(thing):
     return thing.cond_stage_model if hasattr(thing, "cond_stage_model") else thing.model.diffusion_model
 
 
-def _watch_reading(watch: Watch) -> None:
-    """The next file only; then all is as it was."""
+def _inject_into_reading(fault: Fault) -> None:
+    """Into the next file only; then all is as it was."""
     read = comfy.utils.load_torch_file
 
-    def watched(*args, **kwargs):
+    def faulty(*args, **kwargs):
         comfy.utils.load_torch_file = read
-        watch(None, (), {})
+        fault(None, (), {})
         return read(*args, **kwargs)
 
-    comfy.utils.load_torch_file = watched
+    comfy.utils.load_torch_file = faulty
 
 
 class Online:
@@ -132,17 +132,17 @@ class Online:
         return {"ui": {"ended": [here, done.stderr]}}
 
 
-@PromptServer.instance.routes.get("/easyanimate_tests/trouble")
-async def trouble(_request) -> web.Response:
-    return web.json_response({"calls": Trouble.seen.calls, "waiting": Trouble.seen.waiting})
+@PromptServer.instance.routes.get("/easyanimate_tests/fault")
+async def fault(_request) -> web.Response:
+    return web.json_response({"calls": InjectFault.last.calls, "waiting": InjectFault.last.waiting})
 
 
 @PromptServer.instance.routes.get("/easyanimate_tests/memory")
 async def memory(_request) -> web.Response:
-    return web.json_response(Trouble.seen.memory())
+    return web.json_response(InjectFault.last.memory())
 
 
 NODE_CLASS_MAPPINGS = {
-    "EasyAnimateTestTrouble": Trouble,
+    "EasyAnimateTestFault": InjectFault,
     "EasyAnimateTestOnline": Online,
 }

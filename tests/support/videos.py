@@ -1,24 +1,27 @@
-"""What a run saved, as tensors, and whether it shows what its prompt says."""
+"""What a run saved, as tensors, and whether it shows what its prompt asks for."""
 
 from pathlib import Path
 
 import torch
-from conftest import dev, part
 from PIL import Image
 from torch import Tensor
+
+from tools import comfyui
+
+from .pack import part
 
 judging = part("easyanimate_models.training.toy.judging")
 contact_sheet = part("easyanimate_models.media.contact_sheet")
 
 
 def saved_files(outputs: dict, kind: str = "images") -> list[Path]:
-    """The files that the server says a prompt saved, or one node of it given as `{id: its output}`."""
-    files = [file for made in outputs.values() for file in made.get(kind, ())]
-    return [dev.OUTPUT / file["subfolder"] / file["filename"] for file in files]
+    """The files that a prompt saved, or one of its nodes, given as `{id: its output}`."""
+    files = [file for output in outputs.values() for file in output.get(kind, ())]
+    return [comfyui.OUTPUT / file["subfolder"] / file["filename"] for file in files]
 
 
-def watch(outputs: dict) -> Tensor:
-    """The first video that a workflow saved, `[T, H, W, 3]` in 0..1."""
+def first_video(outputs: dict) -> Tensor:
+    """The first video that a prompt saved, `[T, H, W, 3]` in 0..1."""
     return read_video(saved_files(outputs)[0])
 
 
@@ -28,7 +31,7 @@ def read_video(path: Path) -> Tensor:
 
 
 def read_pictures(outputs: dict) -> Tensor:
-    """The pictures that a workflow saved, `[N, H, W, 3]` in 0..1."""
+    """The pictures that a prompt saved, `[N, H, W, 3]` in 0..1."""
     return torch.stack([pixels(Image.open(file)) for file in saved_files(outputs)])
 
 
@@ -41,5 +44,5 @@ def pixels(picture: Image.Image) -> Tensor:
 def assert_shows(video: Tensor, colour: str = "red", motion: str = "left", frames: int = 24, side: int = 64) -> None:
     """The one shape in a square video has this colour and moves this way."""
     assert video.shape == (frames, side, side, 3)
-    seen = judging.classify(video)
-    assert (seen.colour, seen.motion) == (colour, motion)
+    judged = judging.classify(video)
+    assert (judged.colour, judged.motion) == (colour, motion)

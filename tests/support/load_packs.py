@@ -1,6 +1,6 @@
 """Loads packs as a real host does, ours between them, and prints what that changed: for a process of its own.
 
-python beside_others.py HOST FOLDER...: ours is the folder with `easyanimate_models`, whose loading is looked at.
+python load_packs.py HOST FOLDER...: ours is the folder with `easyanimate_models`.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ def main(host: str, *packs: str) -> None:
     import nodes
 
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-    told = {}
+    report = {}
     for pack in packs:
         if not (Path(pack) / "easyanimate_models" / "dit").is_dir():
             assert asyncio.run(nodes.load_custom_node(pack)), pack
             continue
         modules, before, started = set(sys.modules), everything(), time.process_time()
         assert asyncio.run(nodes.load_custom_node(pack)), pack
-        told["seconds"] = time.process_time() - started
-        told["changed"] = differences(before, everything())
-        told["modules"] = sorted(set(sys.modules) - modules)
-    told["names"] = {name: owner(name) for name in ("nodes", "utils", "dit", "easyanimate_models")}
-    sys.stdout.write("\n" + json.dumps(told))
+        report["seconds"] = time.process_time() - started
+        report["changed"] = differences(before, everything())
+        report["modules"] = sorted(set(sys.modules) - modules)
+    report["names"] = {name: owner(name) for name in ("nodes", "utils", "dit", "easyanimate_models")}
+    sys.stdout.write("\n" + json.dumps(report))
 
 
 def owner(name: str) -> str | None:
@@ -53,11 +53,11 @@ def everything() -> dict[str, object]:
         for key, value in list(vars(module).items()):
             found[f"{name}:{key}"] = value
             if isinstance(value, type) and value.__module__ == name:
-                found |= {f"{name}:{key}.{inner}": held for inner, held in vars(value).items()}
+                found |= {f"{name}:{key}.{inner}": member for inner, member in vars(value).items()}
             elif isinstance(value, dict):
-                found |= {f"{name}:{key}[{inner!r}]": held for inner, held in list(value.items())}
+                found |= {f"{name}:{key}[{inner!r}]": member for inner, member in list(value.items())}
             elif isinstance(value, list):
-                found |= {f"{name}:{key}[{i}]": held for i, held in enumerate(value)}
+                found |= {f"{name}:{key}[{i}]": member for i, member in enumerate(value)}
     return found
 
 
@@ -68,7 +68,7 @@ def differences(before: dict[str, object], after: dict[str, object]) -> list[str
 
 
 def is_same(a: object, b: object) -> bool:
-    """The same thing, or the same number or text, which may be made anew."""
+    """The same object, or an equal number or text."""
     return a is b or isinstance(a, (int, float, str)) and type(a) is type(b) and a == b
 
 

@@ -1,7 +1,7 @@
 """The workflows that train: clips or footage in, a LoRA or motion modules out, and a video with them."""
 
-from author import Stage, TinyRun, Workflow, node, note
-from blocks import CLIP, LOADERS, PROMPT, from_release, given
+from .author import Stage, TinyRun, Workflow, node, note
+from .blocks import CLIP, LOADERS, PROMPT, conditioning, from_release
 
 LORA_NOTE = """**Train a LoRA on your clips.** Put 10 to 50 clips (or images) into a folder inside ComfyUI's `input` \
 folder, each with a `.txt` file of the same name that describes it, and choose that folder. In this template, a single \
@@ -29,17 +29,17 @@ precedence: a `.txt` file beside a video, or beside a clip in `output/easyanimat
 
 
 def footage_to_lora() -> Workflow:
-    """Split, score, filter, caption, learn, and a video with what was learnt."""
+    """Split, score, filter, caption, train, and a video with the LoRA."""
     return Workflow(
         name="footage_to_lora",
         nodes={
-            **from_release("a red ball moves to the left on a black background", model=["learnt", 0]),
+            **from_release("a red ball moves to the left on a black background", model=["train", 0]),
             "split": node("EasyAnimateSplitVideos", folder="my_footage"),
             "score": node("EasyAnimateScoreClips", dataset=["split", 0]),
             "filter": node("EasyAnimateFilterClips", dataset=["score", 0]),
-            "kept": node("PreviewImage", images=["filter", 1]),
+            "preview": node("PreviewImage", images=["filter", 1]),
             "describe": node("EasyAnimateCaptionClips", dataset=["filter", 0]),
-            "learnt": node(
+            "train": node(
                 "EasyAnimateTrainLora",
                 model=["model", 0],
                 clip=["clip", 0],
@@ -47,15 +47,15 @@ def footage_to_lora() -> Workflow:
                 dataset=["describe", 0],
                 steps=500,
             ),
-            "curve": node("PreviewImage", images=["learnt", 1]),
-            "given": given(),
+            "curve": node("PreviewImage", images=["train", 1]),
+            "conditioning": conditioning(),
             "note": note(FOOTAGE_NOTE),
         },
         stages=[
             LOADERS,
-            Stage("2. Footage to clips", [["split", "score"], ["filter", "describe"], ["kept", "note"]]),
-            Stage("3. Train", [["learnt", "curve"]]),
-            Stage("4. Try it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
+            Stage("2. Footage to clips", [["split", "score"], ["filter", "describe"], ["preview", "note"]]),
+            Stage("3. Train", [["train", "curve"]]),
+            Stage("4. Try it", [["prompt", "conditioning"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -69,8 +69,8 @@ def footage_to_lora() -> Workflow:
                 },
                 "score": {"text_area": False},
                 "filter": {"min_motion": 0.0, "max_motion": 1000.0},
-                "given": {"length": 24},
-                "learnt": {"name": "easyanimate-tiny-footage", "resolution": 64, "frames": 24, "steps": 50},
+                "conditioning": {"length": 24},
+                "train": {"name": "easyanimate-tiny-footage", "resolution": 64, "frames": 24, "steps": 50},
             },
         ),
     )
@@ -84,16 +84,16 @@ def train_motion_module() -> Workflow:
     return _training("train_motion_module", "EasyAnimateTrainMotionModule", MOTION_NOTE, steps=2000)
 
 
-def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
-    """What a node of this kind learns from one clip, and a video with it."""
+def _training(name: str, kind: str, text: str, steps: int) -> Workflow:
+    """Train on one clip by a node of this kind, and a video with the result."""
     return Workflow(
         name=name,
         nodes={
-            **from_release("a red ball moves to the left on a black background", model=["learnt", 0]),
+            **from_release("a red ball moves to the left on a black background", model=["train", 0]),
             "clip_file": node("LoadVideo", file="clip.mp4"),
             "parts": node("GetVideoComponents", video=["clip_file", 0]),
             "caption": node("PrimitiveString", value="describe the clip here"),
-            "learnt": node(
+            "train": node(
                 kind,
                 model=["model", 0],
                 clip=["clip", 0],
@@ -102,15 +102,15 @@ def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
                 captions=["caption", 0],
                 steps=steps,
             ),
-            "curve": node("PreviewImage", images=["learnt", 1]),
-            "given": given(),
-            "note": note(told),
+            "curve": node("PreviewImage", images=["train", 1]),
+            "conditioning": conditioning(),
+            "note": note(text),
         },
         stages=[
             LOADERS,
             Stage("2. Training clip", [["clip_file", "parts", "caption"], ["note"]]),
-            Stage("3. Train", [["learnt", "curve"]]),
-            Stage("4. Try it", [["prompt", "given"], ["sampler"], ["decode", "video"], ["save"]]),
+            Stage("3. Train", [["train", "curve"]]),
+            Stage("4. Try it", [["prompt", "conditioning"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -118,8 +118,8 @@ def _training(name: str, kind: str, told: str, steps: int) -> Workflow:
                 "prompt": {"positive": PROMPT, "negative": ""},
                 "clip_file": CLIP["clip_file"],
                 "caption": {"value": PROMPT},
-                "given": {"length": 24},
-                "learnt": {"name": "easyanimate-tiny-test", "resolution": 64, "frames": 24, "steps": 50},
+                "conditioning": {"length": 24},
+                "train": {"name": "easyanimate-tiny-test", "resolution": 64, "frames": 24, "steps": 50},
             },
         ),
     )

@@ -4,10 +4,11 @@ import socket
 import subprocess
 import sys
 
-import client
 import pytest
-from conftest import offline
-from graphs import node
+
+from support.pack import offline
+from tools.workflows import client
+from tools.workflows.author import node
 
 REACHES = {
     "another machine": "socket.create_connection(('1.1.1.1', 80), timeout=2)",

@@ -1,4 +1,4 @@
-"""A vision-language model of a few thousand weights: its words mean nothing, the code that runs it is the real one."""
+"""A vision-language model of a few thousand random weights, run by the real code of `transformers`."""
 
 from pathlib import Path
 
@@ -20,18 +20,18 @@ WORDS = [*SPECIAL, *(f"word{i}" for i in range(50))]
 PARTS = (
     "{% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
 )
-SAID = "{% if m['content'] is string %}{{ m['content'] }} {% else %}" + PARTS + "{% endif %}"
-CHAT = "{% for m in messages %}USER: " + SAID + "{% endfor %}ASSISTANT:"
+CONTENT = "{% if m['content'] is string %}{{ m['content'] }} {% else %}" + PARTS + "{% endif %}"
+CHAT = "{% for m in messages %}USER: " + CONTENT + "{% endfor %}ASSISTANT:"
 SIDE, PATCH = 28, 14
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
 ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-MOUTH = LlamaConfig(vocab_size=len(WORDS), num_hidden_layers=1, num_key_value_heads=2, **SMALL, **ENDS)
+LANGUAGE = LlamaConfig(vocab_size=len(WORDS), num_hidden_layers=1, num_key_value_heads=2, **SMALL, **ENDS)
 
 
 def write_captioner(folder: Path) -> Path:
-    """The folder, with a model that sees, as `transformers` saves it."""
+    """Save a vision-language model as `transformers` does; returns the folder."""
     torch.manual_seed(0)
     sizes = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     processor = LlavaProcessor(
@@ -43,18 +43,18 @@ def write_captioner(folder: Path) -> Path:
         image_token="<image>",
         num_additional_image_tokens=1,
     )
-    eye = CLIPVisionConfig(num_hidden_layers=2, image_size=SIDE, patch_size=PATCH, projection_dim=16, **SMALL)
+    vision = CLIPVisionConfig(num_hidden_layers=2, image_size=SIDE, patch_size=PATCH, projection_dim=16, **SMALL)
     at = WORDS.index("<image>")
-    config = LlavaConfig(vision_config=eye, text_config=MOUTH, image_token_index=at, image_token_id=at)
+    config = LlavaConfig(vision_config=vision, text_config=LANGUAGE, image_token_index=at, image_token_id=at)
     _save(LlavaForConditionalGeneration(config), folder)
     processor.save_pretrained(folder)
     return folder
 
 
 def write_writer(folder: Path) -> Path:
-    """The folder, with a model that writes only."""
+    """Save a language model; returns the folder."""
     torch.manual_seed(1)
-    _save(LlamaForCausalLM(MOUTH), folder)
+    _save(LlamaForCausalLM(LANGUAGE), folder)
     tokenizer = _tokenizer()
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)

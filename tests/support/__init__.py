@@ -1,0 +1,1 @@
+"""What tests share. `pack` comes first: it puts the host, the pack and `tools` where imports find them."""

@@ -1,0 +1,28 @@
+"""`dev.py workflows`: writes `workflows/*.json`, and thumbnails on demand. Standard library only."""
+
+from .. import comfyui
+from ..demo import draw_contact_sheet, show_progress
+from ..environment import ROOT, print_line
+from . import author, client, graphs, tiny
+
+FOLDER = ROOT / "workflows"
+
+
+def workflows(arguments: list[str]) -> int:
+    """The files of all workflows; after `--pictures`, thumbnails of those named, or of all."""
+    described = [make() for make in graphs.WORKFLOWS]
+    pictured: list[str] = []
+    if "--pictures" in arguments[:1]:
+        pictured = arguments[1:] or [workflow.name for workflow in described]
+    tiny.bring_inputs(comfyui.BASE)
+    with comfyui.server() as port:
+        object_info = client.get(port, "/object_info")
+        for workflow in described:
+            path = author.write(workflow, object_info, FOLDER)
+            print_line(str(path.relative_to(ROOT)))
+            if workflow.name in pictured:
+                prompt = tiny.as_tiny(client.load(port, path), workflow)
+                video = comfyui.saved_video(client.run(port, tiny.thumbnail(prompt, workflow), show_progress))
+                draw_contact_sheet(video, path.with_suffix(".jpg"))
+                print_line(f"\n{path.with_suffix('.jpg').relative_to(ROOT)}")
+    return 0
