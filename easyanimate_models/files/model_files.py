@@ -10,6 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from .checkpoint import INDEX_SUFFIXES, SAFE_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
+from .messages import shorten
 
 FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
@@ -55,7 +56,9 @@ def resolve(component: str, name: str) -> Path:
     """The path behind a name that `choices` offered; names made up elsewhere lead nowhere."""
     path = choices(component).get(name)
     if path is None:
-        raise CheckpointError(f"There is no {component.replace('_', ' ')} named {name!r}; refresh and choose again.")
+        raise CheckpointError(
+            f"There is no {component.replace('_', ' ')} named {shorten(name)}; refresh and choose again."
+        )
     return path
 
 
@@ -68,7 +71,7 @@ def host_path(folder: str, name: str) -> Path:
     """The path behind a name that `host_files` offered; it never leaves the folder."""
     path = folder_paths.get_full_path(folder, name) if name in folder_paths.get_filename_list(folder) else None
     if path is None:
-        raise CheckpointError(f"There is no file named {name!r} in models/{folder}; refresh and choose again.")
+        raise CheckpointError(f"There is no file named {shorten(name)} in models/{folder}; refresh and choose again.")
     return Path(path)
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ...files.messages import shorten
+
 LENGTHS = ("full", "random")
 
 
@@ -27,4 +29,4 @@ class DataSettings:
         if self.windows < 1:
             raise ValueError(f"windows is {self.windows}; set it to 1 or more.")
         if self.lengths not in LENGTHS:
-            raise ValueError(f"lengths is {self.lengths!r}; it must be one of {', '.join(LENGTHS)}.")
+            raise ValueError(f"lengths is {shorten(self.lengths)}; it must be one of {', '.join(LENGTHS)}.")
