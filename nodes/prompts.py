@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import say_in_node
+from ..easyanimate_models.host import show_text
 from ..easyanimate_models.text_encoders.prompt import encode_prompt, lost_text
 
 
@@ -47,7 +47,7 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
         notes = [note for text in (positive, negative) for note in lost_text(clip, text, clean_text)]
         if notes:
             logging.warning("%s", "\n".join(notes))
-            say_in_node(cls.hidden.unique_id, "\n".join(notes))
+            show_text(cls.hidden.unique_id, "\n".join(notes))
         return io.NodeOutput(*(encode_prompt(clip, [text], clean_text) for text in (positive, negative)))
 
 

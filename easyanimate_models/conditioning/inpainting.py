@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..vae.host_vae import encoded_by
-from .masks import latent_mask, pixel_mask
+from ..vae.masks import latent_mask, pixel_mask
 
 BLACK, GREY, WHITE = 0.0, 0.5, 1.0  # images in 0..1; the VAE is shown -1, 0, 1
 THRESHOLD = 0.5  # of a mask; above it, a pixel is to be generated
@@ -88,12 +88,12 @@ class EncodedMask:
         to_frames, *to_pixels = vae.upscale_ratio
         frames, rows, columns = to_frames(count), height * to_pixels[0], width * to_pixels[1]
         pixels = pixel_mask(mask, frames, rows, columns)
-        small = latent_mask(pixels, vae.plan, latents.shape).to(latents)
+        empty = 1 - latent_mask(1 - pixels, vae.plan, latents.shape).to(latents)  # nothing is given there
         loaded = mm.loaded_models(only_currently_used=True)
         black = vae.encode(torch.full((frames, rows, columns, 3), BLACK)).to(latents)
         masks = self._mask_latents(vae, pixels).to(latents)
         mm.load_models_gpu(loaded)
-        return torch.cat([masks, torch.lerp(latents, black, small)], dim=1)
+        return torch.cat([masks, torch.lerp(latents, black, empty)], dim=1)
 
     @staticmethod
     def _mask_latents(vae, mask: Tensor) -> Tensor:

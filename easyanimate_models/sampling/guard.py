@@ -10,7 +10,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..conditioning.masks import latent_mask
+from ..vae.masks import latent_mask
 from .long_video import with_any_batch
 
 KEY = "easyanimate_guard"

@@ -6,6 +6,7 @@ arXiv 2310.15169).
 """
 
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ def repeated(noise: Tensor, window: int, step: int, unit: int) -> Tensor:
 def with_any_batch(handler):
     """The host's context handler, for more than one video and for samplers that step between the noise levels.
 
-    The host looks for the one sigma of a batch among those of the run, and fails on several or on one in between.
+    The host looks for the one sigma of a batch among those of the run, and cuts the sigmas of a batch as if they were
+    frames.
     """
     kind: Any = type(handler)
 
@@ -60,9 +62,28 @@ def with_any_batch(handler):
             sigmas = model_options["transformer_options"]["sample_sigmas"]
             self._step = int((sigmas - timestep.flatten()[0]).abs().argmin())
 
+        def get_context_windows(self, *args, **kwargs) -> list:
+            windows = super().get_context_windows(*args, **kwargs)
+            for window in windows:
+                window.__class__ = _of_frames(type(window))
+            return windows
+
     safe = copy.copy(handler)
     safe.__class__ = AnyBatch
     return safe
+
+
+@functools.cache
+def _of_frames(kind: Any) -> type:
+    """The host's context window, which leaves the batch whole."""
+
+    class FrameWindow(kind):
+        def get_tensor(self, full: Tensor, device=None, dim: int | None = None, **kwargs) -> Tensor:
+            if dim == 0 and self.dim != 0:
+                return full.to(device)
+            return super().get_tensor(full, device, dim, **kwargs)
+
+    return FrameWindow
 
 
 def cut_to_window(latents: Tensor, x: Tensor, options: dict) -> Tensor:

@@ -102,7 +102,7 @@ class TestClipTokens:
     def test_they_count_in_their_part_of_sampling_only(self):
         spans = conditioning.with_clip_vision(text(), self.OUTPUT, 0.25, 0.75)
         found = [(o["start_percent"], o["end_percent"], "clip_vision_output" in o) for _, o in spans]
-        assert found == [(0.0, 0.25, False), (0.25, 0.75, True), (0.75, 1.0, False)]
+        assert found == [(0.0, 0.25, False), (0.25 + BORDER, 0.75, True), (0.75 + BORDER, 1.0, False)]
 
     def test_a_prompt_that_is_limited_in_time_stays_so(self):
         limited = [[text()[0][0], {"start_percent": 0.5, "end_percent": 0.9}]]

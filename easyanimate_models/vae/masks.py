@@ -1,11 +1,12 @@
-"""Masks of pixels and of latents. A mask never loses what it marks: where sizes differ, the maximum counts."""
+"""Masks of pixels and of latents: where sizes differ, the maximum counts, so that everything marked stays marked."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..vae.slicing import TimePlan
+from .slicing import TimePlan
 
+WRONG_LENGTH = "The mask has {} frames but the video has {}; use a single mask, or one per frame."
 GROUP = 4  # frames of a latent in the masks of stock video nodes; all four of the first latent are frame 0
 
 
@@ -16,10 +17,12 @@ def pixel_mask(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     `[1, 4, F, h, w]` (four frames a latent) are those of stock video nodes. Raises `ValueError` for another length.
     """
     masks = _rows(mask)
-    if mask.ndim == 5 and len(masks) not in (1, frames):
-        masks = _ungrouped(masks if mask.shape[1] == GROUP else masks.repeat_interleave(GROUP, dim=0), frames)
+    if mask.ndim == 5 and mask.shape[1] == GROUP:
+        masks = _ungrouped(masks, frames)
+    elif mask.ndim == 5 and len(masks) not in (1, frames):
+        masks = _ungrouped(masks.repeat_interleave(GROUP, dim=0), frames)
     if len(masks) not in (1, frames):
-        raise ValueError(f"The mask has {len(masks)} frames, the video {frames}; give one mask, or one for each frame.")
+        raise ValueError(WRONG_LENGTH.format(len(masks), frames))
     return resized_mask(masks, height, width).expand(frames, -1, -1)
 
 
@@ -39,9 +42,7 @@ def latent_mask(mask: Tensor, plan: TimePlan, latents: torch.Size) -> Tensor:
         return resized_mask(masks, height, width)[None, None]
     if len(masks) == batch:
         return resized_mask(masks, height, width)[:, None, None].expand(-1, -1, frames, -1, -1)
-    raise ValueError(
-        f"The mask has {len(masks)} frames, the video {plan.frames_for(frames)}; give one mask, or one for each frame."
-    )
+    raise ValueError(WRONG_LENGTH.format(len(masks), plan.frames_for(frames)))
 
 
 def resized_mask(mask: Tensor, height: int, width: int) -> Tensor:
