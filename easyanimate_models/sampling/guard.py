@@ -75,7 +75,7 @@ class _Run:
             advice = "load it in bf16 or fp32" if dtype in HALF else "lower cfg, or the strength of LoRAs"
             return f"The transformer's values overflowed at step {step} of {len(steps)} (NaN); {advice}."
         return (
-            f"{name} made values that are not numbers (NaN) at step {step} of {len(steps)} out of good predictions; "
+            f"{name} produced NaN at step {step} of {len(steps)} from valid predictions of the transformer; "
             "choose another sampler or scheduler."
         )
 
@@ -84,11 +84,11 @@ def require_model_sampling(model_sampling, release) -> None:
     """Raise `ValueError` when a node made the host sample for another kind of model than the release is."""
     bases = {base.__name__ for base in type(model_sampling).__mro__}
     own = {base.__name__ for base in release.noise_levels.__mro__}
-    kinds = [next(kind for kind in PREDICTIONS if kind in names) for names in (bases, own) if names & set(PREDICTIONS)]
-    levels = next(name for name, _ in reversed(SET_BY) if name in own)
-    if levels in bases and len(set(kinds)) == 1:
+    predictions = {next((kind for kind in PREDICTIONS if kind in names), None) for names in (bases, own)}
+    levels, own_levels = (next((kind for kind, _ in SET_BY if kind in names), None) for names in (bases, own))
+    if levels == own_levels and (len(predictions) == 1 or None in predictions):
         return
-    node = next((node for name, node in SET_BY if name in bases), type(model_sampling).__name__)
+    node = dict(SET_BY).get(str(levels), type(model_sampling).__name__)
     raise ValueError(
         f"{node} is connected to this model, which makes the sampler treat it as another kind of model than "
         f"EasyAnimate {release.latent_format.release} is; take that node out."

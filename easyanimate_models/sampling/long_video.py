@@ -65,7 +65,8 @@ def with_any_batch(handler):
         def get_context_windows(self, *args, **kwargs) -> list:
             windows = super().get_context_windows(*args, **kwargs)
             for window in windows:
-                window.__class__ = _of_frames(type(window))
+                kind: Any = type(window)
+                window.__class__ = _of_frames(kind)
             return windows
 
     safe = copy.copy(handler)
@@ -74,7 +75,7 @@ def with_any_batch(handler):
 
 
 @functools.cache
-def _of_frames(kind: Any) -> type:
+def _of_frames(kind: Any) -> Any:
     """The host's context window, which leaves the batch whole."""
 
     class FrameWindow(kind):

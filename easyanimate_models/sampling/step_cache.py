@@ -15,6 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, zeros_like
 
 KEY = "easyanimate_step_cache"
+UNSTABLE = ("cfg_pp", "adaptive", "pece")  # in names of samplers that amplify a small error of one step
 
 
 @dataclass
@@ -73,11 +74,15 @@ class StepCache:
         self.threshold, self.most, self.start = threshold, most, start
         self.run: Run | None = None
 
-    def sample(self, executor, *args, **kwargs):
+    def sample(self, executor, noise: Tensor, latent_image: Tensor, sampler, *args, **kwargs):
         """Around a whole run."""
+        name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+        if any(kind in name for kind in UNSTABLE):
+            logging.warning("EasyAnimate Step Cache: %s needs every step, so none is skipped.", name)
+            return executor(noise, latent_image, sampler, *args, **kwargs)
         self.run = run = Run()
         try:
-            return executor(*args, **kwargs)
+            return executor(noise, latent_image, sampler, *args, **kwargs)
         finally:
             self.run = None
             logging.info("EasyAnimate Step Cache: %d of %d steps skipped.", run.skipped, run.calls)

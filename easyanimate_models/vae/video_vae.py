@@ -36,7 +36,7 @@ class VideoVAE(nn.Module):
         raise NotImplementedError
 
     def decode_slice(self, z: Tensor, first: int = 0, count: int | None = None, cache: dict | None = None) -> Tensor:
-        """The pixels of one slice; latents `[first, first + count)` of `z` are the slice, the others only window."""
+        """The pixels of one slice; latents `[first, first + count)` of `z` are the slice, the others only context."""
         raise NotImplementedError
 
     def latent_shape(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
