@@ -41,11 +41,11 @@ def choices(component: str) -> dict[str, Path]:
         found[BUILT_IN_INP] = TINY / "transformer_inp"
     for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
         for path in sorted(root.iterdir()) if root.is_dir() else ():
-            if (path / component).is_dir() or path.suffix in WEIGHT_SUFFIXES:
+            if (path / component).is_dir() or path.suffix.lower() in WEIGHT_SUFFIXES:
                 found.setdefault(f"{FOLDER}/{path.name}", path)
     for folder in HOST_FOLDERS[component]:
         for name in folder_paths.get_filename_list(folder):
-            if name.endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
+            if name.lower().endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
                 label = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
                 if (path := folder_paths.get_full_path(folder, name)) is not None:  # a link may lead nowhere
                     found.setdefault(label, Path(path))
@@ -64,7 +64,7 @@ def resolve(component: str, name: str) -> Path:
 
 def host_files(folder: str, suffixes: tuple[str, ...] = SAFE_SUFFIXES) -> list[str]:
     """Names of the weights in one of the host's folders, such as "loras"."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.endswith(suffixes)]
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
 
 
 def host_path(folder: str, name: str) -> Path:
