@@ -48,7 +48,7 @@ CONDITIONING = (
     Row(
         "an end without a video",
         I2V,
-        "An end image needs a video to end: set length above 1",
+        "An end image needs a video to end, and a length of 1 is one frame",
         {"grey": grey(1), **given(length=1, end_image=["grey", 0])},
     ),
     Row(
@@ -165,7 +165,7 @@ SAMPLING = (
     Row(
         "a latent without numbers",
         SAMPLER,
-        "NaN or infinite values, so the computation overflowed; load",
+        "NaN or infinite values, so a computation before this node overflowed",
         {**NO_NUMBERS, **other("sampler", latent=["broken", 0])},
     ),
     Row("an image model", SAMPLER, NOT_OURS, {**SD, **other("sampler", model=["sd", 0])}),
@@ -295,7 +295,7 @@ SAMPLING = (
     Row(
         "no numbers to decode",
         DECODE,
-        "NaN or infinite values, so the computation overflowed; load",
+        "NaN or infinite values, so a computation before this node overflowed",
         {**NO_NUMBERS, **other("decode", latent=["broken", 0])},
     ),
     Row(
