@@ -5,7 +5,6 @@ Captions are in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the o
 it is then trained on as often.
 """
 
-import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...media import video_file
 from ...media.errors import MediaError
 from ...media.image_file import IMAGES
 from ...media.video_file import VIDEOS, count_frames, probe
+from ..identity import file_digest, tensor_digest
 
 NAMED = 3  # files in an error
 
@@ -38,16 +38,9 @@ class Item:
     pixels: Tensor | None = None  # [T, H, W, 3] in 0..1
     start: int = 0
 
-    def version(self) -> str:
-        """A digest that changes with the clip. Raises `MediaError` when its file is gone."""
-        if self.pixels is not None:
-            sampled = self.pixels.flatten()[:: max(1, self.pixels.numel() // 4096)]
-            return hashlib.sha256(sampled.float().cpu().numpy().tobytes()).hexdigest()[:8]
-        try:
-            stat = self.file.stat()
-        except OSError as error:
-            raise MediaError(f"{self.file} no longer exists; put it back, or start again without it.") from error
-        return hashlib.sha256(f"{self.file.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
+    def digest(self) -> str:
+        """A digest of the clip's contents, whatever it is called. Raises `MediaError` when its file is gone."""
+        return file_digest(self.file) if self.pixels is None else tensor_digest(self.pixels)
 
 
 def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
