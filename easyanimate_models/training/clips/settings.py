@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
+
 LENGTHS = ("full", "random")
 
 
@@ -24,7 +26,16 @@ class DataSettings:
     lengths: str = "full"
 
     def __post_init__(self):
-        if self.windows < 1:
-            raise ValueError(f"windows is {self.windows}; set it to 1 or more.")
+        for name, least in (("side", SIDE_STEP), ("every", 1), ("batch", 1), ("windows", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; set it to {least} or more.")
+        if self.frames != 1 and self.frames < LENGTH_STEP:
+            raise ValueError(
+                f"frames is {self.frames}; set it to {LENGTH_STEP} or more for clips (multiples of {LENGTH_STEP} are "
+                "used), or to 1 for images."
+            )
+        for name in ("text_dropout", "clip_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; set it to a share from 0 to 1.")
         if self.lengths not in LENGTHS:
             raise ValueError(f"lengths is {self.lengths!r}; it must be one of {', '.join(LENGTHS)}.")
