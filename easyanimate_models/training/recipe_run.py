@@ -1,6 +1,7 @@
 """From a recipe to a file: encode the clips that are not encoded yet, train, save in the folder of the run."""
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,7 +12,14 @@ from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from .clips.buckets import Bucket, sort_into_buckets
 from .clips.dataset import Item, read_dataset
-from .clips.latent_cache import LatentDataset, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
+from .clips.latent_cache import (
+    LatentDataset,
+    encode_dataset,
+    is_inpainting,
+    log_unreadable_captions,
+    read_encoded,
+    wants_clip_tokens,
+)
 from .clips.windows import cut_into_windows
 from .denoiser.lora import LoraSettings, original_names
 from .denoiser.lora_training import train_adapters
@@ -51,8 +59,10 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     Afterwards the encoders are released, except the VAE where previews need it.
     """
     data, inpainting = recipe.data, is_inpainting(model)
-    buckets = cut_into_windows(_buckets(recipe), data, recipe.plan.seed)
+    buckets = _buckets(recipe)
     vae, clip = load_vae(_path(recipe.models.vae)), load_text_encoder(_path(recipe.models.text_encoder))
+    log_unreadable_captions(chain.from_iterable(buckets.values()), clip)
+    buckets = cut_into_windows(buckets, data, recipe.plan.seed)
     file = recipe.models.image_encoder
     image_encoder = load_image_encoder(_path(file)) if wants_clip_tokens(model, file) else None
     with torch.no_grad():

@@ -22,9 +22,10 @@ from ...conditioning.inpainting import inpaint_latents
 from ...data.dataset_file import DatasetError
 from ...dit.motion_dit import CLIP_TOKENS
 from ...files.atomic import make_folder, write_safetensors, write_text
+from ...files.messages import shorten
 from ...media.errors import MediaError
 from ...model_base import clip_tokens
-from ...text_encoders.prompt import embeddings_of, encode_prompt
+from ...text_encoders.prompt import cleaned, embeddings_of, encode_prompt
 from ..denoiser.objective import Batch
 from ..devices import local_shard
 from ..identity import Contents, digest, fingerprint, model_fingerprint
@@ -192,6 +193,18 @@ def wants_clip_tokens(model, image_encoder) -> bool:
             "CLIP."
         )
     return takes and bool(image_encoder)
+
+
+def log_unreadable_captions(items: Iterable[Item], clip) -> None:
+    """Name in the log the clips whose captions the text encoder would see as empty, such as Chinese ones by T5."""
+    for item in items:
+        if item.text and not cleaned(clip, item.text).strip():
+            logging.warning(
+                "The caption of %s (%s) has nothing in it that the text encoder can read, so the clip is trained "
+                "without a caption; write it in English.",
+                item.file,
+                shorten(item.text),
+            )
 
 
 def _encode_clip(
