@@ -31,6 +31,7 @@ OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
     "lengths": "full",
     "clip_dropout": 0.5,
     "text": False,
+    "fps": 0.0,
 }
 
 

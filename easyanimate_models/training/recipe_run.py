@@ -77,7 +77,7 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
 
 def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
     data = recipe.data
-    items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae")
+    items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae", fps=data.fps)
     return sort_into_buckets(items, data.side, data.frames, data.every)
 
 

@@ -213,7 +213,7 @@ def _encode_clip(
     """The file of a clip's latents and, for an inpainting model, of all that it can be given of them."""
     size = f"{bucket.frames}x{bucket.height}x{bucket.width}"
     kind = "inp" if inpainting else "t2v"
-    window = f"{every}.from{item.start}" if item.start else every
+    window = f"{every}{_rate(item)}.from{item.start}" if item.start else f"{every}{_rate(item)}"
     file = _cache_file(cache, item, f"{size}.{window}.{kind}.{encoder_fingerprint}")
     if not _is_complete(file):
         pixels = fit_into(read_frames(item, item.start, bucket.frames, every), bucket.height, bucket.width)
@@ -226,7 +226,7 @@ def _encode_clip(
 
 def _encode_start(cache: Path, image_encoder, encoder_fingerprint: str, item: Item, bucket: Bucket) -> Path:
     """The file of the CLIP embedding of a clip's first frame."""
-    window = f"{bucket.height}x{bucket.width}.from{item.start}"
+    window = f"{bucket.height}x{bucket.width}{_rate(item)}.from{item.start}"
     file = _cache_file(cache, item, f"{window}.clip.{encoder_fingerprint}")
     if not _is_complete(file):
         first = fit_into(read_frames(item, item.start, 1), bucket.height, bucket.width)
@@ -325,6 +325,11 @@ def _cache_file(cache: Path, item: Item, kind: str) -> Path:
     """The file of a clip, of a kind; it begins with the clip's name, for people, cut off where that is long."""
     stem = os.fsencode(item.file.stem)[:NAME_BYTES].decode(errors="ignore")
     return cache / f"{stem}.{item.digest()}.{kind}.safetensors"
+
+
+def _rate(item: Item) -> str:
+    """The rate that a clip is resampled to, for the names of its files."""
+    return f".{item.fps:g}fps" if item.resampled else ""
 
 
 def _is_complete(file: Path) -> bool:

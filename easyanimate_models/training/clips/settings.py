@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
 
 LENGTHS = ("full", "random")
+MAX_FPS = 240
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """The size clips are trained in: about `side` x `side` pixels, at most `frames` frames, one in `every` of them.
+
+    Clips are resampled to `fps` frames per second, 0 for each clip's own rate.
 
     Each clip gives so many `windows`: one is its beginning, more lie anywhere. Their `lengths` are "full", or "random":
     one in ten is shorter than it could be, as with the original's random frame crop. `text_dropout` and `clip_dropout`
@@ -24,6 +27,7 @@ class DataSettings:
     clip_dropout: float = 0.5
     windows: int = 1
     lengths: str = "full"
+    fps: float = 0.0
 
     def __post_init__(self):
         for name, least in (("side", SIDE_STEP), ("every", 1), ("batch", 1), ("windows", 1)):
@@ -33,6 +37,10 @@ class DataSettings:
             raise ValueError(
                 f"frames is {self.frames}; set it to {LENGTH_STEP} or more for clips (multiples of {LENGTH_STEP} are "
                 "used), or to 1 for images."
+            )
+        if not 0 <= self.fps <= MAX_FPS:
+            raise ValueError(
+                f"fps is {self.fps}; set it to the frames per second of the model, or to 0 to resample none."
             )
         for name in ("text_dropout", "clip_dropout"):
             if not 0 <= getattr(self, name) <= 1:
