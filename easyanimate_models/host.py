@@ -139,7 +139,7 @@ def training(on: bool = True):
 def require_choice(what: str, name: str, options: Iterable[str]) -> str:
     """`name`, one of the options of an input. 0.3.75 takes any string for a choice; `ValueError` for another one."""
     if name not in options:
-        raise ValueError(f"There is no {what} named {name!r}; refresh and choose again.")
+        raise ValueError(f"There is no {what} named {name!r:.60}; refresh and choose again.")
     return name
 
 

@@ -81,6 +81,6 @@ def require_numbers(samples: Tensor) -> None:
     """Raise `ValueError` when some of the latents overflowed: nothing but black comes of them."""
     if not samples.isfinite().all():
         raise ValueError(
-            "The latent contains NaN or infinite values, so the computation overflowed; load the transformer in bf16 "
-            "or fp32, or lower cfg."
+            "The latent contains NaN or infinite values, so a computation before this node overflowed; run the node "
+            "that made it again, in bf16 or fp32."
         )

@@ -46,10 +46,13 @@ class VideoModel(comfy.model_base.BaseModel):
         """Text tokens with their mask, never padded by repetition as the host would."""
         require_channels(kwargs["noise"], self.latent_format)
         require_text_width(kwargs.get("cross_attn"), self.diffusion_model.config.caption_channels)
-        out = super().extra_conds(**kwargs)
-        for given, name in (("cross_attn", "c_crossattn"), ("attention_mask", "attention_mask")):
-            if kwargs.get(given) is not None:
-                out[name] = comfy.conds.CONDRegular(kwargs[given])
+        out, context = super().extra_conds(**kwargs), kwargs.get("cross_attn")
+        if context is not None:
+            mask = text_mask(context, kwargs.get("attention_mask"))
+            out["c_crossattn"] = comfy.conds.CONDRegular(context)
+            out.pop("attention_mask", None)
+            if mask is not None:
+                out["attention_mask"] = comfy.conds.CONDRegular(mask)
         return out
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
@@ -68,6 +71,21 @@ class MotionVideoModel(VideoModel):
             embeds, mask = clip_tokens(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
             out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
         return out
+
+
+def text_mask(context: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The mask `[B, L]` of text tokens `[B, L, C]`; None where all of them count.
+
+    Nodes that join or mix prompts leave the mask of the first one. Padding is zeros in what our text encoders give, so
+    tokens are known by themselves; `mask` holds for embeddings without zeros, and where everything is zero all counts.
+    """
+    tokens = (context != 0).any(dim=-1)
+    fits = mask is not None and mask.shape == tokens.shape
+    if tokens.all():
+        return mask if fits else None
+    if not tokens.any():
+        return mask if fits else None
+    return tokens.to(mask if mask is not None else context)
 
 
 def require_text_width(context: Tensor | None, width: int) -> None:

@@ -24,9 +24,10 @@ from .conditioning.pixart_control import PixArtControl
 from .dit.controlnet import ControlNet
 from .files.checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
 from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
-from .model_detection.encoders import detect_controlnet, detect_image_encoder
+from .model_detection.encoders import detect_controlnet, detect_image_encoder, vision_half
 from .names.motion_module import with_motion_module
 from .names.pixart import control_with_our_names
+from .sampling.guard import guarded
 from .supported_models import Release
 from .vae.host_vae import HostVAE
 
@@ -93,7 +94,7 @@ def _as_patcher(release: Release, tensors: dict[str, Tensor], name: str, disable
     if not dynamic:
         model.to(patcher.offload_device)
     _load(model.diffusion_model, tensors, dynamic, name)
-    return patcher
+    return guarded(patcher)
 
 
 def read_transformer(path: str | Path, motion_module: str | Path | None = None) -> Checkpoint:
@@ -198,7 +199,7 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
 
 def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
     """The CLIP vision encoder of an InP release as the host's CLIP_VISION."""
-    checkpoint = read_checkpoint(path, "image_encoder")
+    checkpoint = vision_half(read_checkpoint(path, "image_encoder"))
     usual = Path(comfy.clip_vision.__file__).with_name(CLIP_VIT_L)
     config = detect_image_encoder(checkpoint, json.loads(usual.read_text(encoding="utf-8")))
     skeleton = comfy.clip_model.CLIPVisionModelProjection(config, torch.float32, "meta", comfy.ops.manual_cast)

@@ -7,12 +7,13 @@ from comfy_api.latest import io
 
 from ..easyanimate_models.conditioning.inpainting import given_frames, inpaint_latents, mask_for
 from ..easyanimate_models.latent_formats import mark
-from ..easyanimate_models.vae.video_sizes import latent_size
+from ..easyanimate_models.vae.video_sizes import latent_size, shortest_video
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 from .decoding import require_slice_vae
 from .latents import size_inputs
 
 CATEGORY = "EasyAnimate/conditioning"
+BORDER = 1e-5  # of a run; spans of conditioning include both of their ends
 
 
 def _shared_inputs() -> list:
@@ -94,6 +95,11 @@ class EasyAnimateImageToVideo(io.ComfyNode):
         require_slice_vae(vae)
         size = latent_size(width, height, length, vae.plan)
         frames = vae.plan.frames_for(size[0])
+        if end_image is not None and frames == 1:
+            raise ValueError(
+                f"An end image needs a video to end, and a length of {length} is one frame; set length to at least "
+                f"{shortest_video(vae.plan)}, or connect it as the start image."
+            )
         video, mask = given_frames(frames, size[1] * SPACE_RATIO, size[2] * SPACE_RATIO, start_image, end_image)
         positive, negative = with_images(positive, negative, inpaint_latents(vae, video, mask))
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
@@ -171,13 +177,18 @@ def with_clip_vision(conditioning: list, clip_vision_output, start: float, end: 
         first, last = options.get("start_percent", 0.0), options.get("end_percent", 1.0)
         spans = (
             (first, min(last, start), {}),
-            (max(first, start), min(last, end), {"clip_vision_output": clip_vision_output}),
-            (max(first, end), last, {}),
+            (_after(first, start), min(last, end), {"clip_vision_output": clip_vision_output}),
+            (_after(first, end), last, {}),
         )
         for a, b, value in spans:
             if a < b:
                 parts.append([tokens, {**options, **value, "start_percent": a, "end_percent": b}])
     return parts
+
+
+def _after(first: float, border: float) -> float:
+    """Where a span begins that follows another: a step at the border itself belongs to the one before."""
+    return first if first >= border else border + BORDER
 
 
 NODES = [EasyAnimateImageToVideo, EasyAnimateInpaintVideo]

@@ -1,8 +1,11 @@
 """Text -> CONDITIONING."""
 
+import logging
+
 from comfy_api.latest import io
 
-from ..easyanimate_models.text_encoders.prompt import encode_prompt
+from ..easyanimate_models.host import show_text
+from ..easyanimate_models.text_encoders.prompt import encode_prompt, lost_text
 
 
 class EasyAnimateEncodePrompt(io.ComfyNode):
@@ -12,6 +15,7 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
             node_id="EasyAnimateEncodePrompt",
             display_name="Encode EasyAnimate Prompt",
             category="EasyAnimate/conditioning",
+            hidden=[io.Hidden.unique_id],
             description="Encodes the prompt and the negative prompt into conditioning.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The T5 text encoder."),
@@ -40,6 +44,10 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip, positive, negative, clean_text) -> io.NodeOutput:
         require_text_encoder(clip)
+        notes = [note for text in (positive, negative) for note in lost_text(clip, text, clean_text)]
+        if notes:
+            logging.warning("%s", "\n".join(notes))
+            show_text(cls.hidden.unique_id, "\n".join(notes))
         return io.NodeOutput(*(encode_prompt(clip, [text], clean_text) for text in (positive, negative)))
 
 

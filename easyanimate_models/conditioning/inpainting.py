@@ -7,10 +7,10 @@ video. How mask and video become latents is a strategy of the release; nodes fin
 import comfy.model_management as mm
 import comfy.utils
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..vae.host_vae import encoded_by
+from ..vae.masks import latent_mask, pixel_mask
 
 BLACK, GREY, WHITE = 0.0, 0.5, 1.0  # images in 0..1; the VAE is shown -1, 0, 1
 THRESHOLD = 0.5  # of a mask; above it, a pixel is to be generated
@@ -23,8 +23,6 @@ def given_frames(frames: int, height: int, width: int, start: Tensor | None, end
     The mask `[T, H, W]` is 1 where a pixel is to be generated. Raises `ValueError` when the images don't fit in.
     """
     given = sum(len(images) for images in (start, end) if images is not None)
-    if end is not None and frames == 1:
-        raise ValueError("An end image needs a video to end: set length above 1, or connect it as the start image.")
     if given > frames:
         raise ValueError(f"{given} start and end images don't fit into {frames} frames; make the video longer.")
     video = torch.full((frames, height, width, 3), BLACK)
@@ -48,13 +46,7 @@ def mask_for(mask: Tensor | None, frames: int, height: int, width: int) -> Tenso
     """A mask `[T or 1, H, W]` in the size of a video, `[T, H, W]`; without one, all is to be generated."""
     if mask is None:
         return torch.ones(frames, height, width)
-    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    if len(mask) not in (1, frames):
-        raise ValueError(
-            f"The mask has {len(mask)} frames but the video has {frames}; use a single mask, or one per frame."
-        )
-    mask = F.interpolate(mask, size=(height, width), mode="bilinear") if mask.shape[-2:] != (height, width) else mask
-    return (mask[:, 0] > THRESHOLD).float().expand(frames, -1, -1)
+    return (pixel_mask(mask, frames, height, width) > THRESHOLD).float()
 
 
 def inpaint_latents(vae, video: Tensor, mask: Tensor) -> Tensor:
@@ -95,14 +87,13 @@ class EncodedMask:
         count, height, width = latents.shape[2:]
         to_frames, *to_pixels = vae.upscale_ratio
         frames, rows, columns = to_frames(count), height * to_pixels[0], width * to_pixels[1]
-        mask = mask.float().movedim(1, 0)[None] if mask.ndim == 4 else mask.float()  # (1, 1, T or F, H, W)
-        pixels = F.interpolate(mask, size=(frames, rows, columns), mode="nearest")[0, 0]
-        small = F.interpolate(mask, size=(count, height, width), mode="nearest").to(latents)
+        pixels = pixel_mask(mask, frames, rows, columns)
+        empty = 1 - latent_mask(1 - pixels, vae.plan, latents.shape).to(latents)  # nothing is given there
         loaded = mm.loaded_models(only_currently_used=True)
         black = vae.encode(torch.full((frames, rows, columns, 3), BLACK)).to(latents)
         masks = self._mask_latents(vae, pixels).to(latents)
         mm.load_models_gpu(loaded)
-        return torch.cat([masks, torch.lerp(latents, black, small)], dim=1)
+        return torch.cat([masks, torch.lerp(latents, black, empty)], dim=1)
 
     @staticmethod
     def _mask_latents(vae, mask: Tensor) -> Tensor:

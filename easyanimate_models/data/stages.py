@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.atomic import remove_stale_parts
+from ..files.messages import shorten
 from .dataset_file import DatasetError, find_videos, read_caption, read_rows, write_rows
 from .engines import ENGINES, Result, Task
 from .filters import Limits, apply_limits
@@ -30,7 +31,7 @@ class Execution:
 
     def __post_init__(self):
         if self.engine not in ENGINES:
-            raise DatasetError(f"There is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}.")
+            raise DatasetError(f"There is no engine {shorten(self.engine)}; choose one of {', '.join(ENGINES)}.")
         if self.workers < 1:
             raise DatasetError(f"workers is {self.workers}; set it to 1 or more.")
 

@@ -110,6 +110,8 @@ class MotionDiT(nn.Module):
         width = config.width
         self.config = config
         self.dtype = dtype
+        self.in_channels, self.out_channels = config.in_channels, config.latent_channels  # nodes of the host read these
+        self.patch_size = config.patch
         kinds = [config.motion[i % len(config.motion)] if config.motion else None for i in range(config.depth)]
         with_size = config.sample_size == SIZE_CONDITIONED
         self.pos_embed = PatchEmbed(config.in_channels, width, config.patch, config.sample_size, *leaf)

@@ -86,7 +86,7 @@ def _weights_in(folder: Path, component: str) -> list[Path]:
         indices = sorted(file for file in folder.glob(f"*{index_suffix}") if file.is_file())
         if indices:
             return indices[:1]
-        files = [f for f in sorted(folder.iterdir()) if f.suffix in suffixes and f.is_file()]
+        files = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in suffixes and f.is_file()]
         named = [f for f in files if f.stem in PREFERRED]
         if len(named) == 1 or len(files) == 1:
             return named or files
@@ -117,9 +117,9 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict | None]:
-    if path.suffix not in WEIGHT_SUFFIXES or not path.is_file():  # a pipe would be waited for
+    if path.suffix.lower() not in WEIGHT_SUFFIXES or not path.is_file():  # a pipe would be waited for
         raise CheckpointError(f"{path.name} is not a weights file; choose a safetensors file.")
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         return _read_pickle(path), None
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from .checkpoint import INDEX_SUFFIXES, SAFE_SUFFIXES, WEIGHT_SUFFIXES, CheckpointError
+from .messages import shorten
 
 FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
@@ -40,11 +41,11 @@ def choices(component: str) -> dict[str, Path]:
         found[BUILT_IN_INP] = TINY / "transformer_inp"
     for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
         for path in sorted(root.iterdir()) if root.is_dir() else ():
-            if (path / component).is_dir() or path.suffix in WEIGHT_SUFFIXES:
+            if (path / component).is_dir() or path.suffix.lower() in WEIGHT_SUFFIXES:
                 found.setdefault(f"{FOLDER}/{path.name}", path)
     for folder in HOST_FOLDERS[component]:
         for name in folder_paths.get_filename_list(folder):
-            if name.endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
+            if name.lower().endswith((*WEIGHT_SUFFIXES, *INDEX_SUFFIXES)):
                 label = name if folder == HOST_FOLDERS[component][0] else f"{folder}/{name}"
                 if (path := folder_paths.get_full_path(folder, name)) is not None:  # a link may lead nowhere
                     found.setdefault(label, Path(path))
@@ -55,20 +56,22 @@ def resolve(component: str, name: str) -> Path:
     """The path behind a name that `choices` offered; names made up elsewhere lead nowhere."""
     path = choices(component).get(name)
     if path is None:
-        raise CheckpointError(f"There is no {component.replace('_', ' ')} named {name!r}; refresh and choose again.")
+        raise CheckpointError(
+            f"There is no {component.replace('_', ' ')} named {shorten(name)}; refresh and choose again."
+        )
     return path
 
 
 def host_files(folder: str, suffixes: tuple[str, ...] = SAFE_SUFFIXES) -> list[str]:
     """Names of the weights in one of the host's folders, such as "loras"."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.endswith(suffixes)]
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
 
 
 def host_path(folder: str, name: str) -> Path:
     """The path behind a name that `host_files` offered; it never leaves the folder."""
     path = folder_paths.get_full_path(folder, name) if name in folder_paths.get_filename_list(folder) else None
     if path is None:
-        raise CheckpointError(f"There is no file named {name!r} in models/{folder}; refresh and choose again.")
+        raise CheckpointError(f"There is no file named {shorten(name)} in models/{folder}; refresh and choose again.")
     return Path(path)
 
 

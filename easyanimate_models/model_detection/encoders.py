@@ -11,6 +11,8 @@ from .probes import HEADS, Detector, count, require_claim, require_division
 
 STABLE_DIFFUSION_CONTROL = ("zero_convs.", "controlnet_cond_embedding.", "input_hint_block.", "controlnet_down_blocks.")
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh")  # of CLIP, that the host has
+CLIP_EXTRAS = ("logit_scale", "text_projection", "text_projection.weight")  # beside the weights of either half
+TEXT_HALF = "text_model."
 T5_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 T5_GATED = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
 T5_WORDS, T5_WORDS_TWICE = "shared.weight", "encoder.embed_tokens.weight"
@@ -36,6 +38,16 @@ def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
             f"{name} has width {width}, which is not divisible by {shorten(claimed)} heads; download it again."
         )
     return ControlNetConfig(width, count(checkpoint, "controlnet.", 8), heads)
+
+
+def vision_half(checkpoint: Checkpoint) -> Checkpoint:
+    """The vision model out of a whole CLIP, as the releases and the hub have it; what is none comes back as it is."""
+    tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(TEXT_HALF) and k not in CLIP_EXTRAS}
+    config, vision = checkpoint.config, checkpoint.config.get("vision_config")
+    if isinstance(vision, dict):
+        projection = {"projection_dim": config["projection_dim"]} if "projection_dim" in config else {}
+        config = {"model_type": "clip_vision_model", **{k: v for k, v in vision.items() if v is not None}, **projection}
+    return replace(checkpoint, tensors=tensors, config=config)
 
 
 def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
@@ -90,8 +102,8 @@ def detect_t5(checkpoint: Checkpoint) -> T5TextEncoder:
 
 
 def _with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
-    """Some T5 files hold the word embeddings under a second name, or only there."""
-    tensors = dict(checkpoint.tensors)
+    """Some T5 files hold the word embeddings under a second name, or only there; the host saves more beside them."""
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in CLIP_EXTRAS}
     words = tensors.pop(T5_WORDS_TWICE, None)
     if words is not None:
         tensors.setdefault(T5_WORDS, words)

@@ -5,6 +5,10 @@ the first window is used again for all frames that follow, its slices shuffled (
 arXiv 2310.15169).
 """
 
+import copy
+import functools
+from typing import Any
+
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -19,15 +23,15 @@ KEY = "easyanimate_long_video"
 def in_windows(model, length: int, overlap: int, plan: TimePlan):
     """A copy of the host's MODEL that samples windows of `length` frames, of which neighbours share `overlap`."""
     window, shared = window_size(length, overlap, plan)
-    copy = model.clone()
-    copy.model_options["context_handler"] = context_handler(window, shared)
-    prepares_for_windows(copy)
+    clone = model.clone()
+    clone.model_options["context_handler"] = context_handler(window, shared)
+    prepares_for_windows(clone)
 
     def sample(executor, noise: Tensor, *args, **kwargs):
         return executor(repeated(noise, window, window - shared, plan.unit), *args, **kwargs)
 
-    copy.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
-    return copy
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
+    return clone
 
 
 def repeated(noise: Tensor, window: int, step: int, unit: int) -> Tensor:
@@ -43,6 +47,44 @@ def repeated(noise: Tensor, window: int, step: int, unit: int) -> Tensor:
         shuffled = torch.cat([source[i] for i in order], dim=2)
         noise[:, :, start : start + step] = shuffled[:, :, : frames - start]
     return noise
+
+
+def with_any_batch(handler):
+    """The host's context handler, for more than one video and for samplers that step between the noise levels.
+
+    The host looks for the one sigma of a batch among those of the run, and cuts the sigmas of a batch as if they were
+    frames.
+    """
+    kind: Any = type(handler)
+
+    class AnyBatch(kind):
+        def set_step(self, timestep: Tensor, model_options: dict) -> None:
+            sigmas = model_options["transformer_options"]["sample_sigmas"]
+            self._step = int((sigmas - timestep.flatten()[0]).abs().argmin())
+
+        def get_context_windows(self, *args, **kwargs) -> list:
+            windows = super().get_context_windows(*args, **kwargs)
+            for window in windows:
+                kind: Any = type(window)
+                window.__class__ = _of_frames(kind)
+            return windows
+
+    safe = copy.copy(handler)
+    safe.__class__ = AnyBatch
+    return safe
+
+
+@functools.cache
+def _of_frames(kind: Any) -> Any:
+    """The host's context window, which leaves the batch whole."""
+
+    class FrameWindow(kind):
+        def get_tensor(self, full: Tensor, device=None, dim: int | None = None, **kwargs) -> Tensor:
+            if dim == 0 and self.dim != 0:
+                return full.to(device)
+            return super().get_tensor(full, device, dim, **kwargs)
+
+    return FrameWindow
 
 
 def cut_to_window(latents: Tensor, x: Tensor, options: dict) -> Tensor:

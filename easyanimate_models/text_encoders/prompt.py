@@ -1,5 +1,6 @@
 """The one way from text to conditioning: clean it if the text encoder wants that, tokenize, encode, pad, mask."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .prompt_cleaning import clean_prompt
+
+SHOWN_LETTERS = 8  # of those that are lost
 
 Encode = Callable[[Any, list[Any]], list]  # a CLIP and the tokens of each text -> CONDITIONING
 
@@ -34,6 +37,19 @@ def cleaned(clip, text: str) -> str:
     return getattr(clip.tokenizer, "clean", clean_prompt)(text)
 
 
+def lost_text(clip, text: str, clean: bool = True) -> list[str]:
+    """What of a prompt does not reach the model, in sentences: other scripts, and what is too long."""
+    read = cleaned(clip, text) if clean else text
+    notes, lost = [], _letters(text) - _letters(read)
+    if lost:
+        shown = "".join(sorted(lost)[:SHOWN_LETTERS])
+        notes.append(f"Cleaning removed characters that the text encoder can't read ({shown}); write in English.")
+    elif text.strip() and not read.strip():
+        notes.append("Cleaning left nothing of the prompt; turn clean_text off, or write it differently.")
+    tokenizer: Any = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
+    return notes + (tokenizer.notes(read) if hasattr(tokenizer, "notes") else [])
+
+
 def embeddings_of(conditioning: list) -> TextEmbeddings:
     """What the first entry of a CONDITIONING holds; without a mask, all of it counts."""
     context, options = conditioning[0]
@@ -48,6 +64,13 @@ def stacked(rows: Sequence[TextEmbeddings]) -> TextEmbeddings:
     context = [F.pad(row.context, (0, 0, 0, missing)) for row, missing in zip(rows, padding, strict=True)]
     masks = [F.pad(row.mask, (0, missing)) for row, missing in zip(rows, padding, strict=True)]
     return TextEmbeddings(torch.cat(context), torch.cat(masks))
+
+
+def _letters(text: str) -> set[str]:
+    """Letters of other than the Latin script, in lower case."""
+    return {
+        letter for letter in text.lower() if letter.isalpha() and not unicodedata.name(letter, "").startswith("LATIN")
+    }
 
 
 def _by_host(clip, tokens: list) -> list:

@@ -5,6 +5,7 @@ The rules are those of the released pipelines, applied twice, as they do; result
 
 import html
 import re
+import unicodedata
 import urllib.parse
 
 _DASHES = (
@@ -14,6 +15,17 @@ _DASHES = (
 _IDEOGRAPHS = "\u31c0-\u31ef\u31f0-\u31ff\u3200-\u32ff\u3300-\u33ff\u3400-\u4dbf\u4dc0-\u4dff\u4e00-\u9fff"
 _ODD_PUNCTUATION = r"[#\u00ae\u2022\u00a9\u2122&@\u00b7\u00ba\u00bd\u00be\u00bf\u00a1\u00a7~\)\(\]\[\}\{\|\\/*]+"
 _DOMAINS = r"(?:com|co|ru|net|org|edu|gov|it)"
+
+_LIGATURES = {
+    ord(letter): unicodedata.normalize("NFKC", letter)
+    for letter in "\u0132\u0133\u0149\u01c4\u01c5\u01c6\u01c7\u01c8\u01c9\u01ca\u01cb\u01cc\u01f1\u01f2\u01f3"
+    "\ufb00\ufb01\ufb02\ufb03\ufb04\ufb06"
+} | {0xFB05: "\u017ft"}
+_WIDTHS = {0x3000: " "} | {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFF0)}
+_LINE_BREAKS = dict.fromkeys((0x0085, 0x2028, 0x2029), "\n")
+_CONTROLS = dict.fromkeys(
+    (*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)), ""
+)
 
 _BEFORE_TAGS = (
     (re.compile(r"<person>"), "person"),
@@ -52,7 +64,7 @@ _ADVERTISING = (
     (re.compile(r"\b(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)(?:\simages?)?"), ""),
     (re.compile(r"\bpage\s+\d+\b"), ""),
     (re.compile(r"\b\d*[a-z]+\d+[a-z]+\d+[a-z\d]*\b"), " "),
-    (re.compile(r"\b\d+\.?\d*[x\u00d7]\d+\.?\d*\b"), ""),
+    (re.compile(r"\b\d+\.?\d*[x\u0445\u00d7]\d+\.?\d*\b"), ""),
     (re.compile(r"\b\s+:\s+"), ": "),
     (re.compile(r"(\D[,./])\b"), r"\1 "),
     (re.compile(r"\s+"), " "),
@@ -77,9 +89,15 @@ def _clean_once(text: str) -> str:
     text = _apply(_RULES, text)
     if len(_FILE_NAME_MARKS.findall(text)) > 3:
         text = _FILE_NAME_MARKS.sub(" ", text)
-    text = html.unescape(html.unescape(text)).strip()
+    text = html.unescape(html.unescape(_fix_text(text))).strip()
     text = _apply(_ADVERTISING, text).strip()
     return _apply(_ENDS, text).strip()
+
+
+def _fix_text(text: str) -> str:
+    """What the original has ftfy do: ligatures, widths, line breaks, control characters, composed accents."""
+    text = text.translate(_LIGATURES | _WIDTHS | _LINE_BREAKS | _CONTROLS)
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _apply(rules, text: str) -> str:

@@ -1,6 +1,7 @@
 """The T5 text encoder of V1 to V3: the host's T5 with 120 tokens, padded and masked."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ..host import t5_options
 from .prompt_cleaning import clean_prompt
 
 TOKENS = 120
-END = 1
+END, UNKNOWN = 1, 2
 XXL_CONFIG = Path(comfy.text_encoders.sd3_clip.__file__).with_name("t5_config_xxl.json")
 
 
@@ -27,10 +28,28 @@ class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs):
         row = super().tokenize_with_weights(text, return_word_ids, **kwargs)[0]
+        for note in self._notes(row):
+            logging.warning("%s", note)
         if len(row) > TOKENS:
             end = next(token for token in row if token[0] == END)
             row = [*row[: TOKENS - 1], end]
         return [row]
+
+    def notes(self, text: str) -> list[str]:
+        """What of a prompt does not reach the model, in sentences; nothing when all does."""
+        return self._notes(super().tokenize_with_weights(text)[0])
+
+    def _notes(self, row: list) -> list[str]:
+        found = []
+        tokens = [token for token, *_ in row if isinstance(token, int)]
+        if unknown := tokens.count(UNKNOWN):
+            found.append(f"The text encoder does not know {unknown} parts of the prompt; write it in English.")
+        if len(row) > TOKENS:
+            lost = self.tokenizer.decode(tokens[TOKENS - 1 :], skip_special_tokens=True)
+            found.append(
+                f"The prompt is {len(row)} tokens long and the model reads {TOKENS}; these words are dropped: {lost}"
+            )
+        return found
 
 
 class EasyAnimateTokenizer(sd1_clip.SD1Tokenizer):
@@ -44,10 +63,14 @@ class EasyAnimateTokenizer(sd1_clip.SD1Tokenizer):
 
 
 class T5Encoder(comfy.text_encoders.sd3_clip.T5XXLModel):
-    """The host's T5, given the attention mask and handing it on for cross-attention."""
+    """The host's T5, given the attention mask and handing it on for cross-attention.
+
+    Padding comes out as zeros, by which it is known when stock nodes join or mix prompts and their masks don't follow.
+    """
 
     def __init__(self, **kwargs):
         super().__init__(attention_mask=True, **kwargs)
+        self.zero_out_masked = True
 
 
 @dataclass(frozen=True)

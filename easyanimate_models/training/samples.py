@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..conditioning.inpainting import inpaint_latents
 from ..files.atomic import atomic_write
+from ..files.messages import shorten
 from ..host import training
 from ..media.contact_sheet import contact_sheet, evenly_spaced
 from ..sampling.sample import sample_latents
@@ -57,7 +58,7 @@ class SampleSettings:
         if self.every and not self.prompt.strip():
             raise ValueError("Samples need a prompt; enter one, or turn samples off by setting every to 0.")
         if self.sampler not in comfy.samplers.KSampler.SAMPLERS:
-            raise ValueError(f"There is no sampler named {self.sampler!r}; the releases use euler.")
+            raise ValueError(f"There is no sampler named {shorten(self.sampler)}; the releases use euler.")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from ..files.messages import shorten
+
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16", "auto")
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -39,7 +41,7 @@ class TrainingPlan:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
         for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
+                raise ValueError(f"{name} is {shorten(getattr(self, name))}; it must be one of {', '.join(known)}.")
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step."""

@@ -154,6 +154,12 @@ class HostVAE(comfy.sd.VAE):
             model.decode(clip, pixels, tiling, self.device, on_slice, slices)
             if again:
                 self._smooth(pixels.clamp_(-1, 1)[:, :, between], tiling, on_slice)
+        if not images.isfinite().all():
+            if not z.isfinite().all():
+                raise ValueError("The latent holds values that are not numbers (NaN); what made it overflowed.")
+            raise ValueError(
+                f"The VAE's values overflowed while decoding in {self.vae_dtype} (NaN); start ComfyUI with --fp32-vae."
+            )
         return self.process_output(images)
 
     def _decode_slices(self, latents: int, seams: str) -> list[DecodeSlice]:

@@ -21,6 +21,14 @@ class EncodeSlice:
     stop: int
     latent_start: int
     latent_stop: int
+    single: bool = False  # whether its first latent stands for a single frame
+
+    def frames_of(self) -> list[range]:
+        """The pixel frames that each of its latents stands for; those that are left over belong to the last."""
+        count = self.latent_stop - self.latent_start
+        first = self.start + (1 if self.single and count > 1 else TIME_RATIO)
+        starts = [self.start, *(first + TIME_RATIO * i for i in range(count - 1))]
+        return [range(a, b) for a, b in zip(starts, [*starts[1:], self.stop], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def plan_window_encode(frames: int) -> list[EncodeSlice]:
     for start in range(0, frames, FRAMES_PER_WINDOW):
         stop = min(start + FRAMES_PER_WINDOW, frames)
         latents = 1 + (stop - start - 1) // TIME_RATIO
-        plan.append(EncodeSlice(start, stop, latent, latent + latents))
+        plan.append(EncodeSlice(start, stop, latent, latent + latents, single=True))
         latent += latents
     return plan
 
@@ -176,6 +184,10 @@ class TimePlan:
         """Latent frames that encoding `frames` pixel frames gives."""
         slices = self.encode(self.crop(frames))
         return slices[-1].latent_stop if slices else 0
+
+    def frames_of(self, frames: int) -> list[range]:
+        """The pixel frames, of so many, that each latent frame stands for."""
+        return [span for s in self.encode(self.crop(frames)) for span in s.frames_of()]
 
     def frames_for(self, latents: int) -> int:
         """Pixel frames that decoding `latents` latent frames gives."""

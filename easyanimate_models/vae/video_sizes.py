@@ -26,6 +26,11 @@ def decoded_length(length: int, plan: TimePlan = SLICES) -> int:
     return plan.frames_for(plan.latents_for(length))
 
 
+def shortest_video(plan: TimePlan = SLICES) -> int:
+    """The smallest length that comes out as more than one frame."""
+    return next(length for length in range(2, plan.frames_per_slice + 2) if decoded_length(length, plan) > 1)
+
+
 def window_size(length: int, overlap: int, plan: TimePlan = SLICES) -> tuple[int, int]:
     """(length, overlap) of sampling windows in latent frames, whole slices each, for these numbers of frames.
 

@@ -36,7 +36,7 @@ class VideoVAE(nn.Module):
         raise NotImplementedError
 
     def decode_slice(self, z: Tensor, first: int = 0, count: int | None = None, cache: dict | None = None) -> Tensor:
-        """The pixels of one slice; latents `[first, first + count)` of `z` are the slice, the others only window."""
+        """The pixels of one slice; latents `[first, first + count)` of `z` are the slice, the others only context."""
         raise NotImplementedError
 
     def latent_shape(self, pixels: tuple[int, ...]) -> tuple[int, ...]:
@@ -64,10 +64,13 @@ class VideoVAE(nn.Module):
             out.zero_()
         for tile in tiles:
             cache: dict = {}
+            before = latents = x[:0]
             for s in self.plan.encode(self.plan.crop(x.shape[2])):
-                pixels = tile.window(x[:, :, s.start : s.stop], SPACE_RATIO).to(device=device or x.device)
-                pixels = pixels if prepare is None else prepare(pixels)
-                latents = self.moments(pixels, cache)[0]
+                pixels = tile.window(x[:, :, s.start : s.stop], SPACE_RATIO)
+                if cache or not torch.equal(pixels, before):  # without features of those before, equal slices are one
+                    given = pixels.to(device=device or x.device)
+                    latents = self.moments(given if prepare is None else prepare(given), cache)[0]
+                before = pixels
                 _put(latents, out[:, :, s.latent_start : s.latent_stop], tile, 1, None)
                 if on_slice is not None:
                     on_slice()

@@ -11,6 +11,7 @@ motion_dit = part("easyanimate_models.dit.motion_dit")
 motion_module = part("easyanimate_models.dit.motion_module")
 image_vae = part("easyanimate_models.vae.image_vae")
 slice_vae = part("easyanimate_models.vae.slice_vae")
+guard = part("easyanimate_models.sampling.guard")
 host = part("easyanimate_models.host")
 host_vae = part("easyanimate_models.vae.host_vae")
 supported_models = part("easyanimate_models.supported_models")
@@ -40,7 +41,7 @@ def tiny_transformer(**changed):
     model = release.get_model({})
     randomise(model.diffusion_model)
     device = torch.device("cpu")
-    return host.patcher_class()(model, load_device=device, offload_device=device)
+    return guard.guarded(host.patcher_class()(model, load_device=device, offload_device=device))
 
 
 IMAGE_VAE = image_vae.ImageVAEConfig(channels=(8, 8, 16, 16), layers=1, latent_channels=4, norm_groups=4)

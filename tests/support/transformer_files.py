@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 
 from .pack import part
 
-loop = part("easyanimate_models.training.loop")
-dit_training = part("easyanimate_models.training.denoiser.objective")
-export = part("easyanimate_models.training.export")
+initialize = part("easyanimate_models.training.initialize")
+motion_dit_config = part("easyanimate_models.configs.motion_dit")
 tiny = part("easyanimate_models.training.toy.tiny")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 
@@ -20,12 +19,12 @@ MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 def write_transformer(folder: Path, config) -> Path:
     """A transformer with its config.json in a new folder; returns the file."""
     torch.manual_seed(0)
-    network = loop.initialise(MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init))
-    dit_training.initialise_dit(network)
+    network = MotionDiT(config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    initialize.reset_parameters(network).initialize_weights()
     torch.nn.init.normal_(network.proj_out.weight, std=0.1)
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "base.safetensors")
-    (folder / "config.json").write_text(json.dumps(export.transformer_config(config)))
+    (folder / "config.json").write_text(json.dumps(motion_dit_config.transformer_config(config)))
     return folder / "base.safetensors"
 
 

@@ -108,7 +108,7 @@ def _list_that_is_none(folder: Path) -> None:
         (_without_captions, r"1 of 4 files in .* have no caption \(a.mp4\); describe each one in a .txt file"),
         (_all_broken, "None of the 4 files in .* can be read"),
         (_list_that_leaves, "names ../../secret.mp4, which is outside"),
-        (_list_that_is_none, "metadata.jsonl has a line that is not JSON"),
+        (_list_that_is_none, "metadata.jsonl has a line that is not valid JSON"),
     ],
 )
 def test_a_folder_that_teaches_nothing_says_why(folder, spoil, message):

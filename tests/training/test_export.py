@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from support.pack import part
 
+atomic = part("easyanimate_models.files.atomic")
 export = part("easyanimate_models.training.export")
 checkpoints = part("easyanimate_models.training.checkpoints")
 WEIGHTS = {"a": torch.ones(2, 3).T}  # not contiguous
@@ -31,13 +32,13 @@ def test_a_component_folder_holds_its_config_and_weights(tmp_path):
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     file = tmp_path / "lora.safetensors"
-    export.write_safetensors(file, WEIGHTS)
-    monkeypatch.setattr(export, "save_file", failing("I/O error: No space left on device (os error 28)"))
+    atomic.write_safetensors(file, WEIGHTS)
+    monkeypatch.setattr(atomic, "save_file", failing("I/O error: No space left on device (os error 28)"))
     with pytest.raises(OSError, match="disk that holds .*lora.safetensors is full; free some space"):
-        export.write_safetensors(file, {"a": torch.zeros(1)})
-    monkeypatch.setattr(export, "save_file", failing("something else"))
+        atomic.write_safetensors(file, {"a": torch.zeros(1)})
+    monkeypatch.setattr(atomic, "save_file", failing("something else"))
     with pytest.raises(SafetensorError, match="something else"):
-        export.write_safetensors(file, {"a": torch.zeros(1)})
+        atomic.write_safetensors(file, {"a": torch.zeros(1)})
     assert torch.equal(load_file(file)["a"], WEIGHTS["a"])
     assert list(tmp_path.iterdir()) == [file]
 

@@ -102,13 +102,17 @@ class TestClipTokens:
     def test_they_count_in_their_part_of_sampling_only(self):
         spans = conditioning.with_clip_vision(text(), self.OUTPUT, 0.25, 0.75)
         found = [(o["start_percent"], o["end_percent"], "clip_vision_output" in o) for _, o in spans]
-        assert found == [(0.0, 0.25, False), (0.25, 0.75, True), (0.75, 1.0, False)]
+        assert found == [
+            (0.0, 0.25, False),
+            (0.25 + conditioning.BORDER, 0.75, True),
+            (0.75 + conditioning.BORDER, 1.0, False),
+        ]
 
     def test_a_prompt_that_is_limited_in_time_stays_so(self):
         limited = [[text()[0][0], {"start_percent": 0.5, "end_percent": 0.9}]]
         spans = conditioning.with_clip_vision(limited, self.OUTPUT, 0.6, 1.0)
         found = [(o["start_percent"], o["end_percent"], "clip_vision_output" in o) for _, o in spans]
-        assert found == [(0.5, 0.6, False), (0.6, 0.9, True)]
+        assert found == [(0.5, 0.6, False), (0.6 + conditioning.BORDER, 0.9, True)]
 
     def test_they_change_the_video_and_the_negative_prompt_has_none(self, vae, inp):
         clip_inputs = []
@@ -184,9 +188,10 @@ class TestSampling:
 
 
 class TestErrors:
-    def test_an_end_image_needs_a_video(self, vae):
-        with pytest.raises(ValueError, match="set length above 1"):
-            ImageToVideo.execute(text(), text(), vae, 32, 16, 1, 1, end_image=images(1))
+    @pytest.mark.parametrize("length", [1, 2])
+    def test_an_end_image_needs_a_video(self, vae, length):
+        with pytest.raises(ValueError, match=f"a length of {length} is one frame; set length to at least 3"):
+            ImageToVideo.execute(text(), text(), vae, 32, 16, length, 1, end_image=images(1))
 
     def test_more_images_than_frames(self, vae):
         with pytest.raises(ValueError, match="20 start and end images don't fit into 16 frames"):

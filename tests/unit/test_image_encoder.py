@@ -82,3 +82,22 @@ def test_releases_with_an_image_encoder_are_offered(folder, monkeypatch):
     offered = files.choices("image_encoder")
     assert offered["easyanimate/EasyAnimateV3"] == folder.parent
     assert files.BUILT_IN not in offered
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["CLIPModel's config", "the vision model's config"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole CLIP", "vision half"])
+def test_a_whole_clip_is_its_vision_half(tmp_path, nested, whole):
+    """The hub's CLIP ViT-L/14 holds text and vision, and its config.json has one for each."""
+    recorded = golden(RECORDED)
+    config, text = dict(recorded.config["constructor"]), {}
+    if whole:
+        text = {"text_model.embeddings.token_embedding.weight": torch.zeros(9, 8), "logit_scale": torch.tensor(4.6)}
+        text["text_projection.weight"] = torch.zeros(8, 8)
+    if nested:
+        width = config.pop("projection_dim")
+        config = {"model_type": "clip", "projection_dim": width, "vision_config": config, "text_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pickled(tmp_path, recorded.weights | text)
+    loaded = sd.load_image_encoder(tmp_path).model.state_dict()
+    assert set(loaded) == set(recorded.weights)
+    assert all(torch.equal(loaded[k].float(), w) for k, w in recorded.weights.items())

@@ -1,9 +1,11 @@
 """Videos longer than a context window: their noise, and the memory that they take."""
 
+import comfy.sample
 import pytest
 import torch
 
 from support.pack import part
+from support.recorded import relative_error
 from support.tiny_networks import random, sampled, tiny_transformer
 
 long_video = part("easyanimate_models.sampling.long_video")
@@ -43,3 +45,33 @@ def test_the_network_never_sees_more_than_a_window():
     assert set(lengths) == {6}
     assert torch.equal(video, sampled(windows, 30))
     assert torch.equal(sampled(windows, 6), sampled(patcher, 6))
+
+
+@pytest.mark.parametrize("stock", [True, False], ids=["ContextWindowsManual", "ours"])
+def test_each_video_of_a_batch_is_the_one_that_is_made_alone(stock):
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    patcher = tiny_transformer()
+    if stock:
+        settings = {"context_schedule": "standard_static", "fuse_method": "pyramid", "dim": 2}
+        options = {"context_stride": 1, "closed_loop": False}
+        windows = ContextWindowsManualNode.execute(patcher, 6, 2, **settings, **options).args[0]
+    else:
+        windows = sampling.EasyAnimateContextWindows.execute(patcher, 24, 8).args[0]
+    noise, text = random(2, 4, 14, 4, 4), [[random(1, 5, 16), {}]]
+
+    def sample(noise):
+        settings = (2, 2.0, "euler", "normal", text, text, torch.zeros_like(noise))
+        return comfy.sample.sample(windows, noise, *settings, disable_pbar=True, seed=1)
+
+    both = sample(noise)
+    for i in range(2):
+        assert relative_error(both[i : i + 1], sample(noise[i : i + 1])) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", ["dpm_2", "heun", "dpmpp_sde", "dpm_adaptive"])
+def test_samplers_that_step_between_the_noise_levels_go_through(sampler):
+    windows = sampling.EasyAnimateContextWindows.execute(tiny_transformer(), 24, 8).args[0]
+    noise, text = random(1, 4, 8, 4, 4), [[random(1, 5, 16), {}]]
+    settings = (2, 2.0, sampler, "normal", text, text, torch.zeros_like(noise))
+    assert comfy.sample.sample(windows, noise, *settings, disable_pbar=True, seed=1).isfinite().all()

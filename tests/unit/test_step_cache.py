@@ -98,24 +98,82 @@ def test_nothing_is_left_after_a_run_that_failed():
     cache = step_cache.StepCache(0.1, 3)
     counted.fail_at = 5
     with pytest.raises(RuntimeError, match="stopped"):
-        cache.sample(lambda: counted.sample(None, (text, text), empty))
+        cache.sample(lambda *_: counted.sample(None, (text, text), empty), empty, empty, None)
     assert cache.run is None
 
 
-def test_a_line_is_foretold_exactly_and_the_error_is_that_of_one_step():
-    run = step_cache.Run()
-    at = lambda position: torch.tensor([1.0, 2.0]) + position * torch.tensor([3.0, -1.0])  # noqa: E731
+def test_a_line_is_extrapolated_exactly_and_the_error_is_that_of_one_step():
+    trace = step_cache.Trace()
+    at = lambda position: [torch.tensor([[1.0, 2.0]]) + position * torch.tensor([[3.0, -1.0]])]  # noqa: E731
     for position in (2.0, 1.0, 0.5):
-        run.learn(position, at(position))
-    assert run.error == pytest.approx(0, abs=1e-6)
-    torch.testing.assert_close(run.foretold(-1.0), at(-1.0))
-    run.in_a_row = 1
-    run.learn(0.0, 2 * at(0.0))
-    assert run.error == pytest.approx(0.25)
+        trace.update(position, at(position))
+    assert trace.error == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(trace.extrapolated(-1.0), at(-1.0))
+    trace.in_a_row = 1
+    trace.update(0.0, [2 * at(0.0)[0]])
+    assert trace.error == pytest.approx(0.25)
+
+
+def test_the_error_is_that_of_the_worst_video_of_a_batch():
+    trace = step_cache.Trace()
+    for position in (2.0, 1.0):
+        trace.update(position, [torch.ones(2, 3)])
+    trace.update(0.0, [torch.tensor([[1.0, 1, 1], [2.0, 2, 2]])])
+    assert trace.error == pytest.approx(0.5)
 
 
 def test_two_directions_at_one_noise_level_are_one():
-    run = step_cache.Run()
+    trace = step_cache.Trace()
     for position in (2.0, 1.0, 1.0):
-        run.learn(position, torch.full((2,), position))
-    assert [position for position, _ in run.last] == [1.0]
+        trace.update(position, [torch.full((1, 2), position)])
+    assert [position for position, _ in trace.last] == [1.0]
+
+
+@pytest.fixture(scope="module")
+def ball():
+    clip, vae = sd.load_text_encoder(TINY), sd.load_vae(TINY)
+    texts = "a red ball moves to the left on a black background", ""
+    text = [clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in texts]
+    return Counted(sd.load_transformer(TINY)), vae, text
+
+
+def decibels(vae, one, other) -> float:
+    return float(psnr(4 * (vae.decode(one) - vae.decode(other)).square().mean()))
+
+
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
+def test_with_every_sampler_the_video_is_nearly_the_plain_one(ball, sampler):
+    """Or nothing is left out."""
+    counted, vae, text = ball
+    empty = torch.zeros(1, 4, 2, 8, 8)
+    plain = counted.sample(None, text, empty, sampler)
+    calls = counted.calls
+    cached = counted.sample(0.1, text, empty, sampler, start=0.35)
+    assert counted.calls == calls and torch.equal(cached, plain) or decibels(vae, cached, plain) >= 30
+
+
+def test_each_video_of_a_batch_is_nearly_the_plain_one(ball):
+    counted, vae, text = ball
+    empty = torch.zeros(3, 4, 6, 8, 8)
+    plain, calls = counted.sample(None, text, empty), counted.calls
+    cached = counted.sample(0.1, text, empty, start=0.35)
+    assert counted.calls < calls
+    assert all(decibels(vae, cached[i : i + 1], plain[i : i + 1]) >= 30 for i in range(3))
+
+
+def test_a_run_in_two_parts_starts_each_of_them_anew(ball):
+    """SplitSigmas with SamplerCustom twice."""
+    counted, vae, text = ball
+    empty = torch.zeros(1, 4, 2, 8, 8)
+    noise, sampler = comfy.sample.prepare_noise(empty, 3), comfy.samplers.sampler_object("euler")
+    sigmas = release_sigmas(counted.model, "euler", STEPS)
+    cached = sampling.EasyAnimateStepCache.execute(counted.model, 0.1, 0.35, 3).args[0]
+
+    def sample(model, at: int):
+        latent = empty
+        for part_noise, part_sigmas in ((noise, sigmas[: at + 1]), (torch.zeros_like(noise), sigmas[at:])):
+            settings = (part_noise, 2.0, sampler, part_sigmas, *text, latent)
+            latent = comfy.sample.sample_custom(model, *settings, disable_pbar=True, seed=3)
+        return latent
+
+    assert decibels(vae, sample(cached, 15), sample(counted.model, 15)) >= 30

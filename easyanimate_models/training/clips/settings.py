@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ...files.messages import shorten
 from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
 
 LENGTHS = ("full", "random")
@@ -46,4 +47,4 @@ class DataSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; set it to a share from 0 to 1.")
         if self.lengths not in LENGTHS:
-            raise ValueError(f"lengths is {self.lengths!r}; it must be one of {', '.join(LENGTHS)}.")
+            raise ValueError(f"lengths is {shorten(self.lengths)}; it must be one of {', '.join(LENGTHS)}.")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...files.messages import shorten
 from ...vae.video_vae import SPACE_RATIO, VideoVAE
 from ..learner import Metrics
 from .critics import adaptive_weight, hinge_loss
@@ -49,7 +50,7 @@ class VAESettings:
     def __post_init__(self):
         for name, known in (("architecture", ARCHITECTURES), ("learns", LEARNING)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
+                raise ValueError(f"{name} is {shorten(getattr(self, name))}; it must be one of {', '.join(known)}.")
         if self.crop % SPACE_RATIO:
             raise ValueError(f"crop is {self.crop}; it must be a multiple of {SPACE_RATIO}, or 0 for whole frames.")
         if not self.l1 + self.l2 > 0:
