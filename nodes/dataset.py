@@ -48,7 +48,7 @@ def folder_digest(root: Path) -> str:
     for file in sorted(root.rglob("*")):
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts):
             stat = file.stat()
-            digest.update(f"{file.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(f"{file.relative_to(root)} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
     return digest.hexdigest()
 
 

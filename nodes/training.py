@@ -105,6 +105,18 @@ def _dataset() -> io.String.Input:
     return io.String.Input("dataset", optional=True, force_input=True, tooltip=tooltip)
 
 
+def _fps() -> io.Float.Input:
+    return io.Float.Input(
+        "fps",
+        default=0.0,
+        min=0.0,
+        max=240.0,
+        step=0.01,
+        optional=True,
+        tooltip="Resamples the clips of a folder or dataset to this frame rate: 24 for V3. 0 = each clip's own rate.",
+    )
+
+
 def _outputs() -> list:
     return [
         io.Model.Output(tooltip="The trained transformer."),
@@ -158,6 +170,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 ),
                 _image_encoder(),
                 _dataset(),
+                _fps(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
         )
@@ -171,6 +184,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         cls, model, clip, vae, name, folder, steps, learning_rate, rank, resolution, frames, batch_size, seed,
         clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
         sample_prompt=("",), text_encoder=(False,), clip_vision=None, dataset=None,
+        fps=(0.0,),
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
@@ -195,6 +209,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
             sample_prompt=sample_prompt[0],
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
+            fps=fps[0],
         )
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
         result = train_lora(_job(inputs), lora, names[0], _progress(cls, inputs.steps))
@@ -223,6 +238,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 *_samples(),
                 _image_encoder(),
                 _dataset(),
+                _fps(),
             ],
             outputs=_outputs(),
         )
@@ -235,6 +251,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, resolution, frames, batch_size, seed,
         clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None, dataset=None,
+        fps=(0.0,),
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 
@@ -257,6 +274,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             sample_prompt=sample_prompt[0],
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
+            fps=fps[0],
         )
         result = train_motion_module(_job(inputs), _progress(cls, inputs.steps))
         return io.NodeOutput(*_outputs_of(result))
@@ -284,6 +302,7 @@ class TrainingInputs:
     sample_prompt: str
     clip_vision: Any
     dataset: str | None
+    fps: float
 
 
 def _first(values: list | None):
@@ -302,14 +321,18 @@ def _job(inputs: TrainingInputs):
     steps = inputs.steps
     clip, vae = require_text_encoder(inputs.clip), require_slice_vae(inputs.vae)
     folder = _dataset_folder(inputs)
-    items = in_memory(inputs.clips or [], inputs.captions or []) if folder is None else read_dataset(folder)
+    data = DataSettings(inputs.resolution, inputs.frames, inputs.every, inputs.batch_size, fps=inputs.fps)
+    if folder is None:
+        items = in_memory(inputs.clips or [], inputs.captions or [])
+    else:
+        items = read_dataset(folder, fps=inputs.fps)
     return TrainingJob(
         name=inputs.name,
         model=inputs.model,
         clip=clip,
         vae=vae,
         items=items,
-        data=DataSettings(inputs.resolution, inputs.frames, inputs.every, inputs.batch_size),
+        data=data,
         plan=TrainingPlan(steps, inputs.learning_rate, min(100, steps // 10), 0.99, 1.0, inputs.seed, "constant"),
         samples=SampleSettings(inputs.sample_every, inputs.sample_prompt),
         cache_folder=folder,

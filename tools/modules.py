@@ -17,7 +17,9 @@ def train(arguments: list[str]) -> int:
     """Train as a recipe says, or the built-in model in a run folder."""
     if not arguments:
         sys.exit("train needs a recipe (RECIPE.toml), or a run folder to train the built-in tiny model in.")
-    return run_module("easyanimate_models.training", [_absolute(arguments[0]), *arguments[1:]], KEEP_MEMORY)
+    first, *others = arguments
+    is_path = len(Path(first).parts) > 1 or first.startswith(".") or Path(first).suffix or Path(first).exists()
+    return run_module("easyanimate_models.training", [_absolute(first) if is_path else first, *others], KEEP_MEMORY)
 
 
 def data(arguments: list[str]) -> int:

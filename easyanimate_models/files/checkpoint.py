@@ -259,10 +259,15 @@ def require_fit(
 
 def fingerprint(network: nn.Module) -> str:
     """A short digest of a network's weights, from a few numbers of every tensor."""
+    return fingerprint_weights(network.state_dict())
+
+
+def fingerprint_weights(weights: dict[str, Tensor]) -> str:
+    """The same for weights by their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         flat = tensor.flatten()
         sampled = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(sampled.float().cpu().numpy().tobytes())
+        digest.update(sampled.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

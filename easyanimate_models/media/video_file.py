@@ -90,17 +90,17 @@ def upright(frame: av.VideoFrame, short_side: int | None = None) -> numpy.ndarra
     return numpy.rot90(pixels, (frame.rotation % 360) // 90) if frame.rotation % 360 else pixels
 
 
-def count_frames(file: Path) -> int:
-    """How many frames a file holds: each is decoded, to be sure. Raises `MediaError`."""
-    return sum(1 for _ in frames(file))
+def count_frames(file: Path, fps: float | None = None) -> int:
+    """How many frames a file holds, or has at `fps`: each is decoded, to be sure. Raises `MediaError`."""
+    return sum(1 for _ in frames(file, fps))
 
 
-def read_frames(file: Path, start: int, count: int, every: int = 1) -> numpy.ndarray:
-    """`count` frames from `start` on, every so many, `[T, H, W, 3]` in RGB, upright.
+def read_frames(file: Path, start: int, count: int, every: int = 1, fps: float | None = None) -> numpy.ndarray:
+    """`count` frames from `start` on, every so many of those at `fps`, `[T, H, W, 3]` in RGB, upright.
 
     Raises `MediaError` when they aren't there, or are of several sizes.
     """
-    with closing(frames(file)) as decoded:
+    with closing(frames(file, fps)) as decoded:
         pixels = [upright(frame) for frame in islice(decoded, start, start + (count - 1) * every + 1, every)]
     if len(pixels) < count:
         raise MediaError(

@@ -44,7 +44,25 @@ def train_recipe(file: Path) -> None:
         sys.exit(str(error))
 
 
-if sys.argv[1].endswith(".toml"):
-    train_recipe(Path(sys.argv[1]))
-else:
-    train_tiny_model(Path(sys.argv[1]), sys.argv[2:])
+def run_folder(name: str) -> Path:
+    """The run folder of that name; exits for a bare name that is no folder, most likely that of a recipe."""
+    folder = Path(name)
+    if folder.name == name and not folder.is_dir():
+        recipes = sorted(Path(__file__).with_name("recipes").glob("*.toml"))
+        sys.exit(
+            f"{name} is neither a recipe nor a folder; give the path of a recipe, such as {recipes[0]}, or ./{name} to "
+            f"train the built-in tiny model there. The recipes: {', '.join(file.name for file in recipes)}."
+        )
+    return folder
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments:
+        sys.exit("Usage: python -m easyanimate_models.training RECIPE.toml, or RUN_FOLDER [STAGE ...]")
+    if arguments[0].endswith(".toml"):
+        train_recipe(Path(arguments[0]))
+    else:
+        train_tiny_model(run_folder(arguments[0]), arguments[1:])
+
+
+main(sys.argv[1:])

@@ -21,6 +21,7 @@ from .learner import Learner
 from .sharding import full_tensor, shard_like
 
 STATE, PLAN = "state.pt", "plan.json"
+CONTENTS = "contents"  # in the settings: digests of the clips and models; see `identity`
 OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
     "least": 1.0,
     "most": 1.0,
@@ -30,16 +31,18 @@ OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
     "lengths": "full",
     "clip_dropout": 0.5,
     "text": False,
+    "fps": 0.0,
 }
 
 
 def require_same_settings(folder: Path, settings: dict) -> None:
-    """Raise `ValueError` when the run in `folder` was started with other settings."""
+    """Raise `ValueError` when the run in `folder` was started with other settings, clips or models."""
     file = folder / PLAN
     if not file.exists() or not (folder / STATE).exists():
         return
     settings = json.loads(json.dumps(settings))
     previous = json.loads(file.read_text(encoding="utf-8"))
+    contents, old_contents = settings.pop(CONTENTS, {}), previous.pop(CONTENTS, None)
     for name in sorted(settings.keys() | previous.keys()):
         then, now = (values.get(name, OLDER_DEFAULTS.get(name)) for values in (previous, settings))
         if now != then:
@@ -47,6 +50,17 @@ def require_same_settings(folder: Path, settings: dict) -> None:
                 f"{folder} was started with {name} = {then}, but now it is {now}; restore the old value to resume, or "
                 "choose another folder to start over."
             )
+    if old_contents is None and contents:
+        logging.info("%s was started by an older version; it resumes without a check of its clips and models.", folder)
+        return
+    old_contents = old_contents or {}
+    other = sorted(k for k in contents.keys() | old_contents.keys() if old_contents.get(k) != contents.get(k))
+    if other:
+        what = " and ".join(f"the {name}" for name in other)
+        raise ValueError(
+            f"{folder} was started before {what} changed; put back what it was started with to resume, or choose "
+            "another name to start over."
+        )
 
 
 def write_settings(folder: Path, settings: dict) -> None:

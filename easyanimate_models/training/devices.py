@@ -1,9 +1,24 @@
 """The devices and processes of a run."""
 
+import logging
+import os
+
 import torch
 from torch import nn
 
 from ..files.packages import require_package
+
+
+def log_processes(processes: int) -> None:
+    """Say in how many processes a run is trained, and why `accelerate launch` may have started only one of several."""
+    if processes == 1 and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        logging.warning(
+            "Training in 1 process: on CPUs, accelerate launch starts no more than one, whatever --num_processes says. "
+            "For several, use python -m torch.distributed.run --nproc-per-node 2 -m easyanimate_models.training "
+            "RECIPE.toml."
+        )
+    elif processes > 1:
+        logging.info("Training in %d processes.", processes)
 
 
 def make_accelerator(network: nn.Module):

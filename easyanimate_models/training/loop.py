@@ -19,7 +19,9 @@ from .checkpoints import Saver, require_same_settings, resume, write_settings
 from .devices import make_accelerator
 from .journal import Journal
 from .learner import Learner, Metrics, Objective, ObjectiveModule
+from .metrics import MeanMetrics
 from .precision import autocast
+from .run_lock import locked
 from .sharding import is_sharded
 from .training_plan import TrainingPlan
 
@@ -65,11 +67,13 @@ def fit(
     learners = [Learner(ObjectiveModule(network, objective), plan, accelerator)]
     if adversary is not None:
         learners.append(Learner(adversary, plan, accelerator, prefix="adversary_"))
-    start, is_main = resume(folder, learners), accelerator.is_main_process
-    if is_main:
-        write_settings(folder, settings)
-    with Journal(folder, start, enabled=is_main) as journal:
-        _train(learners, plan, accelerator, journal, Saver(folder, learners, accelerator), callback, sampler)
+    is_main = accelerator.is_main_process
+    with locked(folder, enabled=is_main):
+        start = resume(folder, learners)
+        if is_main:
+            write_settings(folder, settings)
+        with Journal(folder, start, enabled=is_main) as journal:
+            _train(learners, plan, accelerator, journal, Saver(folder, learners, accelerator), callback, sampler)
     for learner in learners:
         learner.ema.copy_to_parameters()
     return network
@@ -82,6 +86,7 @@ def _train(
     _preview(
         sampler, learners[0], journal
     )  # of the step to resume at: the run may have been stopped before it was made
+    since_last_row = MeanMetrics(accelerator.device)
     for step in journal.steps(plan.steps):
         metrics: Metrics = {}
         with saver.save_on_error(step, one_process_only=True):
@@ -94,30 +99,26 @@ def _train(
                         with autocast(plan.precision, accelerator.device):
                             loss, extra = learner.module(step * plan.accumulate + i)
                         accelerator.backward(loss / plan.accumulate)
-                norm = accelerator.clip_grad_norm_(learner.parameters, plan.clip)
-                if not math.isfinite(float(norm)):
+                norm = float(accelerator.clip_grad_norm_(learner.parameters, plan.clip))
+                if not math.isfinite(norm):
                     raise FloatingPointError(f"The gradient is not finite at step {step}; lower the learning rate.")
                 learner.optimizer.step()
                 learner.steps = step + 1
                 learner.ema.update(plan.ema_decay_at(step))
-                named = {"loss": loss.detach(), **extra, "rate": plan.learning_rate_at(step), "gradient": norm}
+                named = {"loss": loss, **extra, "gradient": norm}
                 metrics |= {learner.prefix + name: value for name, value in named.items()}
-        if step % LOG_EVERY == 0 or callback is not None:
-            metrics = _as_numbers(metrics, accelerator)
+        since_last_row.add(metrics)
         if step % LOG_EVERY == 0:
-            journal.write(step, metrics)
+            rates = {learner.prefix + "rate": plan.learning_rate_at(step) for learner in learners}
+            journal.write(step, since_last_row.read(accelerator) | rates)
         with saver.save_on_error(step + 1):
             _preview(sampler, learners[0], journal)
             if callback is not None:
-                callback(step + 1, metrics)
+                of_step = MeanMetrics(accelerator.device)
+                of_step.add(metrics)
+                callback(step + 1, of_step.read(accelerator))
         if step + 1 == plan.steps or saver.is_due(SAVE_EVERY):
             saver.save(step + 1)
-
-
-def _as_numbers(metrics: Metrics, accelerator) -> Metrics:
-    """The loss is the mean of all processes, the rest is the main process's own."""
-    loss = accelerator.reduce(metrics["loss"].float(), "mean")
-    return {name: float(value) for name, value in {**metrics, "loss": loss}.items()}
 
 
 def _preview(sampler: Sampler | None, learner: Learner, journal: Journal) -> None:

@@ -17,7 +17,14 @@ from ..supported_models import Release
 from ..text_encoders.prompt import embeddings_of, encode_prompt
 from .clips.buckets import sort_into_buckets
 from .clips.dataset import Item
-from .clips.latent_cache import LatentDataset, Progress, encode_dataset, is_inpainting, wants_clip_tokens
+from .clips.latent_cache import (
+    LatentDataset,
+    Progress,
+    encode_dataset,
+    is_inpainting,
+    log_unreadable_captions,
+    wants_clip_tokens,
+)
 from .clips.settings import DataSettings
 from .clips.windows import cut_into_windows
 from .denoiser.lora import NAMINGS, LoraSettings
@@ -119,6 +126,7 @@ def _prepare(
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
     empty_text = embeddings_of(encode_prompt(job.clip, [""])).context
     require_text_width(empty_text, job.model.model.diffusion_model.config.caption_channels)
+    log_unreadable_captions(job.items, job.clip)
     data, inpainting = job.data, is_inpainting(job.model)
     buckets = sort_into_buckets(job.items, data.side, data.frames, data.every)
     buckets = cut_into_windows(buckets, data, job.plan.seed)

@@ -1,6 +1,7 @@
 """From a recipe to a file: encode the clips that are not encoded yet, train, save in the folder of the run."""
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -11,7 +12,14 @@ from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from .clips.buckets import Bucket, sort_into_buckets
 from .clips.dataset import Item, read_dataset
-from .clips.latent_cache import LatentDataset, encode_dataset, is_inpainting, read_encoded, wants_clip_tokens
+from .clips.latent_cache import (
+    LatentDataset,
+    encode_dataset,
+    is_inpainting,
+    log_unreadable_captions,
+    read_encoded,
+    wants_clip_tokens,
+)
 from .clips.windows import cut_into_windows
 from .denoiser.lora import LoraSettings, original_names
 from .denoiser.lora_training import train_adapters
@@ -19,6 +27,7 @@ from .denoiser.motion_modules import save_motion_modules
 from .denoiser.objective import ObjectiveSettings
 from .denoiser.run import DenoiserRun
 from .denoiser.transformer import TransformerSettings, save_transformer, train_transformer
+from .devices import log_processes
 from .loop import Callback
 from .recipe import Recipe
 from .samples import Monitor, PreviewInputs, preview_inputs
@@ -31,6 +40,8 @@ BUILT_IN = "built-in"
 def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     """Train as the recipe says; the file that came out. Any number of processes may run one recipe together."""
     state = require_package("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
+    if state.is_main_process:
+        log_processes(state.num_processes)
     if recipe.kind == "vae":
         return _train_vae(recipe, callback, state.is_main_process)
     motion_module = recipe.models.motion_module
@@ -51,8 +62,10 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     Afterwards the encoders are released, except the VAE where previews need it.
     """
     data, inpainting = recipe.data, is_inpainting(model)
-    buckets = cut_into_windows(_buckets(recipe), data, recipe.plan.seed)
+    buckets = _buckets(recipe)
     vae, clip = load_vae(_path(recipe.models.vae)), load_text_encoder(_path(recipe.models.text_encoder))
+    log_unreadable_captions(chain.from_iterable(buckets.values()), clip)
+    buckets = cut_into_windows(buckets, data, recipe.plan.seed)
     file = recipe.models.image_encoder
     image_encoder = load_image_encoder(_path(file)) if wants_clip_tokens(model, file) else None
     with torch.no_grad():
@@ -64,7 +77,7 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
 
 def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
     data = recipe.data
-    items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae")
+    items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae", fps=data.fps)
     return sort_into_buckets(items, data.side, data.frames, data.every)
 
 

@@ -103,7 +103,7 @@ def preview_inputs(
         extra = {"concat_latent_image": _nothing_given(vae, size)} if inpainting else {}
         positive, negative = (conditioning(clip, [text], extra) for text in (settings.prompt, settings.negative))
         empty = torch.zeros([1, vae.latent_channels, *size])
-        return PreviewInputs(settings, vae, positive, negative, empty, FPS / data.every, callback)
+        return PreviewInputs(settings, vae, positive, negative, empty, (data.fps or FPS) / data.every, callback)
 
 
 class VideoSampler:

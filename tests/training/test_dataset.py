@@ -215,6 +215,29 @@ def test_some_windows_are_shorter_and_go_where_they_fit():
     assert len(set(found)) == len(found) == 501
 
 
+@pytest.mark.parametrize("frames", [0, 2, 5, 7])
+def test_too_few_frames_are_the_fault_of_the_setting_and_of_no_clip(frames):
+    """One frame is an image, and a slice has eight."""
+    with pytest.raises(ValueError, match=f"^frames is {frames}; set it to 8 or more .* or to 1 for images"):
+        DataSettings(64, frames)
+    assert [DataSettings(64, few).frames for few in (1, 8, 9)] == [1, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"side": 0}, "side is 0; set it to 16 or more"),
+        ({"every": 0}, "every is 0; set it to 1 or more"),
+        ({"batch": 0}, "batch is 0; set it to 1 or more"),
+        ({"text_dropout": 1.5}, "text_dropout is 1.5; set it to a share from 0 to 1"),
+        ({"clip_dropout": -0.1}, "clip_dropout is -0.1; set it to a share from 0 to 1"),
+    ],
+)
+def test_other_sizes_that_make_no_sense_are_an_error(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        DataSettings(**{"side": 512, "frames": 48, **wrong})
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [({"windows": 0}, "windows is 0; set it to 1 or more"), ({"lengths": "any"}, "lengths is 'any'")],

@@ -1,5 +1,6 @@
 """The nodes that train on a real server: from a folder, from connected clips, stopped, and given nonsense."""
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -181,6 +182,22 @@ def test_another_clip_in_the_folder_is_learnt_from_too(server, folder):
     write_image(folder / "d.png").with_suffix(".txt").write_text("another picture")
     with pytest.raises(client.WorkflowError, match="started with clips = 3, but now it is 4"):
         trained()
+
+
+def test_a_clip_that_is_replaced_under_its_name_needs_another_run(server, folder):
+    """Of the same name, size and time, so that only its contents tell."""
+    file, other = folder / "c.bmp", folder.parent / "other.bmp"
+    (folder / "c.png").rename(folder / "c.hidden")
+    for path, red in ((file, 250), (other, 10)):
+        Image.new("RGB", (64, 64), (red, 0, 0)).save(path)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    client.run(server, training())
+    before = FILE.read_bytes()
+    client.run(server, training())
+    other.replace(file)
+    with pytest.raises(client.WorkflowError, match="was started before the clips changed; .* or choose another name"):
+        client.run(server, training())
+    assert FILE.read_bytes() == before
 
 
 def test_a_broken_clip_is_left_out(server, folder):

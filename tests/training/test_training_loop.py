@@ -21,6 +21,7 @@ from support.pack import TESTS, part
 loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
 journal = part("easyanimate_models.training.journal")
+run_lock = part("easyanimate_models.training.run_lock")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
 PLAN = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
@@ -250,3 +251,37 @@ def test_a_last_short_batch_is_filled_from_its_bucket():
 
 def test_the_settings_of_a_run_lie_beside_it(whole):
     assert json.loads((whole / "plan.json").read_text())["steps"] == PLAN.steps
+
+
+def test_a_row_is_the_mean_of_the_steps_since_the_last_one(tmp_path):
+    network = layer()
+    losses = [float(step % 7) for step in range(PLAN.steps)]
+    strong = [float("nan") if step % 3 else 6.0 for step in range(PLAN.steps)]
+
+    def wavy(step: int):
+        return network.weight.sum() * 0 + losses[step], {"strong": strong[step], "never": torch.tensor(float("nan"))}
+
+    loop.fit(tmp_path, network, wavy, PLAN)
+    rows = journal.read_log(tmp_path / "log.csv")
+    assert [int(row["step"]) for row in rows] == [0, 20, 40]
+    for row, first in zip(rows, (0, 1, 21), strict=True):
+        mean = losses[first : int(row["step"]) + 1]
+        assert float(row["loss"]) == pytest.approx(sum(mean) / len(mean), rel=1e-4)
+        assert float(row["strong"]) == 6.0 and row["never"] == "nan"
+        assert float(row["rate"]) == pytest.approx(PLAN.learning_rate_at(int(row["step"])), rel=1e-4)
+
+
+def test_a_second_run_in_the_folder_of_one_that_is_training_is_refused(tmp_path):
+    with run_lock.locked(tmp_path):  # as the first holds it while it trains
+        second = toy(tmp_path)
+        _, error = second.communicate(timeout=300)
+    assert second.returncode == 1 and b"Another run is training in" in error
+    done(toy(tmp_path))  # once it has ended
+    steps = [step for step, _ in curve(tmp_path)]
+    assert steps == list(range(PLAN.steps))
+
+
+def test_metrics_of_two_processes_are_their_means(tmp_path):
+    done(toy(tmp_path, processes=2))
+    rows = journal.read_log(tmp_path / "log.csv")
+    assert all(float(row["process"]) == 0.5 and float(row["strong"]) == 1.0 for row in rows)

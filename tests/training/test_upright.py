@@ -151,7 +151,7 @@ def test_names_as_long_as_the_disk_takes_are_encoded(tmp_path):
     found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 32, 8)
     encoded = latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False)
     (file,) = (example.latents for examples in encoded.examples.values() for example in examples)
-    assert file.is_file() and file.name.endswith(".safetensors") and len(file.name.encode()) in (254, 255)
+    assert file.is_file() and file.name.endswith(".safetensors") and len(file.name.encode()) < 120
 
 
 def test_a_clip_that_vanishes_is_named_and_left_out(tmp_path, caplog):

@@ -49,6 +49,7 @@ def test_files_are_relative_to_where_a_command_is_given(command, tmp_path, monke
     started = []
     monkeypatch.setattr(modules, "run_module", lambda name, arguments, *_: started.append(arguments))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     command(["file"])
     assert started == [[str(tmp_path / "file")]]
 

@@ -5,7 +5,6 @@ Captions are in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the o
 it is then trained on as often.
 """
 
-import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +15,20 @@ from torch import Tensor
 from ...data.dataset_file import DatasetError, find_files, is_hidden, read_caption, read_list
 from ...media import video_file
 from ...media.errors import MediaError
-from ...media.image_file import IMAGES
+from ...media.image_file import IMAGES, is_image
 from ...media.video_file import VIDEOS, count_frames, probe
+from ..identity import file_digest, tensor_digest
 
 NAMED = 3  # files in an error
+SAME_RATE = 0.005  # by how much a rate may differ: 23.976 is 24
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
     """A clip, or an image (one frame), with its caption: in a file, or its `pixels` in memory. Sizes are in pixels.
 
-    `start` is the first frame that is trained on.
+    `start` is the first frame that is trained on. A clip that is `resampled` has its frames at `fps`, whatever rate its
+    file has.
     """
 
     file: Path
@@ -37,17 +39,11 @@ class Item:
     fps: float
     pixels: Tensor | None = None  # [T, H, W, 3] in 0..1
     start: int = 0
+    resampled: bool = False
 
-    def version(self) -> str:
-        """A digest that changes with the clip. Raises `MediaError` when its file is gone."""
-        if self.pixels is not None:
-            sampled = self.pixels.flatten()[:: max(1, self.pixels.numel() // 4096)]
-            return hashlib.sha256(sampled.float().cpu().numpy().tobytes()).hexdigest()[:8]
-        try:
-            stat = self.file.stat()
-        except OSError as error:
-            raise MediaError(f"{self.file} no longer exists; put it back, or start again without it.") from error
-        return hashlib.sha256(f"{self.file.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
+    def digest(self) -> str:
+        """A digest of the clip's contents, whatever it is called. Raises `MediaError` when its file is gone."""
+        return file_digest(self.file) if self.pixels is None else tensor_digest(self.pixels)
 
 
 def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
@@ -64,8 +60,10 @@ def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
     ]
 
 
-def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
+def read_dataset(folder: str | Path, with_captions: bool = True, fps: float = 0) -> list[Item]:
     """All clips and images below `folder` that can be read, in the order of their names.
+
+    Clips are resampled to `fps` by the times of their frames, which the log says; 0 leaves each at its own rate.
 
     A file that can't be read is named in the log and left out. Raises `DatasetError` when the folder is missing, when
     nothing in it can be read, or when a caption is missing, unless none is needed.
@@ -81,7 +79,7 @@ def read_dataset(folder: str | Path, with_captions: bool = True) -> list[Item]:
             f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); describe "
             "each one in a .txt file of the same name beside it."
         )
-    found = {file: item for file in files if (item := _probe(file)) is not None}
+    found = {file: item for file in files if (item := _probe(file, fps)) is not None}
     items = [replace(found[file], text=text) for file, text in captioned if file in found]
     if not items:
         raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
@@ -94,7 +92,8 @@ def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
     """`count` frames from `start` on, every so many, `[T, H, W, 3]` in 0..1. Raises `MediaError`."""
     if item.pixels is not None:
         return item.pixels[start : start + count * every : every]
-    return torch.from_numpy(video_file.read_frames(item.file, start, count, every)).float() / 255
+    fps = item.fps if item.resampled else None
+    return torch.from_numpy(video_file.read_frames(item.file, start, count, every, fps)).float() / 255
 
 
 def _captioned_files(folder: Path) -> list[tuple[Path, str]]:
@@ -117,11 +116,16 @@ def _path(folder: Path, name: str) -> Path:
     return folder / (folder / name).resolve().relative_to(folder.resolve())
 
 
-def _probe(file: Path) -> Item | None:
+def _probe(file: Path, fps: float) -> Item | None:
     """The item without its caption, None when it can't be read: each frame is decoded once, to be sure and to count."""
     try:
         video = probe(file)
-        return Item(file, "", count_frames(file), video.height, video.width, float(video.fps))
+        if not fps or is_image(file) or (video.even and abs(float(video.fps) / fps - 1) < SAME_RATE):
+            return Item(file, "", count_frames(file), video.height, video.width, float(video.fps))
+        count = count_frames(file, fps)
+        rate = f"{float(video.fps):.4g} frames per second{'' if video.even else ' (uneven)'}"
+        logging.info("%s is resampled from %s to %g, which makes %d frames.", file, rate, fps, count)
+        return Item(file, "", count, video.height, video.width, fps, resampled=True)
     except MediaError as error:
         logging.warning("%s The clip is skipped.", error)
         return None

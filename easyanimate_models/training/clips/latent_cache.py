@@ -1,7 +1,8 @@
 """A data set as latents and text embeddings, computed once and kept beside the clips in `.easyanimate`.
 
-A file is named after its source and its encoder: another VAE, text encoder, caption or size makes another file, and
-what is there is not made again. Training reads the index and these files; neither VAE nor T5 need be in memory.
+A file is named after the contents of its source and its encoder: another clip, VAE, text encoder, caption or size makes
+another file, and what is there is not made again. Training reads the index and these files; neither VAE nor T5 need be
+in memory.
 """
 
 import hashlib
@@ -9,8 +10,8 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from ...conditioning.inpainting import inpaint_latents
 from ...data.dataset_file import DatasetError
 from ...dit.motion_dit import CLIP_TOKENS
 from ...files.atomic import make_folder, write_safetensors, write_text
-from ...files.checkpoint import fingerprint
+from ...files.messages import shorten
 from ...media.errors import MediaError
 from ...model_base import clip_tokens
-from ...text_encoders.prompt import embeddings_of, encode_prompt
+from ...text_encoders.prompt import cleaned, embeddings_of, encode_prompt
 from ..denoiser.objective import Batch
 from ..devices import local_shard
+from ..identity import Contents, digest, fingerprint, model_fingerprint
 from .batches import BatchSchedule
 from .buckets import Bucket
 from .dataset import Item, read_frames
@@ -34,7 +36,7 @@ from .tensor_cache import TensorCache
 
 CACHE, INDEX = ".easyanimate", "index.json"
 MAX_GIVEN = 4  # frames at either end, as the original trains its inpainting models
-NAME_BYTES = 255  # of a file's name, on most disks
+NAME_BYTES = 40  # of a clip's name in the names of its files
 
 Progress = Callable[[int, int], None]  # (done, of)
 EncodeTexts = Callable[[list[str]], tuple[Tensor, Tensor]]  # texts to context [B, L, D] and mask [B, L]
@@ -51,10 +53,14 @@ class Example:
 
 @dataclass(frozen=True)
 class LatentDataset:
-    """All examples by size, and the file of every text, the empty one too; none where the text encoder is trained."""
+    """All examples by size, and the file of every text, the empty one too; none where the text encoder is trained.
+
+    `contents` has the digests of the clips, the captions and the encoders.
+    """
 
     examples: dict[Bucket, list[Example]]
     texts: dict[str, Path]
+    contents: Contents = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -119,20 +125,40 @@ def encode_dataset(
         encode_start = partial(_encode_start, cache, image_encoder, fingerprint(image_encoder.model))
     items = [(bucket, item) for bucket, found in buckets.items() for item in found]
     examples: dict[Bucket, list[Example]] = {}
+    encoded: list[Item] = []
     for done, (bucket, item) in enumerate(items, 1):
         try:
             latents = encode_clip(item, bucket)
             clip_embeds = encode_start(item, bucket) if encode_start else None
             examples.setdefault(bucket, []).append(Example(latents, item.text, clip_embeds))
+            encoded.append(item)
         except MediaError as error:
             logging.warning("%s The clip is skipped.", error)
         if progress is not None:
             progress(done, len(items))
     if not examples:
         raise DatasetError(f"No clip in {folder} could be encoded; see the log.")
-    dataset = LatentDataset(examples, _encode_texts(cache, examples, clip) if clip is not None else {})
+    texts = _encode_texts(cache, examples, clip) if clip is not None else {}
+    contents = contents_of(encoded, with_captions=True) | _encoder_contents(vae, clip, image_encoder)
+    dataset = LatentDataset(examples, texts, contents)
     _write_index(cache, dataset, inpainting)
     return dataset
+
+
+def contents_of(items: Iterable[Item], with_captions: bool) -> Contents:
+    """The digests of clips and their captions, in the order that batches are drawn from; file names don't matter."""
+    items = list(items)
+    contents = {"clips": digest(item.digest() for item in items)}
+    return {**contents, "captions": digest(item.text for item in items)} if with_captions else contents
+
+
+def _encoder_contents(vae, clip, image_encoder) -> Contents:
+    contents = {"VAE": fingerprint(vae.first_stage_model)}
+    if clip is not None:
+        contents["text encoder"] = model_fingerprint(clip.patcher)
+    if image_encoder is not None:
+        contents["image encoder"] = fingerprint(image_encoder.model)
+    return contents
 
 
 def read_encoded(folder: Path, inpainting: bool) -> LatentDataset:
@@ -150,7 +176,7 @@ def read_encoded(folder: Path, inpainting: bool) -> LatentDataset:
         clip_embeds = cache / Path(row["seen"]).name if row["seen"] else None
         example = Example(cache / Path(row["latents"]).name, row["text"], clip_embeds)
         examples.setdefault(Bucket(*row["bucket"]), []).append(example)
-    return LatentDataset(examples, texts)
+    return LatentDataset(examples, texts, index.get("contents", {}))
 
 
 def is_inpainting(model) -> bool:
@@ -169,13 +195,25 @@ def wants_clip_tokens(model, image_encoder) -> bool:
     return takes and bool(image_encoder)
 
 
+def log_unreadable_captions(items: Iterable[Item], clip) -> None:
+    """Name in the log the clips whose captions the text encoder would see as empty, such as Chinese ones by T5."""
+    for item in items:
+        if item.text and not cleaned(clip, item.text).strip():
+            logging.warning(
+                "The caption of %s (%s) has nothing in it that the text encoder can read, so the clip is trained "
+                "without a caption; write it in English.",
+                item.file,
+                shorten(item.text),
+            )
+
+
 def _encode_clip(
     cache: Path, vae, encoder_fingerprint: str, inpainting: bool, every: int, item: Item, bucket: Bucket
 ) -> Path:
     """The file of a clip's latents and, for an inpainting model, of all that it can be given of them."""
     size = f"{bucket.frames}x{bucket.height}x{bucket.width}"
     kind = "inp" if inpainting else "t2v"
-    window = f"{every}.from{item.start}" if item.start else every
+    window = f"{every}{_rate(item)}.from{item.start}" if item.start else f"{every}{_rate(item)}"
     file = _cache_file(cache, item, f"{size}.{window}.{kind}.{encoder_fingerprint}")
     if not _is_complete(file):
         pixels = fit_into(read_frames(item, item.start, bucket.frames, every), bucket.height, bucket.width)
@@ -188,7 +226,7 @@ def _encode_clip(
 
 def _encode_start(cache: Path, image_encoder, encoder_fingerprint: str, item: Item, bucket: Bucket) -> Path:
     """The file of the CLIP embedding of a clip's first frame."""
-    window = f"{bucket.height}x{bucket.width}.from{item.start}"
+    window = f"{bucket.height}x{bucket.width}{_rate(item)}.from{item.start}"
     file = _cache_file(cache, item, f"{window}.clip.{encoder_fingerprint}")
     if not _is_complete(file):
         first = fit_into(read_frames(item, item.start, 1), bucket.height, bucket.width)
@@ -198,7 +236,7 @@ def _encode_start(cache: Path, image_encoder, encoder_fingerprint: str, item: It
 
 
 def _encode_texts(cache: Path, examples: dict[Bucket, list[Example]], clip) -> dict[str, Path]:
-    encoder_fingerprint = fingerprint(clip.cond_stage_model)
+    encoder_fingerprint = model_fingerprint(clip.patcher)
     texts = {"", *(example.text for found in examples.values() for example in found)}
     return {text: _encoded_text(cache, text, clip, encoder_fingerprint) for text in sorted(texts)}
 
@@ -279,16 +317,19 @@ def _write_index(cache: Path, dataset: LatentDataset, inpainting: bool) -> None:
             files = {"latents": example.latents.name, "text": example.text, "seen": embeds}
             rows.append({"bucket": [bucket.frames, bucket.height, bucket.width], **files})
     texts = {text: file.name for text, file in dataset.texts.items()}
-    index = {"inpainting": inpainting, "texts": texts, "examples": rows}
+    index = {"inpainting": inpainting, "contents": dataset.contents, "texts": texts, "examples": rows}
     write_text(cache / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
 
 def _cache_file(cache: Path, item: Item, kind: str) -> Path:
-    """The file of a clip, of a kind; the clip's name is cut off where the disk would not take it."""
-    stem, ending = item.file.stem, f".{item.version()}.{kind}.safetensors"
-    if len(os.fsencode(stem + ending)) > NAME_BYTES:
-        stem = os.fsencode(stem)[: NAME_BYTES - len(ending)].decode(errors="ignore")
-    return cache / (stem + ending)
+    """The file of a clip, of a kind; it begins with the clip's name, for people, cut off where that is long."""
+    stem = os.fsencode(item.file.stem)[:NAME_BYTES].decode(errors="ignore")
+    return cache / f"{stem}.{item.digest()}.{kind}.safetensors"
+
+
+def _rate(item: Item) -> str:
+    """The rate that a clip is resampled to, for the names of its files."""
+    return f".{item.fps:g}fps" if item.resampled else ""
 
 
 def _is_complete(file: Path) -> bool:

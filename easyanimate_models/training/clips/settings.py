@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 
 from ...files.messages import shorten
+from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
 
 LENGTHS = ("full", "random")
+MAX_FPS = 240
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """The size clips are trained in: about `side` x `side` pixels, at most `frames` frames, one in `every` of them.
+
+    Clips are resampled to `fps` frames per second, 0 for each clip's own rate.
 
     Each clip gives so many `windows`: one is its beginning, more lie anywhere. Their `lengths` are "full", or "random":
     one in ten is shorter than it could be, as with the original's random frame crop. `text_dropout` and `clip_dropout`
@@ -24,9 +28,23 @@ class DataSettings:
     clip_dropout: float = 0.5
     windows: int = 1
     lengths: str = "full"
+    fps: float = 0.0
 
     def __post_init__(self):
-        if self.windows < 1:
-            raise ValueError(f"windows is {self.windows}; set it to 1 or more.")
+        for name, least in (("side", SIDE_STEP), ("every", 1), ("batch", 1), ("windows", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; set it to {least} or more.")
+        if self.frames != 1 and self.frames < LENGTH_STEP:
+            raise ValueError(
+                f"frames is {self.frames}; set it to {LENGTH_STEP} or more for clips (multiples of {LENGTH_STEP} are "
+                "used), or to 1 for images."
+            )
+        if not 0 <= self.fps <= MAX_FPS:
+            raise ValueError(
+                f"fps is {self.fps}; set it to the frames per second of the model, or to 0 to resample none."
+            )
+        for name in ("text_dropout", "clip_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; set it to a share from 0 to 1.")
         if self.lengths not in LENGTHS:
             raise ValueError(f"lengths is {shorten(self.lengths)}; it must be one of {', '.join(LENGTHS)}.")

@@ -10,6 +10,7 @@ from ...host import training
 from ...sampling.schedules import alphas_cumprod
 from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
+from ..identity import model_fingerprint
 from ..loop import fit
 from ..samples import make_sampler
 from .lora import LoraSettings, add_adapters
@@ -32,7 +33,10 @@ def train_adapters(
         if text_encoder is not None:
             adapters.update(text_encoder.adapters)
     drawn = encoded.batches(data.batch, seed, data.text_dropout, data.clip_dropout, text_encoder)
-    settings = {**vars(data), **vars(lora), **vars(run.objective.noise), "clips": encoded.count}
+    contents = {**encoded.contents, "transformer": model_fingerprint(model)}
+    if lora.text:
+        contents["text encoder"] = model_fingerprint(clip.patcher)
+    settings = {**vars(data), **vars(lora), **vars(run.objective.noise), "clips": encoded.count, "contents": contents}
     fit_adapters(patcher, adapters, scaled(drawn, model), run, settings, text_encoder)
     return adapters
 

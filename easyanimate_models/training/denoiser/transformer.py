@@ -14,6 +14,7 @@ from ...sampling.schedules import alphas_cumprod
 from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
 from ..export import write_component
+from ..identity import model_fingerprint
 from ..initialize import reset_parameters
 from ..loop import fit
 from ..samples import make_sampler
@@ -73,6 +74,7 @@ def train_transformer(
         torch.manual_seed(run.plan.seed)
         network = trainable_network(model, settings).to(device)
         release = model.model.model_config
+        contents = {**encoded.contents, "transformer": model_fingerprint(model)}
         names = trained_names(network, settings, release)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
@@ -86,7 +88,13 @@ def train_transformer(
             objective,
             run.plan,
             callback=run.monitor.callback,
-            settings={**vars(data), **vars(run.objective.noise), **vars(settings), "clips": encoded.count},
+            settings={
+                **vars(data),
+                **vars(run.objective.noise),
+                **vars(settings),
+                "clips": encoded.count,
+                "contents": contents,
+            },
             sampler=sampler,
         )
 

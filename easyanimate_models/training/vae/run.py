@@ -1,5 +1,6 @@
 """Training of a VAE, from clips to a component folder: inflated from an image VAE, all of it, or its decoder alone."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from ...vae.slice_vae import SliceVAE, SliceVAEConfig, WindowVAE
 from ...vae.video_vae import VideoVAE
 from ..clips.buckets import Bucket
 from ..clips.dataset import Item
+from ..clips.latent_cache import contents_of
 from ..clips.pixel_batches import PixelBatches
 from ..clips.settings import DataSettings
 from ..export import write_component
+from ..identity import Contents, file_digest, fingerprint
 from ..initialize import reset_parameters
 from ..learner import ObjectiveModule
 from ..loop import Callback, fit
@@ -90,8 +93,19 @@ def train_vae(
         objective = VAEObjective(
             network, lambda batch: pixels(batch).to(device), settings, networks, plan.accumulate, checkpointing
         )
+        recorded = {**vars(data), **vars(settings), "contents": _contents(start, buckets, settings)}
         adversary = None if networks.critics is None else ObjectiveModule(networks.critics, objective.critic_objective)
-        return fit(folder, network, objective, plan, adversary, callback, {**vars(data), **vars(settings)})
+        return fit(folder, network, objective, plan, adversary, callback, recorded)
+
+
+def _contents(start: HostVAE | None, buckets: dict[Bucket, list[Item]], settings: VAESettings) -> Contents:
+    """The digests of what a run is made of: the clips, the VAE to start from, the network of the perceptual loss."""
+    contents = contents_of(chain.from_iterable(buckets.values()), with_captions=False)
+    if start is not None:
+        contents["VAE"] = fingerprint(start.first_stage_model)
+    if settings.perceptual:
+        contents["backbone"] = file_digest(Path(settings.backbone))
+    return contents
 
 
 def _loss_networks(settings: VAESettings, device: torch.device) -> LossNetworks:
