@@ -156,7 +156,9 @@ def _to_yuv420p(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
         encodable = frame.reformat(format="yuv420p")
     else:
         planes = numpy.rot90(frame.to_ndarray(format="yuv444p"), turns, axes=(1, 2))
-        cut = av.VideoFrame.from_ndarray(numpy.ascontiguousarray(planes[:, :height, :width]), format="yuv444p")
+        cut = av.VideoFrame.from_ndarray(
+            numpy.ascontiguousarray(planes[:, :height, :width], numpy.uint8), format="yuv444p"
+        )
         encodable = cut.reformat(format="yuv420p")
     _copy_colour_tags(frame, encodable)
     return encodable
