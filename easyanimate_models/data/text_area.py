@@ -30,6 +30,7 @@ MIN_LETTERS, MIN_CONFIDENCE = 3, 0.8  # of what OCR reads in boxes of other shap
 class TextArea:
     """Scores writing with RapidOCR, whose weights come with the package."""
 
+    version: int = 2  # raised when scores change: clips are measured anew
     name = "text_area"
 
     def __call__(self, file: Path) -> dict[str, float]:

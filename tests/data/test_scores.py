@@ -77,6 +77,25 @@ def test_a_hand_that_shakes_is_no_pan(tmp_path):
     assert scored(tmp_path, pan(0))["shake"] == 0
 
 
+def trembling(hertz: float, reach: int, speed: float = 0, fps: int = 24, seconds: int = 3) -> list[numpy.ndarray]:
+    """A camera that goes up and down by so many pixels so often a second, and sideways by `speed`."""
+    wide = texture(640 + int(speed * seconds) + 1, 360 + reach + 1, 16, seed=3)
+    times = [i / fps for i in range(fps * seconds)]
+    places = [(round(reach * (0.5 + 0.5 * numpy.sin(2 * numpy.pi * hertz * t + 0.4))), int(speed * t)) for t in times]
+    return [wide[y : y + 360, x : x + 640] for y, x in places]
+
+
+@pytest.mark.parametrize("fps", [24, 30, 60])
+@pytest.mark.parametrize("speed", [0, 60])
+def test_a_tremor_faster_than_two_pictures_a_second_is_shake(tmp_path, fps, speed):
+    assert scored(tmp_path, trembling(8, 20, speed, fps), fps=fps)["shake"] > 0.5
+
+
+@pytest.mark.parametrize("speed", [0, 6, 15, 60, 100])
+def test_stills_and_pans_are_no_shake(tmp_path, speed):
+    assert scored(tmp_path, trembling(0, 0, speed), fps=24)["shake"] < 0.16
+
+
 def test_raft_is_used_where_its_weights_are(tmp_path):
     raft_large = pytest.importorskip("torchvision").models.optical_flow.raft_large
     torch.manual_seed(0)
