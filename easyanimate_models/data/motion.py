@@ -39,12 +39,13 @@ class Motion:
     def __call__(self, file: Path) -> dict[str, float]:
         """`motion`: mean length of the flow; `shake`: how much of the camera's motion is back and forth, 0 to 1."""
         estimate, to_original = (farneback, ORIGINAL) if self.raft is None else (_raft(self.raft), 1.0)
-        lengths, slow, bursts = [], [], []
+        lengths, slow = [], []
+        bursts: list[list[numpy.ndarray]] = []
         before = last = None
         for tick, picture, scale in _sampled(file):
             if tick % BURST_EVERY == 0:
                 bursts.append([])
-            elif tick % BURST_EVERY < BURST:
+            elif tick % BURST_EVERY < BURST and last is not None:
                 bursts[-1].append(_camera_step(farneback(last, picture) * scale))
             if tick % SPACING == FIRST:
                 if before is not None:
@@ -64,7 +65,7 @@ def farneback(before: numpy.ndarray, after: numpy.ndarray) -> numpy.ndarray:
 
 
 def shake(bursts: list[list[numpy.ndarray]]) -> float:
-    """Of the camera's steps `[2]` the share that cancels out within its burst: 0 for a pan, near 1 for a trembling hand."""
+    """Of the camera's steps `[2]` the share that cancels out within its burst: 0 for a pan, near 1 for a tremor."""
     runs = [numpy.array(steps) for steps in bursts if steps]
     walked = sum(float(numpy.linalg.norm(steps, axis=-1).sum()) for steps in runs)
     covered = sum(float(numpy.linalg.norm(steps.sum(axis=0))) for steps in runs)
