@@ -82,14 +82,18 @@ class _HashIndex:
         self.by_part: dict[tuple[int, int], list[Row]] = defaultdict(list)
 
     def add(self, row: Row) -> None:
-        for part in self._parts(row):
+        for part in self._parts(row["hash"]):
             self.by_part[part].append(row)
 
     def find_copy(self, row: Row) -> Row | None:
-        """A clip whose hash is nearly the same."""
-        candidates = (other for part in self._parts(row) for other in self.by_part.get(part, ()))
-        return next((other for other in candidates if distance(row["hash"], other["hash"]) <= SAME), None)
+        """A clip whose hash is nearly the same, or nearly that of the mirror image."""
+        hashes = [row[key] for key in ("hash", "mirrored") if key in row]
+        return next((copy for own in hashes if (copy := self._find(own)) is not None), None)
 
-    def _parts(self, row: Row) -> list[tuple[int, int]]:
-        bits, width = int(row["hash"], 16), -(-BITS // (SAME + 1))
+    def _find(self, own: str) -> Row | None:
+        candidates = (other for part in self._parts(own) for other in self.by_part.get(part, ()))
+        return next((other for other in candidates if distance(own, other["hash"]) <= SAME), None)
+
+    def _parts(self, own: str) -> list[tuple[int, int]]:
+        bits, width = int(own, 16), -(-BITS // (SAME + 1))
         return [(i, bits >> (i * width) & ((1 << width) - 1)) for i in range(SAME + 1)]

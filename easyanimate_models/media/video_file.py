@@ -4,6 +4,7 @@ The one reader of clips, for data preparation and training: rotation flags are h
 evened out. Nothing here holds more than a few frames, `read_frames` aside.
 """
 
+import re
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ UNEVEN = 0.1  # of a frame's time, between the longest and the shortest
 COMPLETE = 0.9  # of the frames and seconds that a header promises
 PROBED = 48  # frames whose times are compared
 SIDEWAYS = (90, 270)
+DURATION = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")  # how Matroska tags a stream
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def sample_frames(file: Path, count: int, short_side: int | None = None) -> list
 @contextmanager
 def open_video(file: Path):
     """The container and its first video stream, decoding on all cores. Raises `MediaError`."""
+    if file.suffix.lower() == ".webp" and file.is_file():  # FFmpeg decodes still ones only
+        raise MediaError(f"{file} is an animated WebP, which can't be decoded here; convert it, for example to mp4.")
     try:
         container = av.open(str(file))
     except FileNotFoundError as error:
@@ -168,6 +172,9 @@ def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
     cut_short = end - (start or 0) < COMPLETE * _header_seconds(container, stream)  # a trimmed clip has fewer frames
     if count < COMPLETE * stream.frames and cut_short:
         raise MediaError(f"{file} ends after {count} of {stream.frames} frames; replace it.")
+    expected = _matroska_seconds(container, stream)
+    if end < COMPLETE * expected:
+        raise MediaError(f"{file} ends after {end:.1f} of {expected:.1f} seconds; replace it.")
 
 
 def _at_rate(decoded: Iterator[av.VideoFrame], fps: float, default_seconds: float) -> Iterator[av.VideoFrame]:
@@ -190,6 +197,17 @@ def _header_seconds(container, stream) -> float:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / av.time_base
+
+
+def _matroska_seconds(container, stream) -> float:
+    """Seconds until the end of a stream whose header counts neither frames nor time, 0 if nothing tells."""
+    if stream.frames or stream.duration:
+        return 0.0
+    if tag := DURATION.match(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, tag.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1  # else another stream may be the longest
+    return (container.duration or 0) / av.time_base if alone else 0.0
 
 
 def _is_even(times: list[float | None]) -> bool:

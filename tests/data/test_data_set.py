@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from support.footage import pan, real_clip, write_video
 from support.pack import HOST, ROOT, part
@@ -204,6 +205,49 @@ def test_of_copies_the_first_is_kept_unless_they_are_wanted():
     assert [row["rejected"] for row in filters.apply_limits(rows, ANY)] == ["", "copy of a", ""]
     limits = filters.Limits(copies=True)
     assert all(not row["rejected"] for row in filters.apply_limits(rows, limits))
+
+
+def test_mirrored_copies_are_copies(tmp_path):
+    film = pan(16, frames=20)
+    other = [picture[::-1] for picture in film]
+    clips = {"a": film, "mirrored": [picture[:, ::-1] for picture in film], "upside_down": other}
+    rows = [{"file": n, **PixelScores()(write_video(tmp_path / f"{n}.mp4", f))} for n, f in clips.items()]
+    limits = filters.Limits(change=(None, None))
+    assert [row["rejected"] for row in filters.apply_limits(rows, limits)] == ["", "copy of a", ""]
+
+
+@pytest.mark.parametrize("letters", [78, 83])
+def test_long_names_become_clips(tmp_path, letters):
+    """Legal names of up to 255 bytes; those of clips are longer by their number."""
+    source = tmp_path / "source"
+    for last in "一二":
+        name = "長" * (letters - 1) + last
+        write_video(source / f"{name}.mp4", pan(16, frames=20)).with_suffix(".txt").write_text(last, encoding="utf-8")
+    rows = stages.split_footage(source, tmp_path / "set", SHORT, HERE)
+    assert [row["text"] for row in rows] == ["一", "二"] and len({row["file"] for row in rows}) == 2
+    assert all((tmp_path / "set" / row["file"]).is_file() and not row.get("wrong") for row in rows)
+    assert len(stages.score_clips(tmp_path / "set", [PixelScores()], HERE)) == 2
+
+
+def test_animated_images_are_clips_or_named(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    first, *more = [Image.fromarray(picture) for picture in pan(16, frames=20)]
+    for suffix in ("webp", "png"):
+        first.save(source / f"a.{suffix}", save_all=True, append_images=more, duration=40)
+        first.save(source / f"still.{suffix}")
+    wrong, clip = sorted(stages.split_footage(source, tmp_path / "set", SHORT, HERE), key=lambda row: row["file"])
+    assert clip["file"] == "clips/a_001.mp4" and clip["source"] == "a.png"
+    assert "is an animated WebP, which can't be decoded here; convert it" in wrong["wrong"]
+
+
+def test_a_read_only_folder_is_named(footage, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match="can't be written to; change its permissions or choose another folder"):
+        stages.split_footage(footage, tmp_path / "set", SHORT, HERE)
 
 
 def test_copies_are_found_wherever_their_hashes_differ():

@@ -118,6 +118,24 @@ def test_a_file_that_breaks_off_says_where(tmp_path):
         list(frames(file))
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("webm", "libvpx")])
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_matroska_file_that_breaks_off_is_named(tmp_path, suffix, codec, sound):
+    """Its header counts no frames."""
+
+    def prepare(stream):
+        if sound:
+            stream.container.add_stream("libopus", rate=48000)
+
+    written = [texture(160, 120, seed=i) for i in range(40)]
+    file = write_video(tmp_path / f"a.{suffix}", written, codec=codec, options={}, prepare=prepare)
+    assert len(list(frames(file))) == 40
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match=r"(ends after|can't be read beyond frame) .*; replace it"):
+        list(frames(file))
+
+
 def test_rates_are_fractions(tmp_path):
     file = write_video(tmp_path / "a.mp4", SHOWN, fps=Fraction(30000, 1001))
     assert probe(file).fps == Fraction(30000, 1001)
