@@ -1,5 +1,6 @@
 """Which clips are good enough: limits on scores, applied last, so that changing one costs nothing (paper 4.1)."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -7,6 +8,7 @@ from dataclasses import dataclass, fields
 from .ledger import Row
 from .pixel_scores import distance
 
+LIMIT_REASON = re.compile(r"\w+ \S+ is (below|above) \S+")
 BITS, SAME = 64, 4  # of a hash; those in which copies may differ
 
 
@@ -60,6 +62,13 @@ def score_of(row: Row, name: str) -> float | None:
         return min(row["width"], row["height"]) if "width" in row and "height" in row else None
     value = row.get(name)
     return None if value is None else float(value)
+
+
+def reasons_of(row: Row) -> list[str]:
+    """Why a clip is left out: a reason for each limit, or one sentence; empty for clips that are kept."""
+    rejected = str(row.get("rejected") or "")
+    parts = rejected.split("; ")  # sentences and names of copies may hold the same
+    return parts if all(map(LIMIT_REASON.fullmatch, parts)) else [rejected] if rejected else []
 
 
 def apply_limits(rows: list[Row], limits: Limits) -> Iterator[Row]:
