@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy
+from av.stream import Disposition
 
 from .errors import MediaError
 from .image_file import is_image, read_image
@@ -132,7 +133,8 @@ def open_video(file: Path):
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{file} can't be read as a video ({_reason(error)}); replace it.") from error
     with container:
-        stream = next(iter(container.streams.video), None)
+        moving = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)  # no covers
+        stream = next(moving, None)
         if stream is None:
             raise MediaError(f"{file} has audio but no video; remove it.")
         if stream.codec_context is None:

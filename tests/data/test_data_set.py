@@ -332,7 +332,8 @@ def test_the_report_counts_whole_reasons(tmp_path):
     judged = list(filters.apply_limits(rows, filters.Limits()))
     by_hand = {"file": "f.mp4", "rejected": "too dark; leave it out"}
     assert [filters.reasons_of(row) for row in [*judged, by_hand]] == [
-        ["motion 2 is below 3", "text_area 0.5 is above 0.02"], [broken], [], ["copy of c; d.mp4"], [by_hand["rejected"]],
+        ["motion 2 is below 3", "text_area 0.5 is above 0.02"], [broken], [],
+        ["copy of c; d.mp4"], [by_hand["rejected"]],
     ]  # fmt: skip
     page = report.write_report(tmp_path, [*judged, by_hand], filters.Limits()).read_text(encoding="utf-8")
     table = page[page.index("<table>") : page.index("</table>")]
