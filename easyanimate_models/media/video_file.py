@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +27,7 @@ UNEVEN = 0.1  # of a frame's time, between the longest and the shortest
 COMPLETE = 0.9  # of the frames and seconds that a header promises
 PROBED = 48  # frames whose times are compared
 SIDEWAYS = (90, 270)
+OPAQUE = 255  # alpha of a pixel through which nothing is seen
 DURATION = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")  # how Matroska tags a stream
 
 
@@ -164,7 +166,7 @@ def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
     count, start, end, default = 0, None, 0.0, _frame_seconds(stream)
     try:
         for frame in container.decode(stream):
-            yield frame
+            yield _opaque(frame)
             count += 1
             if frame.time is not None:
                 start = frame.time if start is None else start
@@ -177,6 +179,28 @@ def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
     expected = _matroska_seconds(container, stream)
     if end < COMPLETE * expected:
         raise MediaError(f"{file} ends after {end:.1f} of {expected:.1f} seconds; replace it.")
+
+
+def _opaque(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame, on white and upright if any of it is transparent: what lies below is not to be seen."""
+    if not _may_be_transparent(frame.format.name):
+        return frame
+    pixels = frame.to_ndarray(format="rgba").astype(numpy.uint16)
+    alpha = pixels[..., 3:]
+    if alpha.min() == OPAQUE:
+        return frame
+    mixed = (pixels[..., :3] * alpha + OPAQUE * (OPAQUE - alpha) + OPAQUE // 2) // OPAQUE
+    turned = numpy.ascontiguousarray(numpy.rot90(mixed, frame.rotation % 360 // 90), numpy.uint8)
+    opaque = av.VideoFrame.from_ndarray(turned, format="rgb24")
+    opaque.pts, opaque.time_base, opaque.duration = frame.pts, frame.time_base, frame.duration
+    return opaque
+
+
+@lru_cache
+def _may_be_transparent(name: str) -> bool:
+    """Whether a pixel format has alpha, of its own or in a palette."""
+    pixel_format = av.VideoFormat(name)
+    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
 
 
 def _at_rate(decoded: Iterator[av.VideoFrame], fps: float, default_seconds: float) -> Iterator[av.VideoFrame]:

@@ -146,6 +146,28 @@ def test_a_matroska_file_that_breaks_off_is_named(tmp_path, suffix, codec, sound
         list(frames(file))
 
 
+@pytest.mark.parametrize(
+    ("kind", "codec", "pix_fmt"), [("matroska", "ffv1", "bgra"), ("mov", "png", "rgba"), ("apng", "apng", "rgba")]
+)
+@pytest.mark.parametrize("fps", [None, 24])
+def test_transparent_frames_are_on_white(tmp_path, kind, codec, pix_fmt, fps):
+    """As transparent images are; colours below are not seen."""
+    layers = [numpy.dstack([pixels, numpy.full((48, 64), 255, numpy.uint8)]) for pixels in SHOWN[:12]]
+    for layer in layers:
+        layer[:20, :, 3], layer[20:30, :, 3] = 0, 128
+    with av.open(str(tmp_path / "a.mov"), "w", format=kind) as out:
+        stream = out.add_stream(codec, rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        for layer in layers:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(layer, format="rgba").reformat(format=pix_fmt)))
+        out.mux(stream.encode())
+    seen = [picture(frame) for frame in frames(tmp_path / "a.mov", fps)]
+    assert len(seen) == 12
+    for pixels, shown in zip(seen, SHOWN, strict=False):
+        assert (pixels[:20] == 255).all() and numpy.array_equal(pixels[30:], shown[30:])
+        assert numpy.abs(pixels[20:30].astype(int) - (shown[20:30].astype(int) + 255) / 2).max() <= 1
+
+
 def test_rates_are_fractions(tmp_path):
     file = write_video(tmp_path / "a.mp4", SHOWN, fps=Fraction(30000, 1001))
     assert probe(file).fps == Fraction(30000, 1001)
