@@ -77,9 +77,9 @@ def test_a_list_may_be_lines_or_an_array(folder, name):
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ({"file": "a.mp4", "text": 3}, "says that text of a.mp4 is '3', which it can't be"),
+        ({"file": "a.mp4", "text": 3}, "says that text of a.mp4 is '3', which is not valid"),
         ({"file": "a.mp4", "text": "a", "motion": "fast"}, "says that motion of a.mp4 is 'fast'"),
-        ({"file": "../a.mp4", "text": "a"}, "names ../a.mp4, which lies outside of"),
+        ({"file": "../a.mp4", "text": "a"}, "names ../a.mp4, which is outside"),
         ({"text": "a"}, "names no file"),
     ],
 )
