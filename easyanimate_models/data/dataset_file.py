@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.atomic import write_text
+from ..media.image_file import is_image
 from ..media.video_file import VIDEOS
 from .ledger import Row
 
@@ -20,8 +21,9 @@ NAME, ORIGINAL = "metadata.jsonl", "metadata.json"
 MEASURES = {"width", "height", "frames", "fps", "seconds"}
 SCORES = {"light", "change", "motion", "shake", "text_area", "aesthetics"}
 TEXTS = {"text", "rejected", "wrong", "source"}
-HASH = re.compile("[0-9a-f]{1,16}")
+HASHES, HASH = {"hash", "mirrored"}, re.compile("[0-9a-f]{1,16}")
 MAX_NUMBER = 1e12
+MAYBE_ANIMATED = {".png", ".webp"}
 SHOWN = 80  # letters of an entry in an error
 UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # the first begins as UTF-16's does
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -32,10 +34,11 @@ class DatasetError(ValueError):
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """All videos below a folder, in the order of their names. Raises `DatasetError` when there are none."""
+    """All videos below a folder, animated images too, in the order of their names. Raises `DatasetError` for none."""
     if not folder.is_dir():
         raise DatasetError(f"The folder {folder} does not exist; choose the one that contains the videos.")
-    found = find_files(folder, VIDEOS)
+    animated = [file for file in find_files(folder, MAYBE_ANIMATED) if not is_image(file)]
+    found = sorted([*find_files(folder, VIDEOS), *animated])
     if not found:
         raise DatasetError(f"{folder} contains no videos ({', '.join(sorted(VIDEOS))}); add some.")
     return found
@@ -151,6 +154,6 @@ def _check(entry: Any, file: Path) -> Row:
 def _fits(key: str, value: object) -> bool:
     if key in MEASURES | SCORES:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
-    if key == "hash":
+    if key in HASHES:
         return isinstance(value, str) and HASH.fullmatch(value) is not None
     return key not in TEXTS or isinstance(value, str)

@@ -1,5 +1,6 @@
 """Which clips are good enough: limits on scores, applied last, so that changing one costs nothing (paper 4.1)."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -7,6 +8,7 @@ from dataclasses import dataclass, fields
 from .ledger import Row
 from .pixel_scores import distance
 
+LIMIT_REASON = re.compile(r"\w+ \S+ is (below|above) \S+")
 BITS, SAME = 64, 4  # of a hash; those in which copies may differ
 
 
@@ -62,6 +64,13 @@ def score_of(row: Row, name: str) -> float | None:
     return None if value is None else float(value)
 
 
+def reasons_of(row: Row) -> list[str]:
+    """Why a clip is left out: a reason for each limit, or one sentence; empty for clips that are kept."""
+    rejected = str(row.get("rejected") or "")
+    parts = rejected.split("; ")  # sentences and names of copies may hold the same
+    return parts if all(map(LIMIT_REASON.fullmatch, parts)) else [rejected] if rejected else []
+
+
 def apply_limits(rows: list[Row], limits: Limits) -> Iterator[Row]:
     """The rows, each with `rejected`: why the clip is left out, empty for those that are kept."""
     kept = _HashIndex()
@@ -82,14 +91,18 @@ class _HashIndex:
         self.by_part: dict[tuple[int, int], list[Row]] = defaultdict(list)
 
     def add(self, row: Row) -> None:
-        for part in self._parts(row):
+        for part in self._parts(row["hash"]):
             self.by_part[part].append(row)
 
     def find_copy(self, row: Row) -> Row | None:
-        """A clip whose hash is nearly the same."""
-        candidates = (other for part in self._parts(row) for other in self.by_part.get(part, ()))
-        return next((other for other in candidates if distance(row["hash"], other["hash"]) <= SAME), None)
+        """A clip whose hash is nearly the same, or nearly that of the mirror image."""
+        hashes = [row[key] for key in ("hash", "mirrored") if key in row]
+        return next((copy for own in hashes if (copy := self._find(own)) is not None), None)
 
-    def _parts(self, row: Row) -> list[tuple[int, int]]:
-        bits, width = int(row["hash"], 16), -(-BITS // (SAME + 1))
+    def _find(self, own: str) -> Row | None:
+        candidates = (other for part in self._parts(own) for other in self.by_part.get(part, ()))
+        return next((other for other in candidates if distance(own, other["hash"]) <= SAME), None)
+
+    def _parts(self, own: str) -> list[tuple[int, int]]:
+        bits, width = int(own, 16), -(-BITS // (SAME + 1))
         return [(i, bits >> (i * width) & ((1 << width) - 1)) for i in range(SAME + 1)]

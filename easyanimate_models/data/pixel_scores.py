@@ -17,16 +17,18 @@ HASH_SIDE = 8  # its square is the number of bits
 class PixelScores:
     """Scores of the pixels alone."""
 
+    version: int = 2  # raised when scores change: clips are measured anew
     name = "basics"
 
     def __call__(self, file: Path) -> dict[str, float | int | str]:
-        """`width`, `height`, `frames`, `fps`, `seconds`; `light` and `change` in 0..1; `hash` in hexadecimal digits."""
+        """`width`, `height`, `frames`, `fps`, `seconds`; `light`, `change` in 0..1; `hash`, `mirrored`: hex digits."""
         video = probe(file)
         count, small, every = 0, [], max(1, round(video.fps / FPS))
         for count, frame in enumerate(frames(file, rough=True), 1):
             if (count - 1) % every == 0:
                 small.append(_grey(upright(frame, SIDE)))
         changes = [float(numpy.abs(b - a).mean()) for a, b in zip(small, small[1:], strict=False)]
+        middle = small[len(small) // 2]
         return {
             "width": video.width,
             "height": video.height,
@@ -35,7 +37,8 @@ class PixelScores:
             "seconds": round(count / float(video.fps), 3),
             "light": float(numpy.mean([grey.mean() for grey in small])),
             "change": max(changes, default=0.0),
-            "hash": _hash(small[len(small) // 2]),
+            "hash": _hash(middle),
+            "mirrored": _hash(middle[:, ::-1]),
         }
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +15,12 @@ from ..files.atomic import write_text
 from ..media.contact_sheet import contact_sheet
 from ..media.errors import MediaError
 from ..media.video_file import sample_frames
-from .filters import Limits, score_of
+from .filters import Limits, reasons_of, score_of
 from .ledger import Row
 
 NAME = "report.html"
 STRIP, SIDE = 4, 108  # frames of a clip, and the short side of each in pixels
+LOW_IS_GOOD = {"text_area", "shake"}
 NEAR = 6  # clips on either side of a limit
 BINS, WIDTH, HEIGHT = 40, 640, 120
 STYLE = """
@@ -46,15 +48,22 @@ def write_report(folder: Path, rows: list[Row], limits: Limits) -> Path:
 
 
 def _summary(rows: list[Row], kept: list[Row]) -> str:
-    reasons = Counter(
-        str(reason).split(" ")[0] for row in rows for reason in str(row.get("rejected") or "").split("; ") if reason
-    )
+    reasons = Counter(_kind(row, reason) for row in rows for reason in reasons_of(row))
     lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in reasons.most_common())
     seconds = sum(float(row.get("seconds", 0)) for row in kept)
     return (
         f"<p><b>{len(kept)} of {len(rows)} clips kept</b>, {seconds / 60:.1f} minutes. Rejected clips by reason (a "
         f"clip can have several reasons):</p><table>{lines}</table>"
     )
+
+
+def _kind(row: Row, reason: str) -> str:
+    """What clips are counted by: the limit, or the reason itself, without what is particular to the clip."""
+    if row.get("wrong"):
+        return "unusable file"
+    if reason.startswith("copy of "):
+        return "copy"
+    return re.sub(r"^(\w+) \S+ is (below|above) ", r"\1 is \2 ", reason)
 
 
 def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None, float | None]) -> str:
@@ -64,19 +73,21 @@ def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None
     limits = [f"{word} {value:g}" for word, value in pairs if value is not None]
     parts = [_histogram([_score(row, name) for row in rows], limit)]
     inside = [row for row in rows if not row.get("rejected")]
-    outside = [row for row in rows if any(r.startswith(f"{name} ") for r in str(row.get("rejected")).split("; "))]
-    for title, near in (("Worst kept", _worst(inside, name, limit)), ("Best rejected", _best(outside, name, limit))):
+    outside = [row for row in rows if any(r.startswith(f"{name} ") for r in reasons_of(row))]
+    for title, near in (
+        ("Worst kept", _by_margin(inside, name, limit)[:NEAR]),
+        ("Best rejected", _by_margin(outside, name, limit)[: -NEAR - 1 : -1]),
+    ):
         if near:
             parts.append(f"<h3>{title}</h3>" + "".join(_figure(folder, row, name) for row in near))
     return f"<h2>{name}</h2><p>{', '.join(limits) or 'no limit'}</p>" + "".join(parts)
 
 
-def _worst(kept: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
-    return sorted(kept, key=lambda row: _margin(_score(row, name), limit))[:NEAR]
-
-
-def _best(rejected: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
-    return sorted(rejected, key=lambda row: -_margin(_score(row, name), limit))[:NEAR]
+def _by_margin(rows: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
+    """The worst first: outside of the limit, then near it; without a limit, by what the score means."""
+    if limit == (None, None):
+        limit = (None, 0.0) if name in LOW_IS_GOOD else (0.0, None)
+    return sorted(rows, key=lambda row: _margin(_score(row, name), limit))
 
 
 def _score(row: Row, name: str) -> float:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import av
 import numpy
+from av.video.reformatter import ColorRange, Colorspace
 
 from ..files.atomic import atomic_write, make_folder
 from ..media.errors import MediaError
-from ..media.video_file import Video, count_frames, frames, open_video, probe, upright
+from ..media.video_file import Video, count_frames, frames, open_video, probe
 from .cuts import DETECTED, find_cuts
 
 X264 = {"crf": "17", "preset": "superfast", "tune": "fastdecode"}  # no eye sees the difference; it is read many times
@@ -139,14 +140,31 @@ def _write(decoded: Iterator[av.VideoFrame], video: Video, clip: Path) -> None:
         stream.width, stream.height = video.width // 2 * 2, video.height // 2 * 2
         for number, frame in enumerate(decoded):
             encodable = _to_yuv420p(frame, stream.width, stream.height)
+            if number == 0:
+                _copy_colour_tags(encodable, stream.codec_context)
             encodable.pts, encodable.time_base = number, 1 / video.fps
             out.mux(stream.encode(encodable))
         out.mux(stream.encode())
 
 
 def _to_yuv420p(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
-    """The frame upright, in 8 bits, cut to an even size."""
-    if frame.rotation % 360 == 0 and (frame.width, frame.height) == (width, height):
-        return frame.reformat(format="yuv420p")
-    pixels = numpy.ascontiguousarray(upright(frame)[:height, :width])
-    return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+    """The frame upright, in 8 bits, cut to an even size; luma and chroma stay as they are, RGB becomes BT.601."""
+    if frame.format.is_rgb:
+        frame = frame.reformat(format="yuv444p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG)
+    turns = frame.rotation % 360 // 90
+    if not turns and (frame.width, frame.height) == (width, height):
+        encodable = frame.reformat(format="yuv420p")
+    else:
+        planes = numpy.rot90(frame.to_ndarray(format="yuv444p"), turns, axes=(1, 2))
+        cut = av.VideoFrame.from_ndarray(
+            numpy.ascontiguousarray(planes[:, :height, :width], numpy.uint8), format="yuv444p"
+        )
+        encodable = cut.reformat(format="yuv420p")
+    _copy_colour_tags(frame, encodable)
+    return encodable
+
+
+def _copy_colour_tags(source: av.VideoFrame, target: av.VideoFrame | av.VideoCodecContext) -> None:
+    """How luma and chroma are to be read; without these, a player guesses by the size."""
+    target.colorspace, target.color_range = source.colorspace, source.color_range
+    target.color_primaries, target.color_trc = source.color_primaries, source.color_trc

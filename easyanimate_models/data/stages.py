@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files.atomic import remove_stale_parts
+from ..files.atomic import remove_stale_parts, short_name
 from ..files.messages import shorten
 from .dataset_file import DatasetError, find_videos, read_caption, read_rows, write_rows
 from .engines import ENGINES, Result, Task
@@ -160,6 +160,7 @@ def _stems(source: Path, videos: list[Path]) -> dict[Path, str]:
     stems, taken = {}, set()
     for video in videos:
         plain = re.sub(r'[\\/:*?"<>|\s]+', "_", str(video.relative_to(source).with_suffix("")))
+        plain = short_name(plain)
         stem, number = plain, 2
         while stem.casefold() in taken:
             stem, number = f"{plain}~{number}", number + 1

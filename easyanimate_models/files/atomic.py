@@ -1,6 +1,7 @@
 """The one writer of the package: a file appears whole or not at all, and what goes wrong is said in a sentence."""
 
 import errno
+import hashlib
 import os
 import re
 import time
@@ -18,6 +19,7 @@ from .messages import SHOWN
 PART = ".part"
 STALE_AFTER = 3600  # seconds since a part was last written to; nobody writes to it any more
 NAME_BYTES = 200  # of a file's name in the name of its part: most disks take 255
+HASH_DIGITS = 12  # of the whole name, in a name that was cut
 FULL = {errno.ENOSPC, errno.EDQUOT}
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors passes on the system's error
@@ -94,6 +96,15 @@ def remove_stale_parts(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > STALE_AFTER:
                 part.unlink()
+
+
+def short_name(name: str, size: int = NAME_BYTES) -> str:
+    """A name of at most so many bytes: a longer one is cut, and ends in a hash of the whole, so no two become one."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= size:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:HASH_DIGITS]
+    return encoded[: size - HASH_DIGITS - 1].decode(errors="ignore") + "~" + digest
 
 
 def _temporary_file(path: Path) -> Path:

@@ -4,15 +4,18 @@ The one reader of clips, for data preparation and training: rotation flags are h
 evened out. Nothing here holds more than a few frames, `read_frames` aside.
 """
 
+import re
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 import av
 import numpy
+from av.stream import Disposition
 
 from .errors import MediaError
 from .image_file import is_image, read_image
@@ -24,6 +27,8 @@ UNEVEN = 0.1  # of a frame's time, between the longest and the shortest
 COMPLETE = 0.9  # of the frames and seconds that a header promises
 PROBED = 48  # frames whose times are compared
 SIDEWAYS = (90, 270)
+OPAQUE = 255  # alpha of a pixel through which nothing is seen
+DURATION = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")  # how Matroska tags a stream
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ def sample_frames(file: Path, count: int, short_side: int | None = None) -> list
 @contextmanager
 def open_video(file: Path):
     """The container and its first video stream, decoding on all cores. Raises `MediaError`."""
+    if file.suffix.lower() == ".webp" and file.is_file():  # FFmpeg decodes still ones only
+        raise MediaError(f"{file} is an animated WebP, which can't be decoded here; convert it, for example to mp4.")
     try:
         container = av.open(str(file))
     except FileNotFoundError as error:
@@ -128,7 +135,8 @@ def open_video(file: Path):
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"{file} can't be read as a video ({_reason(error)}); replace it.") from error
     with container:
-        stream = next(iter(container.streams.video), None)
+        moving = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)  # no covers
+        stream = next(moving, None)
         if stream is None:
             raise MediaError(f"{file} has audio but no video; remove it.")
         if stream.codec_context is None:
@@ -158,7 +166,7 @@ def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
     count, start, end, default = 0, None, 0.0, _frame_seconds(stream)
     try:
         for frame in container.decode(stream):
-            yield frame
+            yield _opaque(frame)
             count += 1
             if frame.time is not None:
                 start = frame.time if start is None else start
@@ -168,6 +176,31 @@ def _decode(file: Path, container, stream) -> Iterator[av.VideoFrame]:
     cut_short = end - (start or 0) < COMPLETE * _header_seconds(container, stream)  # a trimmed clip has fewer frames
     if count < COMPLETE * stream.frames and cut_short:
         raise MediaError(f"{file} ends after {count} of {stream.frames} frames; replace it.")
+    expected = _matroska_seconds(container, stream)
+    if end < COMPLETE * expected:
+        raise MediaError(f"{file} ends after {end:.1f} of {expected:.1f} seconds; replace it.")
+
+
+def _opaque(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame, on white and upright if any of it is transparent: what lies below is not to be seen."""
+    if not _may_be_transparent(frame.format.name):
+        return frame
+    pixels = frame.to_ndarray(format="rgba").astype(numpy.uint16)
+    alpha = pixels[..., 3:]
+    if alpha.min() == OPAQUE:
+        return frame
+    mixed = (pixels[..., :3] * alpha + OPAQUE * (OPAQUE - alpha) + OPAQUE // 2) // OPAQUE
+    turned = numpy.ascontiguousarray(numpy.rot90(mixed, frame.rotation % 360 // 90), numpy.uint8)
+    opaque = av.VideoFrame.from_ndarray(turned, format="rgb24")
+    opaque.pts, opaque.time_base, opaque.duration = frame.pts, frame.time_base, frame.duration
+    return opaque
+
+
+@lru_cache
+def _may_be_transparent(name: str) -> bool:
+    """Whether a pixel format has alpha, of its own or in a palette."""
+    pixel_format = av.VideoFormat(name)
+    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
 
 
 def _at_rate(decoded: Iterator[av.VideoFrame], fps: float, default_seconds: float) -> Iterator[av.VideoFrame]:
@@ -190,6 +223,17 @@ def _header_seconds(container, stream) -> float:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / av.time_base
+
+
+def _matroska_seconds(container, stream) -> float:
+    """Seconds until the end of a stream whose header counts neither frames nor time, 0 if nothing tells."""
+    if stream.frames or stream.duration:
+        return 0.0
+    if tag := DURATION.match(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, tag.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1  # else another stream may be the longest
+    return (container.duration or 0) / av.time_base if alone else 0.0
 
 
 def _is_even(times: list[float | None]) -> bool:

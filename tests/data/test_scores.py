@@ -77,6 +77,25 @@ def test_a_hand_that_shakes_is_no_pan(tmp_path):
     assert scored(tmp_path, pan(0))["shake"] == 0
 
 
+def trembling(hertz: float, reach: int, speed: float = 0, fps: int = 24, seconds: int = 3) -> list[numpy.ndarray]:
+    """A camera that goes up and down by so many pixels so often a second, and sideways by `speed`."""
+    wide = texture(640 + int(speed * seconds) + 1, 360 + reach + 1, 16, seed=3)
+    times = [i / fps for i in range(fps * seconds)]
+    places = [(round(reach * (0.5 + 0.5 * numpy.sin(2 * numpy.pi * hertz * t + 0.4))), int(speed * t)) for t in times]
+    return [wide[y : y + 360, x : x + 640] for y, x in places]
+
+
+@pytest.mark.parametrize("fps", [24, 30, 60])
+@pytest.mark.parametrize("speed", [0, 60])
+def test_a_tremor_faster_than_two_pictures_a_second_is_shake(tmp_path, fps, speed):
+    assert scored(tmp_path, trembling(8, 20, speed, fps), fps=fps)["shake"] > 0.5
+
+
+@pytest.mark.parametrize("speed", [0, 6, 15, 60, 100])
+def test_stills_and_pans_are_no_shake(tmp_path, speed):
+    assert scored(tmp_path, trembling(0, 0, speed), fps=24)["shake"] < 0.16
+
+
 def test_raft_is_used_where_its_weights_are(tmp_path):
     raft_large = pytest.importorskip("torchvision").models.optical_flow.raft_large
     torch.manual_seed(0)
@@ -114,6 +133,86 @@ def test_the_area_of_writing_is_that_of_the_ink(script, size):
 @pytest.mark.parametrize("name", ["bikes", "carphone_pristine"])
 def test_sampledwithout_writing_have_none(name):
     assert text_area.TextArea()(real_clip(name))["text_area"] < 0.01
+
+
+SUBTITLES = {
+    "latin": ("I never thought it would come to this,", "but here we are at the end of the road."),
+    "cyrillic": ("Я никогда не думал, что до этого дойдёт,", "но вот мы в конце пути, и всё позади."),
+    "greek": ("Δεν πίστευα ποτέ ότι θα φτάσουμε εδώ,", "αλλά να που τελειώνει ο δρόμος."),
+    "japanese": ("まさかこんなことになるとは思わなかったが", "とうとう道の終わりに来てしまった"),
+    "chinese": ("我從來沒想到會變成這樣", "但我們終於走到了道路的盡頭"),
+}
+SHARE = 0.02  # the original's limit
+
+
+def with_bars(pixels: numpy.ndarray, kind: str) -> numpy.ndarray:
+    """Black rows above and below, or columns on both sides."""
+    height, width = pixels.shape[:2]
+    bar = {"": 0, "letterbox": height // 6, "pillarbox": width // 3}[kind]
+    return numpy.pad(
+        pixels, ((bar, bar) if kind == "letterbox" else (0, 0), (bar, bar) if kind == "pillarbox" else (0, 0), (0, 0))
+    )
+
+
+def subtitled(pixels: numpy.ndarray, script: str) -> numpy.ndarray:
+    """Two lines at the bottom, white with a black edge."""
+    image = Image.fromarray(pixels)
+    letters = font(round(image.height * 0.06))
+    text = "\n".join(SUBTITLES[script])
+    at = (image.width / 2, image.height * 0.95)
+    ImageDraw.Draw(image).text(
+        at, text, "white", letters, "md", align="center", stroke_width=letters.size // 16 + 1, stroke_fill="black"
+    )
+    return numpy.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[numpy.ndarray]:
+    """Pictures without writing."""
+    bikes, rabbit = pictures(real_clip("bikes"), (640, 360)), pictures(real_clip("bigbuckbunny"), (640, 360))
+    phone = pictures(real_clip("carphone_pristine"), (640, 524))
+    return [
+        *(bikes[i] for i in (0, 40, 100, 150, 245)),
+        rabbit[0],
+        phone[0],
+        *(texture(640, 360, g) for g in (8, 16, 32)),
+    ]
+
+
+def rejected(tmp_path: Path, clips: list[numpy.ndarray]) -> int:
+    """How many clips of one picture have more writing than the limit."""
+    score = text_area.TextArea()
+    files = [write_video(tmp_path / f"{i}.mp4", [pixels] * 3) for i, pixels in enumerate(clips)]
+    return sum(score(file)["text_area"] > SHARE for file in files)
+
+
+def test_clips_without_writing_are_kept_with_bars_and_without(tmp_path, scenes):
+    clips = [with_bars(scene, kind) for scene in scenes for kind in ("", "letterbox", "pillarbox")]
+    assert len(clips) == 30 and rejected(tmp_path, clips) <= 1
+
+
+def test_clips_with_subtitles_are_rejected_in_any_script(tmp_path, scenes):
+    """Within the picture, and half of them with bars."""
+    clips = [
+        with_bars(subtitled(scene, script), kind)
+        for script in SUBTITLES
+        for scene in (scenes[0], scenes[5], scenes[6])
+        for kind in ("", "letterbox" if scene is scenes[0] else "pillarbox")
+    ]
+    assert len(clips) == 30 and rejected(tmp_path, clips) >= 29
+
+
+def test_writing_in_a_bar_and_large_titles_are_seen(scenes):
+    in_the_bar = subtitled(with_bars(scenes[0], "letterbox"), "latin")
+    image = Image.fromarray(scenes[5])
+    ImageDraw.Draw(image).text((200, 120), "STOP", "white", font(110), stroke_width=4, stroke_fill="black")
+    assert text_area.covered(in_the_bar) > SHARE and text_area.covered(numpy.asarray(image)) > SHARE
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_picture_of_one_colour_has_no_writing(colour):
+    blank = numpy.full((90, 160, 3), colour, numpy.uint8)
+    assert text_area.covered(blank) == 0 and text_area.crop_bars(blank).size == 0
 
 
 def test_basics_are_what_the_clip_is(tmp_path):

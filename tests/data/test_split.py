@@ -2,6 +2,7 @@
 
 import random
 
+import av
 import numpy
 import pytest
 
@@ -130,6 +131,86 @@ def test_clips_are_turned_even_and_in_eight_bits(tmp_path):
         (clip,) = split.split(file, tmp_path / "clips", file.stem, settings)
         probed = video_file.probe(clip)
         assert (probed.width, probed.height) == size and probed.even and not probed.rotated and probed.depth == 8, file
+
+
+COLOURS = ((170, 0, 0), (12, 220, 2), (20, 40, 230), (128, 128, 128), (240, 230, 60))
+TAGS = ("colorspace", "color_range", "color_primaries", "color_trc")
+LUMA = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114)}  # colour space of H.273: weights of red and blue
+
+
+def yuv_of(colour: tuple[int, int, int], space: int, full: bool) -> list[int]:
+    r, g, b = (c / 255 for c in colour)
+    kr, kb = LUMA[space]
+    y = kr * r + (1 - kr - kb) * g + kb * b
+    u, v = (b - y) / (2 - 2 * kb), (r - y) / (2 - 2 * kr)
+    luma, chroma, black = (255, 255, 0) if full else (219, 224, 16)
+    return [round(black + luma * y), round(128 + chroma * u), round(128 + chroma * v)]
+
+
+def bars(file, space: int, full: bool, height: int, prepare=lambda stream: None, side: int = 64):
+    """Flat bars of `COLOURS`, tagged."""
+    widths = numpy.repeat(range(len(COLOURS)), side)
+    planes = numpy.array([yuv_of(colour, space, full) for colour in COLOURS], numpy.uint8)[widths].T
+    picture = numpy.ascontiguousarray(numpy.broadcast_to(planes[:, None], (3, height, planes.shape[1])))
+    with av.open(str(file), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "4", "g": "250"})
+        stream.width, stream.height, stream.pix_fmt = planes.shape[1], height, "yuv420p"
+        prepare(stream)
+        for _ in range(30):
+            frame = av.VideoFrame.from_ndarray(picture, format="yuv444p")
+            for tagged in (frame, stream.codec_context):
+                tagged.colorspace = tagged.color_primaries = tagged.color_trc = space
+                tagged.color_range = 2 if full else 1
+            out.mux(stream.encode(frame.reformat(format="yuv420p")))
+        out.mux(stream.encode())
+    return file
+
+
+def largest_difference(file, other, side: int = 64) -> float:
+    """Between the colours of the bars of two files as they are decoded, in levels."""
+    return float(numpy.abs(bar_colours(file, side) - bar_colours(other, side)).max())
+
+
+def bar_colours(file, side: int) -> numpy.ndarray:
+    """The mean of each bar away from its borders; bars that lie are stood up."""
+    pixels = video_file.upright(next(video_file.frames(file))).astype(float)
+    rows = pixels if pixels.shape[1] >= len(COLOURS) * side else pixels.swapaxes(0, 1)
+    return numpy.array([rows[8:-8, n * side + 8 : (n + 1) * side - 8].mean((0, 1)) for n in range(len(COLOURS))])
+
+
+@pytest.mark.parametrize("height", [180, 720])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("space", LUMA)
+def test_colours_stay_what_they_are_when_encoded_anew(tmp_path, space, full, height):
+    file = bars(tmp_path / "bars.mp4", space, full, height)
+    clip = encoded(file, tmp_path)
+    assert largest_difference(file, clip) <= 2
+    first, again = (next(video_file.frames(f)) for f in (file, clip))
+    assert all(getattr(first, tag) == getattr(again, tag) for tag in TAGS)
+
+
+def encoded(file, folder):
+    """The second half of a clip, which has no key frame at its start."""
+    clip = folder / "clips" / "again.mp4"
+    split.make_folder(clip.parent)
+    split._encode(video_file.probe(file), {split.Segment(15, 30): clip})
+    return clip
+
+
+@pytest.mark.parametrize("turned", [0, 90, 270])
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_stay_when_a_clip_is_turned_or_cut_to_even_sides(tmp_path, turned, full):
+    file = bars(tmp_path / "bars.mp4", 1, full, 180, lambda stream: stream.set_display_rotation(turned))
+    assert largest_difference(file, encoded(file, tmp_path)) <= 2
+
+
+@pytest.mark.parametrize("pix_fmt", ["bgr0", "gray", "yuv444p", "yuv422p10le", "yuv444p10le"])
+@pytest.mark.parametrize("height", [181, 720])
+def test_colours_stay_whatever_the_source_is(tmp_path, pix_fmt, height):
+    """Reading back 8 bits is off by up to 2 levels by itself, unlike reading 10."""
+    flat = numpy.repeat(numpy.array(COLOURS, numpy.uint8), 64, axis=0)[None].repeat(height, axis=0)
+    file = write_video(tmp_path / "bars.mkv", [flat] * 30, codec="ffv1", pix_fmt=pix_fmt, options={})
+    assert largest_difference(file, encoded(file, tmp_path)) <= 2.5
 
 
 def test_settings_that_leave_gaps_are_refused():

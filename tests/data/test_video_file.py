@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy
 import pytest
+from av.stream import Disposition
 
 from support.footage import texture, write_video
 from support.pack import part
@@ -80,9 +81,16 @@ def test_pictures_spread_over_a_clip_come_from_the_middle_of_each_part(tmp_path)
     assert len(video_file.sample_frames(file, 100)) == 30
 
 
-def sound_only(file):
+def sound_only(file, cover: bool = False):
+    """A file without pictures; a `cover` is no picture of a film."""
     with av.open(str(file), "w") as container:
         stream = container.add_stream("aac", rate=44100)
+        if cover:
+            art = container.add_stream("mjpeg", rate=25, options={"strict": "unofficial"})
+            art.width, art.height, art.pix_fmt = 64, 48, "yuvj420p"
+            art.disposition = Disposition.attached_pic
+            container.mux(art.encode(av.VideoFrame.from_ndarray(SHOWN[0], format="rgb24")))
+            container.mux(art.encode())
         frame = av.AudioFrame.from_ndarray(numpy.zeros((1, 1024), numpy.float32), format="fltp", layout="mono")
         frame.rate = 44100
         container.mux(stream.encode(frame))
@@ -93,6 +101,7 @@ def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no video")
     sound_only(tmp_path / "sound.mp4")
+    sound_only(tmp_path / "covered.mp4", cover=True)
     whole = write_video(tmp_path / "whole.mp4", SHOWN).read_bytes()
     (tmp_path / "short.mp4").write_bytes(whole[: len(whole) // 2])
     for name, why in {
@@ -100,6 +109,7 @@ def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
         "text": "can't be read as a video .*; replace it",
         "short": "can't be read as a video .*; replace it",
         "sound": "has audio but no video; remove it",
+        "covered": "has audio but no video; remove it",
         "gone": "no longer exists",
     }.items():
         with pytest.raises(MediaError, match=rf"{name}\.mp4 {why}"):
@@ -116,6 +126,46 @@ def test_a_file_that_breaks_off_says_where(tmp_path):
     assert probe(file).width == 160
     with pytest.raises(MediaError, match=r"a\.mp4 (ends after|can't be read beyond frame) \d+ .*; replace it"):
         list(frames(file))
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("webm", "libvpx")])
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_matroska_file_that_breaks_off_is_named(tmp_path, suffix, codec, sound):
+    """Its header counts no frames."""
+
+    def prepare(stream):
+        if sound:
+            stream.container.add_stream("libopus", rate=48000)
+
+    written = [texture(160, 120, seed=i) for i in range(40)]
+    file = write_video(tmp_path / f"a.{suffix}", written, codec=codec, options={}, prepare=prepare)
+    assert len(list(frames(file))) == 40
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match=r"(ends after|can't be read beyond frame) .*; replace it"):
+        list(frames(file))
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "pix_fmt"), [("matroska", "ffv1", "bgra"), ("mov", "png", "rgba"), ("apng", "apng", "rgba")]
+)
+@pytest.mark.parametrize("fps", [None, 24])
+def test_transparent_frames_are_on_white(tmp_path, kind, codec, pix_fmt, fps):
+    """As transparent images are; colours below are not seen."""
+    layers = [numpy.dstack([pixels, numpy.full((48, 64), 255, numpy.uint8)]) for pixels in SHOWN[:12]]
+    for layer in layers:
+        layer[:20, :, 3], layer[20:30, :, 3] = 0, 128
+    with av.open(str(tmp_path / "a.mov"), "w", format=kind) as out:
+        stream = out.add_stream(codec, rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        for layer in layers:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(layer, format="rgba").reformat(format=pix_fmt)))
+        out.mux(stream.encode())
+    seen = [picture(frame) for frame in frames(tmp_path / "a.mov", fps)]
+    assert len(seen) == 12
+    for pixels, shown in zip(seen, SHOWN, strict=False):
+        assert (pixels[:20] == 255).all() and numpy.array_equal(pixels[30:], shown[30:])
+        assert numpy.abs(pixels[20:30].astype(int) - (shown[20:30].astype(int) + 255) / 2).max() <= 1
 
 
 def test_rates_are_fractions(tmp_path):
