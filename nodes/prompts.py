@@ -31,8 +31,8 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
                 io.Boolean.Input(
                     "clean_text",
                     default=True,
-                    tooltip="Lower-cases the text and strips links, brackets, weights and Chinese characters, as in "
-                    "training. Off: the text is used as typed, with (word:1.2) weights.",
+                    tooltip="Lower-cases the text and strips links, brackets and Chinese characters, as in training; "
+                    "of (word:1.2), word:1.2 is read as text. Off: the text is used as typed, with weights.",
                 ),
             ],
             outputs=[
