@@ -92,8 +92,8 @@ def require_text_width(context: Tensor | None, width: int) -> None:
     """Raise `ValueError` when the prompt was encoded by a text encoder of another width."""
     if context is not None and context.shape[-1] != width:
         raise ValueError(
-            f"The text encoder gives {context.shape[-1]}-dimensional embeddings, this transformer takes {width}; load "
-            "the text encoder that belongs to it with Load EasyAnimate Text Encoder."
+            f"The text encoder gives {context.shape[-1]}-dimensional embeddings, but this transformer needs {width}; "
+            "load the text encoder that belongs to it with Load EasyAnimate Text Encoder."
         )
 
 
@@ -104,7 +104,7 @@ def clip_tokens(clip_vision_output, prompt_type: str | None) -> tuple[Tensor, Te
     embeds = clip_vision_output["image_embeds"]
     if embeds.shape[-1] != CLIP_WIDTH:
         raise ValueError(
-            f"The CLIP vision model gives {embeds.shape[-1]}-dimensional embeddings, EasyAnimate takes {CLIP_WIDTH}; "
-            "load CLIP ViT-L/14 (clip_vision_l, or image_encoder of the release)."
+            f"The CLIP vision model gives {embeds.shape[-1]}-dimensional embeddings, but EasyAnimate needs "
+            f"{CLIP_WIDTH}; load CLIP ViT-L/14 (clip_vision_l, or image_encoder of the release)."
         )
     return embeds, torch.ones(len(embeds), CLIP_TOKENS)

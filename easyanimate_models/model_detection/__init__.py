@@ -24,16 +24,16 @@ def with_our_names(checkpoint: Checkpoint, detectors: list[probes.Detector]) -> 
 def detect_transformer(checkpoint: Checkpoint) -> Release:
     """The release's class, holding the network config, of a file under our names. Raises `CheckpointError`."""
     motion_dit.require_whole(checkpoint)
-    what = "an EasyAnimate V1 to V3 transformer; choose the transformer's file or folder"
+    what = "not an EasyAnimate V1 to V3 transformer; choose the transformer's file or folder"
     return probes.detect(TRANSFORMERS, checkpoint, what)
 
 
 def detect_vae(checkpoint: Checkpoint) -> vae.DetectedVAE:
     """Which VAE a file under our names is. Raises `CheckpointError`."""
-    return probes.detect(VAES, checkpoint, "an EasyAnimate video VAE; choose the VAE's file or folder")
+    return probes.detect(VAES, checkpoint, "not an EasyAnimate video VAE; choose the VAE's file or folder")
 
 
 def detect_text_encoder(checkpoint: Checkpoint) -> T5TextEncoder:
     """Which text encoder a file under our names is. Raises `CheckpointError`."""
-    what = "a T5 v1.1 text encoder; choose a t5xxl file or the release's text_encoder folder"
+    what = "not a T5 v1.1 text encoder; choose a t5xxl file or the release's text_encoder folder"
     return probes.detect(TEXT_ENCODERS, checkpoint, what)

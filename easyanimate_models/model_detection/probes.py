@@ -30,11 +30,11 @@ class Detector(Generic[Detected]):
 
 
 def detect(detectors: Sequence[Detector[Detected]], checkpoint: Checkpoint, what: str) -> Detected:
-    """What the first detector that recognises the file says; `CheckpointError` when none does: it is not `what`."""
+    """What the first detector that recognises the file says; `CheckpointError` when none does: it is `what`."""
     for detector in detectors:
         if detector.recognises(checkpoint):
             return detector.detect(checkpoint)
-    raise CheckpointError(f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, not {what}.")
+    raise CheckpointError(f"{checkpoint.path.name} is {describe(checkpoint.tensors)}, {what}.")
 
 
 def count(checkpoint: Checkpoint, prefix: str, tensors: int = 2) -> int:

@@ -23,7 +23,6 @@ SET_BY = (  # the host's kinds of model sampling, and the nodes that set them
     ("StableCascadeSampling", "ModelSamplingStableCascade"),
     ("ModelSamplingDiscrete", "ModelSamplingDiscrete"),
 )
-PREDICTIONS = ("CONST", "COSMOS_RFLOW", "X0", "V_PREDICTION", "EPS")  # the host's classes, the specific before EPS
 HALF = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -82,17 +81,20 @@ class _Run:
 
 def require_model_sampling(model_sampling, release) -> None:
     """Raise `ValueError` when a node made the host sample for another kind of model than the release is."""
-    bases = {base.__name__ for base in type(model_sampling).__mro__}
-    own = {base.__name__ for base in release.noise_levels.__mro__}
-    predictions = {next((kind for kind in PREDICTIONS if kind in names), None) for names in (bases, own)}
-    levels, own_levels = (next((kind for kind, _ in SET_BY if kind in names), None) for names in (bases, own))
-    if levels == own_levels and (len(predictions) == 1 or None in predictions):
+    levels, own = (_levels(kind) for kind in (type(model_sampling), release.noise_levels))
+    if levels == own:
         return
-    node = dict(SET_BY).get(str(levels), type(model_sampling).__name__)
+    node = dict(SET_BY).get(levels, type(model_sampling).__name__)
     raise ValueError(
         f"{node} is connected to this model, which makes the sampler treat it as another kind of model than "
         f"EasyAnimate {release.latent_format.release} is; take that node out."
     )
+
+
+def _levels(model_sampling: type) -> str:
+    """The host's kind of noise levels that a model sampling has; "" for none of them."""
+    names = {base.__name__ for base in model_sampling.__mro__}
+    return next((kind for kind, _ in SET_BY if kind in names), "")
 
 
 def without_repeats(sigmas: Tensor) -> Tensor:

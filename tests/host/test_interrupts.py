@@ -29,7 +29,9 @@ STAGES = {  # stage -> the node whose output has the fault, the layer, which of 
 def nodes_for(stage: str) -> dict:
     nodes = text_to_frames()
     if stage == "encoding":
-        nodes["pictures"] = node("EmptyImage", width=64, height=64, batch_size=24, color=0xC08040)
+        nodes["first"] = node("EmptyImage", width=64, height=64, batch_size=8, color=0xC08040)
+        nodes["rest"] = node("EmptyImage", width=64, height=64, batch_size=16, color=0x4080C0)
+        nodes["pictures"] = node("ImageBatch", image1=["first", 0], image2=["rest", 0])
         nodes["encode"] = node("EasyAnimateEncode", images=["pictures", 0], vae=["vae", 0], tile_size=0)
         nodes["decode"]["inputs"]["latent"] = ["encode", 0]
         unused = ("model", "clip", "prompt", "empty", "sampler")

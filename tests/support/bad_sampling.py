@@ -29,13 +29,13 @@ CONDITIONING = (
     Row(
         "Stable Diffusion's CLIP",
         SAMPLER,
-        "gives 768-dimensional embeddings, this transformer takes 32; load the text encoder",
+        "gives 768-dimensional embeddings, but this transformer needs 32; load the text encoder",
         {**SD, **other("prompt", clip=["sd", 1])},
     ),
     Row(
         "a transformer for another text encoder",
         SAMPLER,
-        "gives 32-dimensional embeddings, .* takes 48; load the text encoder",
+        "gives 32-dimensional embeddings, .* needs 48; load the text encoder",
         transformer("wide-text.safetensors"),
     ),
     Row("Stable Diffusion's VAE in Image to Video", I2V, OURS_ONLY, {**SD, **given(vae=["sd", 2])}),
@@ -96,7 +96,7 @@ CONDITIONING = (
     Row(
         "another CLIP vision model",
         SAMPLER,
-        "gives 512-dimensional embeddings, EasyAnimate takes 768; load CLIP ViT",
+        "gives 512-dimensional embeddings, but EasyAnimate needs 768; load CLIP ViT",
         {**transformer("with-clip.safetensors"), **clip_vision("clip-b/model.safetensors")},
     ),
     Row(

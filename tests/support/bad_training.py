@@ -198,7 +198,7 @@ TRAINING = (
     Row(
         "Stable Diffusion's CLIP to teach with",
         LORA,
-        "gives 768-dimensional embeddings, this transformer takes 32",
+        "gives 768-dimensional embeddings, but this transformer needs 32",
         trained(more=SD, clip=["sd", 1]),
     ),
     Row(

@@ -23,7 +23,6 @@ LEFT_OVER = {
     "ModelSamplingSD3": lambda model: advanced.ModelSamplingSD3().patch(model, 3.0)[0],
     "ModelSamplingFlux": lambda model: advanced.ModelSamplingFlux().patch(model, 1.15, 0.5, 512, 512)[0],
     "ModelSamplingStableCascade": lambda model: advanced.ModelSamplingStableCascade().patch(model, 2.0)[0],
-    "ModelSamplingDiscrete": lambda model: advanced.ModelSamplingDiscrete().patch(model, "v_prediction", False)[0],
     "ModelSamplingContinuousEDM": lambda model: advanced.ModelSamplingContinuousEDM().patch(
         model, "v_prediction", 120.0, 0.002
     )[0],
@@ -37,8 +36,9 @@ def test_a_model_sampling_left_over_is_named(node):
         sample(model)
 
 
-def test_a_discrete_schedule_of_the_same_kind_may_stay():
-    model = advanced.ModelSamplingDiscrete().patch(tiny_transformer(), "eps", False)[0]
+@pytest.mark.parametrize("kind", ["eps", "v_prediction", "lcm"])
+def test_a_discrete_schedule_may_stay(kind):
+    model = advanced.ModelSamplingDiscrete().patch(tiny_transformer(), kind, False)[0]
     assert sample(model).isfinite().all()
 
 
