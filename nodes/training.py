@@ -59,7 +59,7 @@ def _clips() -> list:
             default=0,
             min=0,
             max=2**31 - 1,
-            control_after_generate=False,  # a seed that changes by itself would begin anew instead of going on
+            control_after_generate=False,  # a seed that changes by itself would start over instead of resuming
             tooltip="Random seed; the same seed gives the same result.",
         ),
         io.Image.Input(

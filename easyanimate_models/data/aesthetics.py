@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..files.checkpoint import CheckpointError, fingerprint, read_checkpoint
+from ..files.checkpoint import CheckpointError, fingerprint_weights, read_checkpoint
 from ..media.video_file import sample_frames
 
 FRAMES = 4
@@ -46,7 +46,7 @@ def clip_vision_aesthetics(clip_vision, head: Path) -> Aesthetics:
     def encode_images(pictures: Tensor) -> Tensor:
         return clip_vision.encode_image(pictures).image_embeds
 
-    return Aesthetics(encode_images, head, fingerprint(clip_vision.model))
+    return Aesthetics(encode_images, head, fingerprint_weights(clip_vision.model.state_dict()))
 
 
 @lru_cache(maxsize=1)

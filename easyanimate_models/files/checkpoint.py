@@ -257,13 +257,8 @@ def require_fit(
     return tensors
 
 
-def fingerprint(network: nn.Module) -> str:
-    """A short digest of a network's weights, from a few numbers of every tensor."""
-    return fingerprint_weights(network.state_dict())
-
-
 def fingerprint_weights(weights: dict[str, Tensor]) -> str:
-    """The same for weights by their names."""
+    """A short digest of weights by their names, from a few numbers of every tensor."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         flat = tensor.flatten()

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..files import checkpoint
+from ..files.checkpoint import fingerprint_weights
 from ..media.errors import MediaError
 
 Contents = dict[str, str]  # what a run is made of, such as "clips" or "VAE" -> the digest of its contents
@@ -46,7 +46,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def fingerprint(network: nn.Module) -> str:
     """A short digest of a network: its class, its config, and a few numbers of every weight."""
-    return _short(network, checkpoint.fingerprint(network))
+    return _short(network, fingerprint_weights(network.state_dict()))
 
 
 def model_fingerprint(patcher) -> str:
@@ -55,7 +55,7 @@ def model_fingerprint(patcher) -> str:
     A patcher that is loaded has its LoRAs in the weights, and the weights without them in `backup`.
     """
     backup = {name: getattr(entry, "weight", entry) for name, entry in patcher.backup.items()}
-    own = checkpoint.fingerprint_weights({**patcher.model.state_dict(), **backup})
+    own = fingerprint_weights({**patcher.model.state_dict(), **backup})
     patches = [f"{name} {_describe(patcher.patches[name])}" for name in sorted(patcher.patches)]
     return _short(getattr(patcher.model, "diffusion_model", patcher.model), own, *patches)
 

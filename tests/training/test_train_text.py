@@ -111,8 +111,8 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
 def test_sample_prompts_are_encoded_by_the_trained_text_encoder(models, reader):
     data, wanted = data_settings.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
     subject = samples.preview_inputs(wanted, data, *models[1:], inpainting=True)
-    (context, told), negative = (prompt[0] for prompt in reader.encode_prompts(subject))
-    assert told.keys() == subject.positive[0][1].keys() and relative_error(context, subject.positive[0][0]) > 0.05
+    (context, options), negative = (prompt[0] for prompt in reader.encode_prompts(subject))
+    assert options.keys() == subject.positive[0][1].keys() and relative_error(context, subject.positive[0][0]) > 0.05
     assert negative[0].shape == context.shape
 
 
