@@ -104,18 +104,23 @@ def total_frames(window) -> int | None:
     return getattr(window, "total_frames", 0) or None
 
 
-def context_handler(length: int, overlap: int) -> comfy.context_windows.IndexListContextHandler:
-    """The host's windows over latent frames; 0.33 would add an anchor frame to each."""
+def context_handler(length: int, overlap: int, causal: bool) -> comfy.context_windows.IndexListContextHandler:
+    """The host's windows over latent frames; for causal latents each sees the frame before it as an anchor.
+
+    0.33 does that itself, for 0.3.75 it is asked of `long_video.with_any_batch`.
+    """
     kind = comfy.context_windows.IndexListContextHandler
     takes_anchor = "causal_window_fix" in inspect.signature(kind.__init__).parameters
-    return kind(
+    handler = kind(
         context_schedule=comfy.context_windows.get_matching_context_schedule("standard_static"),
         fuse_method=comfy.context_windows.get_matching_fuse_method("pyramid"),
         context_length=length,
         context_overlap=overlap,
         dim=2,
-        **({"causal_window_fix": False} if takes_anchor else {}),
+        **({"causal_window_fix": causal} if takes_anchor else {}),
     )
+    handler.needs_anchor = causal and not takes_anchor
+    return handler
 
 
 def prepares_for_windows(model) -> None:

@@ -9,7 +9,8 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from .conditioning.inpainting import EncodedMask
+from .conditioning.concat import ConcatInputs
+from .conditioning.inpainting import EncodedMask, Inpainting
 from .configs.motion_dit import transformer_config
 from .configs.vae import vae_config
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
@@ -39,7 +40,8 @@ class Release(comfy.supported_models_base.BASE):
     prediction: comfy.model_base.ModelType  # what the network predicts
     noise_levels: type  # between timesteps and sigmas, a model sampling of the host
     schedule: Schedule
-    inpainting: Any  # what an inpainting model is given beside the noise
+    inpainting: Inpainting  # what an inpainting model is given beside the noise
+    variants: tuple[ConcatInputs, ...] = ()  # of its networks that take more than the noise, inpainting among them
     text_encoder: type  # the kind that it was trained with
     vae: type[Any]
     vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
@@ -59,9 +61,25 @@ class Release(comfy.supported_models_base.BASE):
         return self.unet_config["config"]
 
     @property
+    def variant(self) -> ConcatInputs | None:
+        """What the network takes beside the noise; None for text to video."""
+        extra = self.config.in_channels - self.config.latent_channels
+        return next((variant for variant in self.variants if variant.channels == extra), None)
+
+    def require_variant(self) -> None:
+        """Raise `ValueError` when no published network takes so many input channels."""
+        latents = self.config.latent_channels
+        known = [latents + extra for extra in (0, *(variant.channels for variant in self.variants))]
+        if self.config.in_channels not in known:
+            raise ValueError(
+                f"it takes {self.config.in_channels} input channels, but transformers of EasyAnimate "
+                f"{self.latent_format.release} take {' or '.join(map(str, known))}"
+            )
+
+    @property
     def is_inpainting(self) -> bool:
-        """Whether the network takes more than the noise."""
-        return self.config.in_channels > self.config.latent_channels
+        """Whether the network is given masked images beside the noise."""
+        return isinstance(self.variant, Inpainting)
 
     @property
     def sees_start_image(self) -> bool:
@@ -116,6 +134,7 @@ class MotionRelease(Release):
     noise_levels = LinearNoiseLevels
     schedule = DiscreteSchedule()
     inpainting = EncodedMask()
+    variants = (inpainting,)
     text_encoder = T5TextEncoder
     ignored = (
         ".pos_encoder.pe",  # sinusoids, a seventh of the file; computed when needed

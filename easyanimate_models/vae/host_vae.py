@@ -18,7 +18,7 @@ from .tiling import RELEASE_TILING, Tiling
 from .video_vae import SPACE_RATIO, VideoVAE, tiles_of
 
 SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
-ENCODER = "easyanimate_vae"  # what latents carry, see `encoded_by`
+ENCODER, PIXELS = "easyanimate_vae", "easyanimate_pixels"  # what latents carry, see `encoded_by` and `pixels_of`
 LEAST_TILE = 8  # side in latents: smaller tiles see too little
 LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
 
@@ -114,6 +114,8 @@ class HostVAE(comfy.sd.VAE):
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
         latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling, SPACE_RATIO)
         setattr(latents, ENCODER, self)
+        if self.inpainting.reads_pixels:
+            setattr(latents, PIXELS, pixel_samples)
         return latents
 
     def encode_tiled(
@@ -205,6 +207,11 @@ class HostVAE(comfy.sd.VAE):
 def encoded_by(latents: Tensor) -> HostVAE | None:
     """The VAE that made these latents; stock nodes hand them on as they are. None when they were changed since."""
     return getattr(latents, ENCODER, None)
+
+
+def pixels_of(latents: Tensor) -> Tensor:
+    """The images `[T, H, W, C]` that these latents, of which `encoded_by` knows the VAE, were made of."""
+    return getattr(latents, PIXELS)
 
 
 def _progress(slices: int) -> Callable[[], None]:

@@ -165,6 +165,7 @@ class TimePlan:
 
     `overlapping` are slices for decoding that share frames, where the network allows it. `crop` is how many of so
     many frames can be encoded; `trained_length` is the longest video that the release's transformer was trained on.
+    `lone` latents at the start stand for a single frame, outside of all slices.
     """
 
     encode: Callable[[int], list[EncodeSlice]]
@@ -174,6 +175,7 @@ class TimePlan:
     trained_length: int
     overlapping: Callable[[int], list[DecodeSlice]] | None = None
     crop: Callable[[int], int] = all_frames
+    lone: int = 0
 
     @property
     def unit(self) -> int:
