@@ -16,10 +16,18 @@ from .configs.vae import vae_config
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .files.checkpoint import embed_config
-from .latent_formats import ImageLatents, SliceLatents, WindowLatents
+from .latent_formats import (
+    CachedDecoderLatents,
+    CausalAttentionLatents,
+    CausalLatents,
+    ImageLatents,
+    SliceLatents,
+    WindowLatents,
+)
 from .model_base import MotionVideoModel, VideoModel
 from .sampling.schedules import DiscreteSchedule, LinearNoiseLevels, Schedule
 from .text_encoders.t5 import T5TextEncoder
+from .vae.cached_vae import CachedDecoderVAE, CachedVAE
 from .vae.image_vae import ImageVAE
 from .vae.slice_vae import SliceVAE, WindowVAE
 
@@ -189,7 +197,46 @@ class EasyAnimateV3(MotionRelease):
     vae_flags = {"slice_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
 
 
-RELEASES: tuple[type[MotionRelease], ...] = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)
+class EasyAnimateV4(Release):
+    """HunyuanDiT, latents of V3's encoder and a cached decoder."""
+
+    latent_format = CachedDecoderLatents
+    vae = CachedDecoderVAE
+    vae_flags = {"cache_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
+
+
+class MMDiTRelease(Release):
+    """V5 and V5.1: an MMDiT over the latents of a causal VAE."""
+
+    vae = CachedVAE
+    vae_flags = {
+        "cache_mag_vae": True,
+        "spatial_group_norm": True,
+        "mini_batch_encoder": 4,
+        "mini_batch_decoder": 1,
+    }
+
+
+class EasyAnimateV5(MMDiTRelease):
+    """BERT and mT5 text; its VAE has attention."""
+
+    latent_format = CausalAttentionLatents
+
+
+class EasyAnimateV51(MMDiTRelease):
+    """Qwen2-VL text; its VAE has no attention."""
+
+    latent_format = CausalLatents
+
+
+RELEASES: tuple[type[Release], ...] = (
+    EasyAnimateV1,
+    EasyAnimateV2,
+    EasyAnimateV3,
+    EasyAnimateV4,
+    EasyAnimateV5,
+    EasyAnimateV51,
+)
 DEFAULT = EasyAnimateV3  # of an empty latent that no VAE says the release of
 
 

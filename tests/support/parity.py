@@ -13,7 +13,7 @@ from PIL import Image
 
 from .components import write_component
 from .pack import part
-from .recorded import recorded
+from .recorded import model_of, recorded
 
 sd = part("easyanimate_models.sd")
 INPUTS = {  # the original's names of the transformer's inputs -> ours
@@ -32,7 +32,8 @@ class Loaders:
     def __init__(self, new_folder: Callable[[], Path]):
         def folder_of(name: str) -> Path:
             """The component folder that a release would hold."""
-            return write_component(new_folder(), recorded(name).weights, recorded(name).config["constructor"])
+            model = recorded(model_of(name))
+            return write_component(new_folder(), model.weights, model.config["constructor"])
 
         def text_encoder_in_float32(name: str):
             with float32_text_encoder():

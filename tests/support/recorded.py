@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RECORDED = Path(os.environ.get("EASYANIMATE_GOLDEN") or GOLDEN)
-SUPPORTED = "v[123]_*"  # folders of the releases that are implemented
+SUPPORTED = "v[1-5]*_*"  # folders of the releases that are implemented
 TOLERANCE = 1e-4  # relative, where the JSON names no other
+WEIGHTS_FILE = "weights_file"  # in the JSON of further cases of a model: the recording that holds it
 CLASSES = {  # reference_class, without its package -> kind
     "Transformer3DModel": "transformer",
     "AutoencoderKL": "image VAE",
@@ -69,6 +70,11 @@ def config_of(name: str) -> dict:
     return json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def model_of(name: str) -> str:
+    """The recording that holds the weights and the constructor of a recording."""
+    return config_of(name).get(WEIGHTS_FILE, name)
+
+
 @functools.cache
 def shapes_of(name: str) -> dict[str, list[int]]:
     """Only the names and shapes of a recording's tensors."""
@@ -87,6 +93,8 @@ def names(kind: str) -> list[str]:
 def _kind(config: dict | list) -> str | None:
     if not isinstance(config, dict):
         return None
+    if WEIGHTS_FILE in config:
+        return _kind(config_of(config[WEIGHTS_FILE]))
     if "pipeline" in config:
         return "run"
     if "base_model" in config and "multiplier" in config:
