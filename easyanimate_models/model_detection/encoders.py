@@ -21,7 +21,7 @@ T5_WORDS, T5_WORDS_TWICE = "shared.weight", "encoder.embed_tokens.weight"
 QWEN_ROOTS = ("qwen2_vl.transformer.model.", "language_model.model.", "model.language_model.", "language_model.")
 QWEN_BIAS, QWEN_GATE = "model.layers.0.self_attn.q_proj.bias", "model.layers.0.mlp.gate_proj.weight"
 QWEN25_VISION = "visual.blocks.0.mlp.gate_proj.weight"  # of Qwen2.5-VL alone
-WRONG_QWEN = "Qwen2-VL, which V5.1 needs; choose the release's text_encoder folder, or a file of Qwen2-VL-7B-Instruct."
+WANTED = "Qwen2-VL, which V5.1 needs; choose the release's text_encoder folder, or a file of Qwen2-VL-7B-Instruct."
 
 
 def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
@@ -120,26 +120,13 @@ T5 = Detector(((T5_BIAS, 2), (T5_GATED, 2)), detect_t5, _with_one_vocabulary)
 
 
 def detect_qwen2_vl(checkpoint: Checkpoint) -> Qwen2VLTextEncoder:
-    """The sizes of Qwen2-VL's text tower by its tensors; Qwen2.5-VL, whose towers differ in the vision part, is none."""
-    name, kind = checkpoint.path.name, checkpoint.config.get("model_type")
-    if any(key.endswith(QWEN25_VISION) for key in checkpoint.tensors):
-        raise CheckpointError(f"{name} is Qwen2.5-VL, which has other weights than {WRONG_QWEN}")
-    if kind is not None and not str(kind).startswith("qwen2_vl"):
-        raise CheckpointError(f"{name} is {shorten(kind)} according to its config.json, not {WRONG_QWEN}")
-    if kind is None and not any("visual." in key for key in checkpoint.tensors):
-        logging.warning(
-            "%s has neither a vision tower nor a config.json, by which Qwen2-VL is told from Qwen2.5-VL and others of "
-            "the same size; only Qwen2-VL-7B-Instruct gives V5.1 the right text.",
-            name,
-        )
+    """The sizes of Qwen2-VL's text tower by its tensors."""
+    _require_qwen2_vl(checkpoint)
     words, width = shape_of(checkpoint, "model.embed_tokens.weight", 2)
     queries = shape_of(checkpoint, QWEN_BIAS, 1)[0]
     keys = shape_of(checkpoint, "model.layers.0.self_attn.k_proj.bias", 1)[0]
-    for inner in (queries, keys):
-        if inner % HEAD_DIM:
-            raise CheckpointError(
-                f"{name} has heads of another width than Qwen2-VL's {HEAD_DIM}; it is not {WRONG_QWEN}"
-            )
+    if queries % HEAD_DIM or keys % HEAD_DIM:
+        raise CheckpointError(f"{checkpoint.path.name} has heads of another width than {HEAD_DIM}; it is not {WANTED}")
     sizes = {
         "vocab_size": words,
         "hidden_size": width,
@@ -151,6 +138,21 @@ def detect_qwen2_vl(checkpoint: Checkpoint) -> Qwen2VLTextEncoder:
     for size, value in sizes.items():
         require_claim(checkpoint, size, value)
     return Qwen2VLTextEncoder(sizes)
+
+
+def _require_qwen2_vl(checkpoint: Checkpoint) -> None:
+    """Other models of Qwen have a text tower of the same sizes with other weights."""
+    name, kind = checkpoint.path.name, checkpoint.config.get("model_type")
+    if any(key.endswith(QWEN25_VISION) for key in checkpoint.tensors):
+        raise CheckpointError(f"{name} is Qwen2.5-VL, which has other weights than {WANTED}")
+    if kind is not None and not str(kind).startswith("qwen2_vl"):
+        raise CheckpointError(f"{name} is {shorten(kind)} according to its config.json, not {WANTED}")
+    if kind is None and not any("visual." in key for key in checkpoint.tensors):
+        logging.warning(
+            "%s has neither a vision tower nor a config.json, by which Qwen2-VL is told from Qwen2.5-VL and others of "
+            "the same size; only Qwen2-VL-7B-Instruct gives V5.1 the right text.",
+            name,
+        )
 
 
 def _as_text_tower(checkpoint: Checkpoint) -> Checkpoint:

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-Row = list[
-    tuple[Any, ...]
-]  # tokens of the host: (id or embedding, weight), then the number of the word where asked for
+Row = list[tuple[Any, ...]]  # of the host: (id or embedding, weight), and the number of the word where asked for
 
 
 def ids_of(row: Row) -> list[int]:

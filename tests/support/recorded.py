@@ -113,10 +113,8 @@ def texts_of(kind: str) -> list[tuple[str, str, str]]:
     """
     found = []
     for name in names(kind):
-        files = [
-            file.relative_to(RECORDED).with_suffix("").as_posix() for file in (RECORDED / name).parent.glob("*.json")
-        ]
-        for file in sorted(files):
+        folder = (RECORDED / name).parent
+        for file in sorted(f"{folder.name}/{path.stem}" for path in folder.glob("*.json")):
             if file == name or config_of(file).get("weights_file") == name:
                 keys = [key.split(".") for key in shapes_of(file)]
                 found += [(name, file, key[1]) for key in keys if key[0] == "inputs" and key[-1] == "input_ids"]
