@@ -179,7 +179,7 @@ def test_a_motion_module_alone_is_named(name, with_config):
 @each("name", OF_T5)
 def test_t5(name):
     file = detection.with_our_names(released(name), detection.TEXT_ENCODERS)
-    network = detection.detect_text_encoder(file).skeleton()
+    (network,) = detection.detect_text_encoder(file).skeletons()
     assert set(checkpoint.require_fit(network, file, "T5")) == set(network.state_dict())
 
 

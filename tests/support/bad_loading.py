@@ -46,7 +46,7 @@ NOT_ONE = {
         ),
     ),
     C: (
-        "not a T5 v1.1 text encoder; choose a t5xxl file",
+        "not a text encoder of EasyAnimate; choose t5xxl .V1 to V3., Qwen2-VL .V5.1.",
         (
             ("a transformer", "a-transformer.safetensors", "an EasyAnimate V1-V3 transformer"),
             ("CLIP-L", "clip-l.safetensors", "a CLIP text encoder"),
