@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .conditioning.inpainting import EncodedMask
-from .configs.motion_dit import transformer_config
+from .configs import mmdit, motion_dit
 from .configs.vae import vae_config
+from .dit.mmdit import MMDiT
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .files.checkpoint import embed_config
@@ -110,7 +111,7 @@ class MotionRelease(Release):
     motion: tuple[MotionConfig, ...]
     skips: LongSkips | None = RELEASED_SKIPS
 
-    config_json = staticmethod(transformer_config)
+    config_json = staticmethod(motion_dit.transformer_config)
     model_class = MotionVideoModel
     prediction = comfy.model_base.ModelType.EPS
     noise_levels = LinearNoiseLevels
@@ -168,6 +169,41 @@ class EasyAnimateV3(MotionRelease):
     latent_format = SliceLatents
     vae = SliceVAE
     vae_flags = {"slice_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
+
+
+class MMDiTRelease(Release):
+    """V5 and V5.1: an MMDiT, which a variant of its own does each job with.
+
+    `variants` are those that were released, by what they take beside the noise, as their channels tell.
+    """
+
+    network = MMDiT
+    config_json = staticmethod(mmdit.transformer_config)
+    adapted = "transformer_blocks."
+    trained = ("transformer_blocks.", "proj.", "proj_out.")
+    variants: dict[int, str]
+    memory_usage_factor = 0.5
+
+    @property
+    def variant(self) -> str:
+        """What the network takes beside the noise: one of `variants`."""
+        return self.variants[self.config.in_channels]
+
+    @property
+    def is_inpainting(self) -> bool:
+        return self.variant == "InP"
+
+
+class EasyAnimateV5(MMDiTRelease):
+    """Text from BERT and mT5."""
+
+    variants = {16: "text to video", 32: "Control", 33: "InP"}
+
+
+class EasyAnimateV51(MMDiTRelease):
+    """Text from Qwen2-VL; Control models also take a reference image."""
+
+    variants = {16: "text to video", 33: "InP", 38: "Control Camera", 48: "Control"}
 
 
 RELEASES: tuple[type[MotionRelease], ...] = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)

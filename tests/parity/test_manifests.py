@@ -1,4 +1,4 @@
-"""Every released file of V1 to V3 is recognised, and our networks have exactly its weights, by name and shape.
+"""Released files of V1 to V3, V5 and V5.1 are recognised, and our networks have exactly their names and shapes.
 
 Manifests hold the names and shapes of released files, and their config.json; they are found by listing.
 """
@@ -61,7 +61,8 @@ def has(name: str, part_of_key: str) -> bool:
 TRANSFORMERS = [n for n in supported("Transformer3DModel") if has(n, IMAGE) and has(n, MOTION)]
 V1_BASES = [n for n in supported("Transformer3DModel") if not has(n, MOTION)]
 V1_MOTION = [n for n in supported("Transformer3DModel") if not has(n, IMAGE)]
-LATER = [n for n in names("Transformer3DModel") if release_of(n) not in SUPPORTED]
+MMDITS = names("EasyAnimateTransformer3DModel")
+LATER = [n for n in names("Transformer3DModel") if release_of(n) not in SUPPORTED and n not in MMDITS]
 VAES = supported("AutoencoderKL") + supported("AutoencoderKLMagvit")
 LATER_VAES = [n for n in names("AutoencoderKLMagvit") if release_of(n) not in SUPPORTED]
 OF_T5 = [n for n in names("T5EncoderModel") if "mt5" not in n]
@@ -142,6 +143,20 @@ def test_the_v1_base_alone_is_an_image_model(name, with_config):
     assert_holds_exactly(release.unet_config["config"], file)
     assert_is_release(type(release), name)
     assert release.unet_config["config"].motion == ()
+
+
+@with_config_or_not
+@each("name", MMDITS)
+def test_transformers_of_v5_and_v51(name, with_config):
+    file, expected = released(name, with_config), manifest(name)["config"]
+    release = detection.detect_transformer(file)
+    network = release.network(release.config, **META)
+    assert set(checkpoint.require_fit(network, file, "transformer")) == set(network.state_dict())
+    assert_is_release(type(release), name)
+    assert {**expected, **release.config_json(release.config)}.items() >= expected.items()
+    assert release.variant == {"t2v": "text to video", "inp": "InP", "control": "Control"}.get(
+        name.split("_", 2)[2], "Control Camera"
+    )
 
 
 @with_config_or_not
