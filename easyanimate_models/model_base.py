@@ -9,6 +9,8 @@ from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
 from .latent_formats import require_channels
 from .sampling.long_video import cut_to_window
 
+SECOND_TEXT = "conditioning_mt5xl"  # the host's name for what a second text encoder gives
+
 
 class VideoModel(comfy.model_base.BaseModel):
     """What all releases have in common as the host runs them; the release, `model_config`, says the rest."""
@@ -74,6 +76,18 @@ class MotionVideoModel(MaskedTextModel):
         if self.diffusion_model.config.clip_tokens:
             embeds, mask = clip_tokens(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
             out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
+        return out
+
+
+class MMDiTVideoModel(VideoModel):
+    """V5 and V5.1: every row of the text counts, its padding too. V5 reads a second text."""
+
+    def extra_conds(self, **kwargs) -> dict:
+        out, second = super().extra_conds(**kwargs), kwargs.get(SECOND_TEXT)
+        width = self.diffusion_model.config.caption_channels_2
+        if second is not None and width is not None:
+            require_text_width(second, width)
+            out["context_t5"] = comfy.conds.CONDRegular(second)
         return out
 
 

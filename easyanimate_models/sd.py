@@ -112,9 +112,9 @@ def read_transformer(path: str | Path, motion_module: str | Path | None = None) 
 def _require_variant(release: Release, checkpoint: Checkpoint) -> None:
     """The network must be of a published variant, by its input channels."""
     try:
-        release.require_variant()
+        release.require_variant(checkpoint.path.name)
     except ValueError as error:
-        raise CheckpointError(f"{checkpoint.path.name} can't be used: {error}; choose another file.") from error
+        raise CheckpointError(str(error)) from error
 
 
 def _fitting(release: Release, checkpoint: Checkpoint) -> dict[str, Tensor]:

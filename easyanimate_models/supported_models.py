@@ -1,5 +1,6 @@
 """One declarative class per release: all that the host, the loaders and the trainer must know of it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from .conditioning.concat import ConcatInputs
-from .conditioning.inpainting import EncodedMask, Inpainting
-from .configs.motion_dit import transformer_config
+from .conditioning.control import CameraInputs, ControlInputs
+from .conditioning.inpainting import EncodedMask, EncodedMaskOrZeros, Inpainting, ResizedMask
+from .configs import mmdit, motion_dit
 from .configs.vae import vae_config
+from .dit.mmdit import MMDiT
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .files.checkpoint import embed_config
@@ -24,8 +27,17 @@ from .latent_formats import (
     SliceLatents,
     WindowLatents,
 )
-from .model_base import MotionVideoModel, VideoModel
-from .sampling.schedules import DiscreteSchedule, LinearNoiseLevels, Schedule
+from .model_base import MMDiTVideoModel, MotionVideoModel, VideoModel
+from .sampling.schedules import (
+    DiscreteSchedule,
+    FlowLevels,
+    FlowSchedule,
+    LinearNoiseLevels,
+    Schedule,
+    TrailingSchedule,
+    ZeroTerminalLevels,
+)
+from .text_encoders.qwen2_vl import Qwen2VLTextEncoder
 from .text_encoders.t5 import T5TextEncoder
 from .vae.cached_vae import CachedDecoderVAE, CachedVAE
 from .vae.image_vae import ImageVAE
@@ -74,14 +86,15 @@ class Release(comfy.supported_models_base.BASE):
         extra = self.config.in_channels - self.config.latent_channels
         return next((variant for variant in self.variants if variant.channels == extra), None)
 
-    def require_variant(self) -> None:
-        """Raise `ValueError` when no published network takes so many input channels."""
+    def require_variant(self, file: str) -> None:
+        """Raise `ValueError` when no published network takes so many input channels; `file` names it."""
         latents = self.config.latent_channels
-        known = [latents + extra for extra in (0, *(variant.channels for variant in self.variants))]
+        known = {latents: "text to video", **{latents + variant.channels: variant.name for variant in self.variants}}
         if self.config.in_channels not in known:
+            listed = ", ".join(f"{channels} ({name})" for channels, name in known.items())
             raise ValueError(
-                f"it takes {self.config.in_channels} input channels, but transformers of EasyAnimate "
-                f"{self.latent_format.release} take {' or '.join(map(str, known))}"
+                f"{file} takes {self.config.in_channels} channels, but the transformers of "
+                f"{self.latent_format.release} take {listed}; choose another file."
             )
 
     @property
@@ -136,7 +149,7 @@ class MotionRelease(Release):
     motion: tuple[MotionConfig, ...]
     skips: LongSkips | None = RELEASED_SKIPS
 
-    config_json = staticmethod(transformer_config)
+    config_json = staticmethod(motion_dit.transformer_config)
     model_class = MotionVideoModel
     prediction = comfy.model_base.ModelType.EPS
     noise_levels = LinearNoiseLevels
@@ -203,11 +216,19 @@ class EasyAnimateV4(Release):
     latent_format = CachedDecoderLatents
     vae = CachedDecoderVAE
     vae_flags = {"cache_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
+    inpainting = EncodedMaskOrZeros()
+    variants = (inpainting,)
 
 
 class MMDiTRelease(Release):
-    """V5 and V5.1: an MMDiT over the latents of a causal VAE."""
+    """V5 and V5.1: an MMDiT over the latents of a causal VAE, with networks of their own for images and for control."""
 
+    network = MMDiT
+    config_json = staticmethod(mmdit.transformer_config)
+    model_class = MMDiTVideoModel
+    adapted = "transformer_blocks."
+    trained = ("transformer_blocks.", "proj.", "proj_out.")
+    inpainting = ResizedMask()
     vae = CachedVAE
     vae_flags = {
         "cache_mag_vae": True,
@@ -215,18 +236,36 @@ class MMDiTRelease(Release):
         "mini_batch_encoder": 4,
         "mini_batch_decoder": 1,
     }
+    memory_usage_factor = 0.5
 
 
 class EasyAnimateV5(MMDiTRelease):
-    """BERT and mT5 text; its VAE has attention."""
+    """Text from BERT and mT5, velocity down from pure noise; its VAE has attention."""
 
+    prediction = comfy.model_base.ModelType.V_PREDICTION
+    noise_levels = ZeroTerminalLevels
+    schedule = TrailingSchedule()
+    sampling_settings = {
+        "beta_schedule": "linear",  # the host's name for betas whose square roots are linear in the step
+        "linear_start": 0.00085,
+        "linear_end": 0.012,
+        "timesteps": 1000,
+        "zsnr": True,
+    }
+    variants = (MMDiTRelease.inpainting, ControlInputs(with_reference=False))
     latent_format = CausalAttentionLatents
 
 
 class EasyAnimateV51(MMDiTRelease):
-    """Qwen2-VL text; its VAE has no attention."""
+    """Text from Qwen2-VL, flow matching; its VAE has no attention."""
 
+    prediction = comfy.model_base.ModelType.FLOW
+    noise_levels = FlowLevels
+    schedule = FlowSchedule()
+    sampling_settings = {"shift": math.e, "multiplier": 1000}
+    variants = (MMDiTRelease.inpainting, ControlInputs(with_reference=True), CameraInputs())
     latent_format = CausalLatents
+    text_encoder = Qwen2VLTextEncoder
 
 
 RELEASES: tuple[type[Release], ...] = (

@@ -8,6 +8,7 @@ from torch import Tensor
 class ConcatInputs(Protocol):
     """One variant of a release, such as inpainting or control: what its networks are given beside the noise."""
 
+    name: str
     channels: int
 
     def concat(self, noise: Tensor, conds: dict, latent_format) -> Tensor:

@@ -73,6 +73,7 @@ def augmentation_noise(shape: torch.Size, strength: float) -> Tensor | None:
 class Inpainting:
     """How a release's inpainting models are given mask and masked video: `encode`; `channels` of them in all."""
 
+    name = "InP"
     channels: int
     noise_augmented = False  # whether given pixels carry noise
     reads_pixels = False  # whether latents of stock nodes are encoded again

@@ -218,7 +218,7 @@ LOOKS_LIKE = (
     ("attn_temporal.temporal_transformer", "an EasyAnimate V1-V3 transformer"),
     ("blocks.0.attn_clip.", "an EasyAnimate V4 transformer"),
     ("text_proj_t5.", "an EasyAnimate V5 transformer"),
-    ("transformer_blocks.0.norm1.linear", "an EasyAnimate V5.1 transformer"),
+    (".txt_ff.", "an EasyAnimate V5.1 transformer"),
     ("long_connect_fc", "an EasyAnimate transformer"),
     ("adaln_single.linear.weight", "a PixArt image transformer"),
     ("down_blocks.0.convs.0.conv1", "an EasyAnimate video VAE"),

@@ -66,7 +66,8 @@ def has(name: str, part_of_key: str) -> bool:
 TRANSFORMERS = [n for n in supported("Transformer3DModel") if has(n, IMAGE) and has(n, MOTION)]
 V1_BASES = [n for n in supported("Transformer3DModel") if not has(n, MOTION)]
 V1_MOTION = [n for n in supported("Transformer3DModel") if not has(n, IMAGE)]
-LATER = [n for n in names("Transformer3DModel") if release_of(n) not in SUPPORTED]
+MMDITS = names("EasyAnimateTransformer3DModel")
+LATER = [n for n in names("Transformer3DModel") if release_of(n) not in SUPPORTED and n not in MMDITS]
 VAES = names("AutoencoderKL") + names("AutoencoderKLMagvit")
 OF_T5 = [n for n in names("T5EncoderModel") if "mt5" not in n]
 
@@ -146,6 +147,19 @@ def test_the_v1_base_alone_is_an_image_model(name, with_config):
     assert_holds_exactly(release.unet_config["config"], file)
     assert_is_release(type(release), name)
     assert release.unet_config["config"].motion == ()
+
+
+@with_config_or_not
+@each("name", MMDITS)
+def test_transformers_of_v5_and_v51(name, with_config):
+    file, expected = released(name, with_config), manifest(name)["config"]
+    release = detection.detect_transformer(file)
+    network = release.network(release.config, **META)
+    assert set(checkpoint.require_fit(network, file, "transformer")) == set(network.state_dict())
+    assert_is_release(type(release), name)
+    assert {**expected, **release.config_json(release.config)}.items() >= expected.items()
+    variants = {"t2v": None, "inp": "InP", "control": "Control", "control_camera": "Camera"}
+    assert getattr(release.variant, "name", None) == variants[name.split("_", 2)[2]]
 
 
 @with_config_or_not

@@ -58,7 +58,7 @@ MODEL_FOLDERS = {  # a loader's component -> the host's folder of its files
 NUMBER = torch.zeros(1)
 KEYS = {  # the keys that tell a file of another kind
     "v4": {"blocks.0.attn_clip.weight": NUMBER},
-    "v5": {"text_proj_t5.weight": NUMBER, "transformer_blocks.0.norm1.linear.weight": NUMBER},
+    "v5": {"text_proj_t5.weight": NUMBER, "transformer_blocks.0.txt_ff.net.2.weight": NUMBER},
     "sigma": {"y_embedder.y_embedding": torch.zeros(300, 32)},
     "clip-l": {"text_model.encoder.layers.0.layer_norm1.weight": NUMBER},
     "clip-g": {

@@ -30,12 +30,11 @@ WRONG = (
 )
 NOT_ONE = {
     T: (
-        "not an EasyAnimate V1 to V3 transformer; choose the transformer's file",
+        "not a transformer of EasyAnimate V1 to V3, V5 or V5.1; choose the transformer's file",
         (
             ("a VAE", "a-vae.safetensors", "an EasyAnimate video VAE"),
             ("a LoRA", "sd-lora.safetensors", "a LoRA"),
             ("V4", "v4.safetensors", "an EasyAnimate V4 transformer"),
-            ("V5", "v5.safetensors", "an EasyAnimate V5 transformer"),
         ),
     ),
     V: (
@@ -101,6 +100,12 @@ LOADING = (
     *_files_of_other_kinds(),
     *_outside(),
     Row("PixArt-Sigma", T, "is a PixArt-Sigma model, .* choose PixArt-XL-2", transformer("sigma.safetensors")),
+    Row(
+        "part of V5",
+        T,
+        "is only part of an EasyAnimate V5 or V5.1 transformer; choose its folder or index file, or download",
+        transformer("v5.safetensors"),
+    ),
     Row("no config.json", T, "put its config.json beside it to tell which", transformer("no-config.safetensors")),
     Row(
         "a config.json of another",

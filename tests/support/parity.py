@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comfy.cli_args
+import comfy.ops
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,10 @@ from .pack import part
 from .recorded import Golden, model_of, recorded
 
 sd = part("easyanimate_models.sd")
+detect_transformer = part("easyanimate_models.model_detection").detect_transformer
 INPUTS = {  # the original's names of the transformer's inputs -> ours
     "encoder_hidden_states": "context",
+    "encoder_hidden_states_t5": "context_t5",
     "text_embedding_mask": "attention_mask",
     "clip_encoder_hidden_states": "clip_embeds",
     "clip_attention_mask": "clip_mask",
@@ -39,6 +42,7 @@ class Loaders:
                 return sd.load_text_encoder(folder_of(name))
 
         self.transformer = functools.cache(lambda name: sd.load_transformer(folder_of(name), weight_dtype="fp32"))
+        self.network = functools.cache(lambda name: network_in(folder_of(name)))
         self.vae = functools.cache(lambda name: sd.load_vae(folder_of(name)))
         self.text_encoder = functools.cache(lambda name: sd.load_text_encoder(folder_of(name)))
         self.text_encoder_in_float32 = functools.cache(text_encoder_in_float32)
@@ -62,6 +66,15 @@ def with_whole_vocabulary(model: Golden) -> tuple[dict[str, torch.Tensor], dict]
     return weights, {**config, "vocab_size": size}
 
 
+def network_in(folder: Path) -> torch.nn.Module:
+    """The network of a transformer folder by itself, in float32, with all its weights and no others."""
+    checkpoint = sd.read_transformer(folder)
+    release = detect_transformer(checkpoint)
+    network = release.network(release.config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    network.load_state_dict(checkpoint.tensors)
+    return network.requires_grad_(False)
+
+
 @contextlib.contextmanager
 def float32_text_encoder() -> Iterator[None]:
     """By default the host keeps text encoders in float16, which holds recorded weights exactly, but no LoRA."""
@@ -72,7 +85,7 @@ def float32_text_encoder() -> Iterator[None]:
 
 def predict(network, inputs: dict[str, torch.Tensor], *left_out: str) -> torch.Tensor:
     """What a transformer makes of recorded inputs, without those that are `left_out`."""
-    x = torch.cat([inputs[k] for k in ("hidden_states", "inpaint_latents") if k in inputs], dim=1)
+    x = torch.cat([inputs[k] for k in ("hidden_states", "inpaint_latents", "control_latents") if k in inputs], dim=1)
     named = {INPUTS[k]: v for k, v in inputs.items() if k in INPUTS and k not in left_out}
     return network(x, inputs["timestep"], **named)
 

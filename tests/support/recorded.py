@@ -23,6 +23,7 @@ TOLERANCE = 1e-4  # relative, where the JSON names no other
 WEIGHTS_FILE = "weights_file"  # in the JSON of further cases of a model: the recording that holds it
 CLASSES = {  # reference_class, without its package -> kind
     "Transformer3DModel": "transformer",
+    "EasyAnimateTransformer3DModel": "MMDiT",
     "AutoencoderKL": "image VAE",
     "AutoencoderKLMagvit": "video VAE",
     "T5EncoderModel": "text encoder",

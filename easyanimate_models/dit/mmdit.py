@@ -1,0 +1,306 @@
+"""The denoiser of V5 and V5.1: joint attention over text and video, as in Stable Diffusion 3's MMDiT."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import comfy.ldm.common_dit
+import torch
+import torch.nn.functional as F
+from comfy.ldm.flux.math import apply_rope1
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from einops import rearrange
+from torch import Tensor, nn
+
+from .layers import TOKENS_AT_ONCE, FeedForward, TwoLayer, modulate, sinusoid
+from .rotary import Span, fitted, rotations
+
+BASE_ROWS, BASE_COLUMNS = 30, 45  # patches of 480 x 720 pixels, which positions are fitted into
+QK_EPS, TEXT_EPS = 1e-6, 1e-6  # of norms; all others have `MMDiTConfig.eps`
+
+
+@dataclass(frozen=True)
+class MMDiTConfig:
+    """One network. `mmdit_layers` is how many of its blocks, the first, have weights of their own for the text.
+
+    V5 takes two texts, `caption_channels_2` are the second one's (None without); V5.1 norms its one (`text_norm`).
+    """
+
+    in_channels: int
+    latent_channels: int
+    width: int
+    depth: int
+    mmdit_layers: int
+    heads: int
+    caption_channels: int
+    caption_channels_2: int | None
+    text_norm: bool
+    timestep_channels: int
+    eps: float
+    patch: int
+
+    @property
+    def head_channels(self) -> int:
+        """Channels of a head, shared out to time, rows and columns by 2 : 3 : 3."""
+        return self.width // self.heads
+
+    @property
+    def rotary_channels(self) -> tuple[int, int, int]:
+        """Of each head: those that time, the row and the column turn."""
+        return self.head_channels // 4, self.head_channels * 3 // 8, self.head_channels * 3 // 8
+
+
+class Modulation(NamedTuple):
+    """What adaLN does to one kind of token, (B, 1, D) each."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+class Projected(NamedTuple):
+    """Queries, keys and values, `[B, N, D]` each."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class AdaLayerNorm(nn.Module):
+    """A LayerNorm whose shift and scale come of the timestep, with whatever else does."""
+
+    def __init__(self, config: MMDiTConfig, outputs: int, dtype, device, operations):
+        super().__init__()
+        kw = {"dtype": dtype, "device": device}
+        self.outputs = outputs
+        self.linear = operations.Linear(config.timestep_channels, outputs * config.width, **kw)
+        self.norm = operations.LayerNorm(config.width, eps=config.eps, **kw)
+
+    def chunks(self, timestep: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for `timestep` [B, T], (B, 1, D) each."""
+        return self.linear(F.silu(timestep))[:, None].chunk(self.outputs, dim=-1)
+
+    def modulations(self, timestep: Tensor) -> tuple[Modulation, Modulation]:
+        """Those of video and of text, where there are six outputs."""
+        chunks = self.chunks(timestep)
+        return Modulation(*chunks[:3]), Modulation(*chunks[3:])
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return modulate(self.norm(x), shift, scale)
+
+
+class Projections(nn.Module):
+    """Tokens to queries, keys and values, queries and keys normed per head; and what attention gives to tokens."""
+
+    def __init__(self, config: MMDiTConfig, dtype, device, operations):
+        super().__init__()
+        kw = {"dtype": dtype, "device": device}
+        width = config.width
+        self.heads = config.heads
+        self.to_q = operations.Linear(width, width, **kw)
+        self.to_k = operations.Linear(width, width, **kw)
+        self.to_v = operations.Linear(width, width, **kw)
+        self.norm_q = operations.LayerNorm(config.head_channels, eps=QK_EPS, **kw)
+        self.norm_k = operations.LayerNorm(config.head_channels, eps=QK_EPS, **kw)
+        self.to_out = nn.ModuleList([operations.Linear(width, width, **kw)])
+
+    def forward(self, x: Tensor, pe: Tensor | None = None) -> Projected:
+        """What tokens `[B, N, D]` bring to attention, turned by `pe` if they have a place in the video."""
+        q = self.norm_q(self.to_q(x).unflatten(-1, (self.heads, -1)))
+        k = self.norm_k(self.to_k(x).unflatten(-1, (self.heads, -1)))
+        if pe is not None:
+            q, k = apply_rope1(q, pe), apply_rope1(k, pe)
+        return Projected(q.flatten(-2), k.flatten(-2), self.to_v(x))
+
+
+class MMDiTBlock(nn.Module):
+    """Joint attention, then feed-forward; text and video share all weights, or only the affine parts of norms."""
+
+    def __init__(self, config: MMDiTConfig, text_weights: bool, dtype, device, operations):
+        super().__init__()
+        leaf = (dtype, device, operations)
+        self.norm1 = AdaLayerNorm(config, 6, *leaf)
+        self.attn1 = Projections(config, *leaf)
+        self.attn2: Any = Projections(config, *leaf) if text_weights else None
+        self.norm2 = AdaLayerNorm(config, 6, *leaf)
+        self.ff = FeedForward(config.width, False, *leaf)
+        self.txt_ff: Any = FeedForward(config.width, False, *leaf) if text_weights else None
+
+    def forward(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+        """Video `[B, N, D]` and text `[B, L, D]`, changed; `vec` [B, T] is the timestep, `pe` the rotary positions."""
+        img, txt = self._attention(img, txt, vec, pe, options)
+        of_img, of_txt = self.norm2.modulations(vec)
+        txt_ff = self.ff if self.txt_ff is None else self.txt_ff
+        return self._feed_forward(img, of_img, self.ff), self._feed_forward(txt, of_txt, txt_ff)
+
+    def _attention(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+        attn1, attn2 = self.attn1, self.attn1 if self.attn2 is None else self.attn2
+        of_img, of_txt = self.norm1.modulations(vec)
+        of_text = attn2(self.norm1(txt, of_txt.shift, of_txt.scale))
+        joint = self._joint(of_text, img, of_img, pe)
+        h = optimized_attention(*joint, attn1.heads, transformer_options=options)
+        del joint
+        for_txt, for_img = h[:, : txt.shape[1]], h[:, txt.shape[1] :]
+        img = _in_parts(img, lambda part: torch.addcmul(img[:, part], of_img.gate, attn1.to_out[0](for_img[:, part])))
+        return img, torch.addcmul(txt, of_txt.gate, attn2.to_out[0](for_txt))
+
+    def _joint(self, of_text: Projected, img: Tensor, modulation: Modulation, pe: Tensor) -> Projected:
+        """Queries, keys and values `[B, L + N, D]` of the text, and behind them those of the video.
+
+        The latter are made in parts, in their place: nothing beside them is as long as the video.
+        """
+        batch, length, width = of_text.v.shape
+        size = (batch, length + img.shape[1], width)
+        joint = Projected(*(of_text.v.new_empty(size) for _ in of_text))
+        for whole, made in zip(joint, of_text, strict=True):
+            whole[:, :length] = made
+        for part in _parts(img):
+            of_part = self.attn1(self.norm1(img[:, part], modulation.shift, modulation.scale), pe[:, part])
+            for whole, made in zip(joint, of_part, strict=True):
+                whole[:, length:][:, part] = made
+        return joint
+
+    def _feed_forward(self, x: Tensor, modulation: Modulation, ff: FeedForward) -> Tensor:
+        shift, scale, gate = modulation
+        return _in_parts(x, lambda part: torch.addcmul(x[:, part], gate, ff(self.norm2(x[:, part], shift, scale))))
+
+
+class MMDiT(nn.Module):
+    """Predicts the velocity of video latents; see `_forward` for the shapes."""
+
+    def __init__(self, config: MMDiTConfig, dtype=None, device=None, operations: Any = None, **_):
+        super().__init__()
+        leaf = (dtype, device, operations)
+        kw = {"dtype": dtype, "device": device}
+        width, patch = config.width, config.patch
+        self.config = config
+        self.dtype = dtype
+        self.in_channels, self.out_channels = config.in_channels, config.latent_channels  # nodes of the host read these
+        self.patch_size = patch
+        self.time_embedding = TwoLayer(width, config.timestep_channels, nn.SiLU(), *leaf)
+        self.proj = operations.Conv2d(config.in_channels, width, patch, stride=patch, **kw)
+        self.text_proj = _text_projection(config.caption_channels, width, config.text_norm, *leaf)
+        self.text_proj_t5 = None
+        if config.caption_channels_2 is not None:
+            self.text_proj_t5 = _text_projection(config.caption_channels_2, width, config.text_norm, *leaf)
+        self.transformer_blocks: Any = nn.ModuleList(
+            MMDiTBlock(config, i < config.mmdit_layers, *leaf) for i in range(config.depth)
+        )
+        self.norm_final = operations.LayerNorm(width, eps=config.eps, **kw)
+        self.norm_out = AdaLayerNorm(config, 2, *leaf)
+        self.proj_out = operations.Linear(width, patch**2 * config.latent_channels, **kw)
+
+    def forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
+        """The velocity `[B, latent channels, F, H, W]` in `x` `[B, in channels, F, H, W]`; see `_forward`."""
+        options = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        context_t5: Tensor | None = None,
+        *,
+        control=None,
+        transformer_options=None,
+        **_,
+    ) -> Tensor:
+        """`timesteps` [B]; `context` [B, L, C] and V5's second text `context_t5` [B, L2, C2].
+
+        Every row of the text counts, padding too, as in training; masks are ignored. Raises `ValueError` for a missing
+        text, or a ControlNet.
+        """
+        if control:
+            raise ValueError(
+                "EasyAnimate V5 and V5.1 can't use a ControlNet; remove Apply ControlNet, and load a Control "
+                "transformer for control videos."
+            )
+        frames, height, width = x.shape[2:]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, (1, self.config.patch, self.config.patch))
+        grid = frames, x.shape[3] // self.config.patch, x.shape[4] // self.config.patch
+        options = transformer_options or {}
+        vec = self.time_embedding(sinusoid(timesteps, self.config.width).to(x.dtype))
+        pe = self.positions(*grid, options.get("rope_options") or {}, x.device)
+        img = self._blocks(self.tokens(x), self._text(context, context_t5), vec, pe, options)
+        return self._unpatchify(self._final(img, vec), *grid)[:, :, :, :height, :width]
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Latents `[B, in channels, F, H, W]` as tokens `[B, F*N, D]`."""
+        batch = x.shape[0]
+        x = self.proj(rearrange(x, "b c f h w -> (b f) c h w"))
+        return rearrange(x, "(b f) d h w -> b (f h w) d", b=batch)
+
+    def positions(self, frames: int, rows: int, columns: int, rope_options: dict, device) -> Tensor:
+        """Rotary positions of all tokens, `[1, F*N, 1, head / 2, 2, 2]`; `rope_options` are the host's."""
+        axes = zip("tyx", (Span(0, 1, frames), *fitted(rows, columns, BASE_ROWS, BASE_COLUMNS)), strict=True)
+        spans = tuple(span.changed(rope_options, name) for name, span in axes)
+        return rotations(spans, self.config.rotary_channels, device)
+
+    def _text(self, context: Tensor, context_t5: Tensor | None) -> Tensor:
+        """Text tokens `[B, L + L2, D]`."""
+        if self.text_proj_t5 is None:
+            return self.text_proj(context)
+        if context_t5 is None:
+            raise ValueError(
+                "This EasyAnimate V5 transformer needs the prompt from two text encoders, BERT and mT5; load both with "
+                "Load EasyAnimate Text Encoder."
+            )
+        return torch.cat([self.text_proj(context), self.text_proj_t5(context_t5)], dim=1)
+
+    def _blocks(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, options: dict) -> Tensor:
+        patches = options.get("patches_replace", {}).get("dit", {})
+        options = {**options, "total_blocks": len(self.transformer_blocks), "block_type": "double"}
+        for i, block in enumerate(self.transformer_blocks):
+            options["block_index"] = i
+            patch = patches.get(("double_block", i))
+            if patch is None:
+                img, txt = block(img, txt, vec, pe, options)
+            else:
+                img, txt = _patched(patch, block, img, txt, vec, pe, options)
+        return img
+
+    def _final(self, x: Tensor, timestep: Tensor) -> Tensor:
+        shift, scale = self.norm_out.chunks(timestep)
+        return _in_parts(x, lambda part: self.proj_out(self.norm_out(self.norm_final(x[:, part]), shift, scale)))
+
+    def _unpatchify(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
+        p = self.config.patch
+        sizes = {"f": frames, "h": rows, "w": columns, "p": p, "q": p}
+        return rearrange(x, "b (f h w) (c p q) -> b c f (h p) (w q)", **sizes)
+
+
+def _text_projection(channels: int, width: int, norm: bool, dtype, device, operations) -> nn.Module:
+    """Text to tokens, its embeddings normed before or not."""
+    kw = {"dtype": dtype, "device": device}
+    linear = operations.Linear(channels, width, **kw)
+    return nn.Sequential(operations.RMSNorm(channels, eps=TEXT_EPS, **kw), linear) if norm else linear
+
+
+def _patched(patch, block: MMDiTBlock, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, options):
+    """A block under a host patch such as skip-layer guidance."""
+
+    def original(args: dict) -> dict:
+        img, txt = block(args["img"], args["txt"], args["vec"], args["pe"], args["transformer_options"])
+        return {"img": img, "txt": txt}
+
+    args = {"img": img, "txt": txt, "vec": vec, "pe": pe, "transformer_options": options}
+    out = patch(args, {"original_block": original})
+    return out["img"], out["txt"]
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """Tokens of `x` [B, N, D] in parts of at most `TOKENS_AT_ONCE` in the whole batch, so that memory stays low."""
+    batch, length = x.shape[:2]
+    count = max(1, -(-batch * length // TOKENS_AT_ONCE))
+    size = -(-length // count)
+    return [slice(start, start + size) for start in range(0, length, size)]
+
+
+def _in_parts(x: Tensor, change: Callable[[slice], Tensor]) -> Tensor:
+    """What `change` makes of each part of the tokens of `x`, put together."""
+    parts = [change(part) for part in _parts(x)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
