@@ -8,17 +8,20 @@ size ─── EasyAnimateEmptyLatent ─── LATENT ────────�
 image ── EasyAnimateImageToVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateInpaintVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateEncode ──────── LATENT (instead) ───────┴────┴─────── EasyAnimateDecode ──────┴─ IMAGE
+poses ── EasyAnimateCameraPath ──── WAN_CAMERA_EMBEDDING
+points ─ EasyAnimateTrajectory ──── IMAGE, a control video
 footage ─ EasyAnimateSplitVideos ─ ScoreClips ─ FilterClips ─ CaptionClips ── dataset
 clips + MODEL, VAE, CLIP ─ EasyAnimateTrainLora ── MODEL
 clips + MODEL, VAE, CLIP ─ EasyAnimateTrainMotionModule ── MODEL
 """
 
-from . import conditioning, dataset, decoding, latents, loaders, prompts, sampling, training
+from . import conditioning, control, dataset, decoding, latents, loaders, prompts, sampling, training
 
 NODES = [
     *loaders.NODES,
     *prompts.NODES,
     *conditioning.NODES,
+    *control.NODES,
     *latents.NODES,
     *sampling.NODES,
     *decoding.NODES,

@@ -42,7 +42,6 @@ class EasyAnimateCameraPath(io.ComfyNode):
     def define_schema(cls):
         width, height = POSE_SIZE
         pose_side = {"min": 1, "max": 16384, "optional": True}
-        only_ratio = "Only the aspect ratio counts. RealEstate10K and CameraCtrl:"
         return io.Schema(
             node_id="EasyAnimateCameraPath",
             display_name="EasyAnimate Camera Path",
@@ -61,13 +60,13 @@ class EasyAnimateCameraPath(io.ComfyNode):
                 io.Int.Input(
                     "pose_width",
                     default=width,
-                    tooltip=f"Width of the footage that the poses are of. {only_ratio} {width}.",
+                    tooltip="Width of the footage that the poses are of; only the aspect ratio counts.",
                     **pose_side,
                 ),
                 io.Int.Input(
                     "pose_height",
                     default=height,
-                    tooltip=f"Height of the footage that the poses are of. {only_ratio} {height}.",
+                    tooltip="Height of the footage that the poses are of; only the aspect ratio counts.",
                     **pose_side,
                 ),
             ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support.bad_control import CONTROL
 from support.bad_files import DATA, EXECUTED, FOLDER, bad_files
 from support.bad_graphs import Row, good
 from support.bad_loading import LOADING
@@ -17,7 +18,7 @@ from support.videos import saved_files
 from tools import comfyui
 from tools.workflows import client
 
-GROUPS = (LOADING, CONDITIONING, SAMPLING, TRAINING)
+GROUPS = (LOADING, CONDITIONING, CONTROL, SAMPLING, TRAINING)
 ROWS = [row for group in GROUPS for row in group]
 WRITABLE = (comfyui.OUTPUT, *(comfyui.BASE / name for name in ("temp", "input", "models")))
 GOOD = comfyui.OUTPUT / "tests"  # where good graphs save

@@ -19,12 +19,13 @@ NAMES = {"VAE", "CLIP", "CFG", "LoRA", "ControlNet", "Latent", "Sigmas"}  # the 
 HAN, KANA = "[\u4e00-\u9fff]", "[\u3041-\u30ff]"
 TEMPLATES = {file.stem for file in (ROOT / "workflows").glob("*.json")}
 INPUTS = {name for words in WORDS["en"].values() for name in words["inputs"]}
+OUTPUTS = {output["name"] for words in WORDS["en"].values() for output in words["outputs"].values()}
 WRITTEN = {
     "diffusion_models",
     "text_encoders",
     "easyanimate_data",
     "smooth_output",
-}  # words with a line in them that are no inputs
+}  # words with a line in them that are neither inputs nor outputs
 
 every_node = pytest.mark.parametrize("node", NODES)
 every_translation = pytest.mark.parametrize("language", TRANSLATED)
@@ -100,7 +101,7 @@ def test_a_page_names_each_input_and_no_other(node, language):
     assert text.startswith(f"# {words['display_name']}\n")
     assert node_words.with_tables(text, language, words, NODES[node]) == text, "run `python3 dev.py words`"
     plain = re.sub(r"`[^`]*`|\*“[^”]*”\*|\]\([^)]*\)", "", text)
-    assert set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", plain, re.ASCII)) <= INPUTS | TEMPLATES | WRITTEN
+    assert set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", plain, re.ASCII)) <= INPUTS | OUTPUTS | TEMPLATES | WRITTEN
 
 
 @every_language
