@@ -9,8 +9,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..vae.host_vae import encoded_by
-from ..vae.masks import latent_mask, pixel_mask
+from ..vae.host_vae import encoding_of
+from ..vae.masks import pixel_mask
+from ..vae.slicing import TimePlan
 
 BLACK, GREY, WHITE = 0.0, 0.5, 1.0  # images in 0..1; the VAE is shown -1, 0, 1
 THRESHOLD = 0.5  # of a mask; above it, a pixel is to be generated
@@ -49,6 +50,23 @@ def mask_for(mask: Tensor | None, frames: int, height: int, width: int) -> Tenso
     return (pixel_mask(mask, frames, height, width) > THRESHOLD).float()
 
 
+def masked_clip(clip: Tensor, mask: Tensor, plan: TimePlan) -> tuple[Tensor, Tensor]:
+    """A clip `[T, H, W, 3]` that a stock node encoded, in the length that comes out, and its mask `[T, H, W]`.
+
+    `mask` is one of those that `pixel_mask` takes. Where the clip's latents decode to more or fewer frames than it has,
+    given frames keep their distance to the nearer end, as those of `given_frames`.
+    """
+    length, height, width, _ = clip.shape
+    of_latents = mask.ndim == 5 and mask.shape[2] == plan.latents_for(length)
+    frames = plan.frames_for(mask.shape[2]) if of_latents else length
+    made = mask_for(mask, frames, height, width)
+    if frames != length:
+        start = next((i for i, each in enumerate(made) if each.all()), frames)  # from there on, they count from the end
+        from_start = [min(i, length - 1) for i in range(start)]
+        clip = clip[from_start + [max(length - frames + i, 0) for i in range(start, frames)]]
+    return clip, made
+
+
 def inpaint_latents(vae, video: Tensor, mask: Tensor) -> Tensor:
     """What inpainting models of this VAE's release are given beside the noise, `[1, C, F, h, w]`, unscaled.
 
@@ -73,27 +91,22 @@ class EncodedMask:
         )
 
     def from_stock_nodes(self, latents: Tensor, mask: Tensor) -> Tensor:
-        """Inpaint latents out of what WanImageToVideo or InpaintModelConditioning give, unscaled.
+        """Inpaint latents out of what WanFirstLastFrameToVideo or InpaintModelConditioning give, unscaled.
 
-        `latents` `[1, C, F, h, w]` show grey where pixels are to be generated, the model knows black; `mask`
-        `[T, 1, H, W]` in pixels or `[1, 1, F, h, w]` in latents is 1 there. The VAE that made the latents is needed.
+        `latents` `[1, C, F, h, w]` show grey where pixels are to be generated, the model knows black; so the video they
+        were made of is encoded once more. `mask` is 1 there, in any of the shapes that `pixel_mask` takes.
         """
-        vae = encoded_by(latents)
-        if vae is None:
+        encoding = encoding_of(latents)
+        if encoding is None:
             raise ValueError(
                 "An inpainting (InP) model needs an encoded mask, but it is unknown which VAE made these latents; use "
                 "EasyAnimate Image to Video or EasyAnimate Inpaint Video instead of the stock node."
             )
-        count, height, width = latents.shape[2:]
-        to_frames, *to_pixels = vae.upscale_ratio
-        frames, rows, columns = to_frames(count), height * to_pixels[0], width * to_pixels[1]
-        pixels = pixel_mask(mask, frames, rows, columns)
-        empty = 1 - latent_mask(1 - pixels, vae.plan, latents.shape).to(latents)  # nothing is given there
         loaded = mm.loaded_models(only_currently_used=True)
-        black = vae.encode(torch.full((frames, rows, columns, 3), BLACK)).to(latents)
-        masks = self._mask_latents(vae, pixels).to(latents)
+        clips = (masked_clip(clip, mask, encoding.vae.plan) for clip in encoding.clips)
+        made = torch.cat([self.latents(encoding.vae, *clip) for clip in clips])
         mm.load_models_gpu(loaded)
-        return torch.cat([masks, torch.lerp(latents, black, empty)], dim=1)
+        return made.to(latents)
 
     @staticmethod
     def _mask_latents(vae, mask: Tensor) -> Tensor:
