@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..vae.host_vae import encoded_by, pixels_of
-from ..vae.masks import latent_mask, pixel_mask
+from ..vae.host_vae import encoding_of
+from ..vae.masks import pixel_mask
+from ..vae.slicing import TimePlan
 from ..vae.video_vae import SPACE_RATIO
 
 BLACK, GREY, WHITE = 0.0, 0.5, 1.0  # images in 0..1; the VAE is shown -1, 0, 1
@@ -52,6 +53,23 @@ def mask_for(mask: Tensor | None, frames: int, height: int, width: int) -> Tenso
     return (pixel_mask(mask, frames, height, width) > THRESHOLD).float()
 
 
+def masked_clip(clip: Tensor, mask: Tensor, plan: TimePlan) -> tuple[Tensor, Tensor]:
+    """A clip `[T, H, W, 3]` that a stock node encoded, in the length that comes out, and its mask `[T, H, W]`.
+
+    `mask` is one of those that `pixel_mask` takes. Where the clip's latents decode to more or fewer frames than it has,
+    given frames keep their distance to the nearer end, as those of `given_frames`.
+    """
+    length, height, width, _ = clip.shape
+    of_latents = mask.ndim == 5 and mask.shape[2] == plan.latents_for(length)
+    frames = plan.frames_for(mask.shape[2]) if of_latents else length
+    made = mask_for(mask, frames, height, width)
+    if frames != length:
+        start = next((i for i, each in enumerate(made) if each.all()), frames)  # from there on, they count from the end
+        from_start = [min(i, length - 1) for i in range(start)]
+        clip = clip[from_start + [max(length - frames + i, 0) for i in range(start, frames)]]
+    return clip, made
+
+
 def inpaint_latents(vae, video: Tensor, mask: Tensor, noise_augmentation: float = NOISE_AUGMENTATION) -> Tensor:
     """What inpainting models of this VAE's release are given beside the noise, `[1, C, F, h, w]`, unscaled.
 
@@ -76,7 +94,6 @@ class Inpainting:
     name = "InP"
     channels: int
     noise_augmented = False  # whether given pixels carry noise
-    reads_pixels = False  # whether latents of stock nodes are encoded again
 
     def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `inpaint_latents`; `noise` is added to the pixels that are given, in -1..1."""
@@ -87,28 +104,22 @@ class Inpainting:
         return noise.new_zeros(len(noise), self.channels, *noise.shape[2:])
 
     def from_stock_nodes(self, latents: Tensor, mask: Tensor) -> Tensor:
-        """Inpaint latents out of what WanImageToVideo or InpaintModelConditioning give, unscaled.
+        """Inpaint latents out of what WanFirstLastFrameToVideo or InpaintModelConditioning give, unscaled.
 
-        `latents` `[1, C, F, h, w]` show grey where pixels are to be generated; `mask` `[T, 1, H, W]` in pixels or
-        `[1, 1 or 4, F, h, w]` in latents is 1 there. The VAE that made the latents is needed.
+        `latents` `[1, C, F, h, w]` show grey where pixels are to be generated, the model knows black; so the video they
+        were made of is encoded once more. `mask` is 1 there, in any of the shapes that `pixel_mask` takes.
         """
-        vae = encoded_by(latents)
-        if vae is None:
+        encoding = encoding_of(latents)
+        if encoding is None:
             raise ValueError(
                 "An inpainting (InP) model needs an encoded mask, but it is unknown which VAE made these latents; use "
                 "EasyAnimate Image to Video or EasyAnimate Inpaint Video instead of the stock node."
             )
-        to_frames, *to_pixels = vae.upscale_ratio
-        sides = [side * ratio for side, ratio in zip(latents.shape[3:], to_pixels, strict=True)]
-        pixels = pixel_mask(mask, to_frames(latents.shape[2]), *sides)
         loaded = mm.loaded_models(only_currently_used=True)
-        encoded = self._from_stock_nodes(vae, latents, pixels)
+        clips = (masked_clip(clip, mask, encoding.vae.plan) for clip in encoding.clips)
+        made = torch.cat([inpaint_latents(encoding.vae, *clip) for clip in clips])
         mm.load_models_gpu(loaded)
-        return encoded
-
-    def _from_stock_nodes(self, vae, latents: Tensor, mask: Tensor) -> Tensor:
-        """The same with the mask in pixels, `[T, H, W]`."""
-        raise NotImplementedError
+        return made.to(latents)
 
     def concat(self, noise: Tensor, conds: dict, latent_format) -> Tensor:
         """See `concat.ConcatInputs`."""
@@ -147,13 +158,6 @@ class EncodedMask(Inpainting):
             "sampler (without images it makes video from text)."
         )
 
-    def _from_stock_nodes(self, vae, latents: Tensor, mask: Tensor) -> Tensor:
-        """Where nothing is given the latents show grey; these models know black."""
-        empty = 1 - latent_mask(1 - mask, vae.plan, latents.shape).to(latents)
-        black = vae.encode(torch.full((*mask.shape, 3), BLACK)).to(latents)
-        masks = self._mask_latents(vae, mask).to(latents)
-        return torch.cat([masks, torch.lerp(latents, black, empty)], dim=1)
-
     @staticmethod
     def _mask_latents(vae, mask: Tensor) -> Tensor:
         """The mask as the VAE sees it: grey where pixels are given, white where they are to be generated."""
@@ -180,7 +184,7 @@ class ResizedMask(Inpainting):
     """
 
     channels = 17
-    noise_augmented = reads_pixels = True
+    noise_augmented = True
 
     def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
         generated = mask > THRESHOLD
@@ -190,14 +194,9 @@ class ResizedMask(Inpainting):
         if noise is not None:
             masked = torch.where(masked == BLACK, masked, masked + noise / 2)  # images are 0..1, the noise -1..1
         latents = vae.encode(masked)
-        given = resized_by_frame(1 - generated.float()[None, None], latents.shape[2:])
+        given = 1 - generated[: vae.plan.crop(len(generated))].float()
+        given = resized_by_frame(given[None, None], latents.shape[2:])
         return torch.cat([given.to(latents), latents], dim=1)
-
-    def _from_stock_nodes(self, vae, latents: Tensor, mask: Tensor) -> Tensor:
-        """The latents of this causal VAE mix what is given with the grey after it, so the pixels are encoded again."""
-        video = pixels_of(latents)[..., :3].float().cpu()
-        noise = augmentation_noise(mask[..., None].expand(*mask.shape, 3).shape, NOISE_AUGMENTATION)
-        return self.encode(vae, video[: len(mask), : mask.shape[1], : mask.shape[2]], mask, noise).to(latents)
 
 
 def _zeros(vae, mask: Tensor, channels: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from .tiling import RELEASE_TILING, Tiling
 from .video_vae import SPACE_RATIO, VideoVAE, tiles_of
 
 SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
-ENCODER, PIXELS = "easyanimate_vae", "easyanimate_pixels"  # what latents carry, see `encoded_by` and `pixels_of`
+ENCODING = "easyanimate_encoding"  # what latents carry, see `encoding_of`
 LEAST_TILE = 8  # side in latents: smaller tiles see too little
 LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
 
@@ -113,9 +113,7 @@ class HostVAE(comfy.sd.VAE):
             )
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
         latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling, SPACE_RATIO)
-        setattr(latents, ENCODER, self)
-        if self.inpainting.reads_pixels:
-            setattr(latents, PIXELS, pixel_samples)
+        setattr(latents, ENCODING, Encoding(self, clips))
         return latents
 
     def encode_tiled(
@@ -204,14 +202,17 @@ class HostVAE(comfy.sd.VAE):
         mm.load_models_gpu([self.patcher], memory_required=memory, force_full_load=self.disable_offload)
 
 
-def encoded_by(latents: Tensor) -> HostVAE | None:
-    """The VAE that made these latents; stock nodes hand them on as they are. None when they were changed since."""
-    return getattr(latents, ENCODER, None)
+@dataclass(frozen=True)
+class Encoding:
+    """How latents came about: what `vae` made them, out of which `clips` `[B, T, H, W, 3]` in 0..1."""
+
+    vae: HostVAE
+    clips: Tensor
 
 
-def pixels_of(latents: Tensor) -> Tensor:
-    """The images `[T, H, W, C]` that these latents, of which `encoded_by` knows the VAE, were made of."""
-    return getattr(latents, PIXELS)
+def encoding_of(latents: Tensor) -> Encoding | None:
+    """How these latents came about; stock nodes hand them on as they are. None when they were changed since."""
+    return getattr(latents, ENCODING, None)
 
 
 def _progress(slices: int) -> Callable[[], None]:

@@ -134,33 +134,52 @@ class TestClipTokens:
             run(inp, ImageToVideo, vae, *SIZE, clip_vision_output=other)
 
 
+def from_stock_node(positive: list, mask_scale: int = 1) -> torch.Tensor:
+    """What an inpainting model is given for the prompt of a stock node; its mask can come that much larger."""
+    options = positive[0][1]
+    mask = options["concat_mask"].repeat_interleave(mask_scale, -1).repeat_interleave(mask_scale, -2)
+    return inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], mask)
+
+
 class TestStockNodes:
-    def test_wan_image_to_video_feeds_the_model(self, vae, inp):
-        """Nearly as our node does: the frame given lies beside grey there, beside black here."""
+    """They show grey where our nodes show black, beside the given frames too; the model is given the same."""
+
+    @pytest.mark.parametrize("length", [1, 13, 16, 20, 21, 33])
+    def test_wan_image_to_video_is_our_node(self, vae, inp, length):
         from comfy_extras.nodes_wan import WanImageToVideo
 
-        start = images(1)
-        out = WanImageToVideo.execute(text(), text(seed=2), vae, *SIZE, start_image=start)
-        positive, negative, latent = out.result
+        start, size = images(1), (32, 16, length, 1)
+        positive, negative, latent = WanImageToVideo.execute(text(), text(seed=2), vae, *size, start_image=start).result
+        ours = ImageToVideo.execute(text(), text(seed=2), vae, *size, start_image=start)
+        assert relative_error(from_stock_node(positive), concat_latents(ours)) < 1e-3
         samples = sample(inp, positive, negative, latent)
-        assert samples.shape == (1, 4, 4, 2, 4) and samples.isfinite().all()
-        options = positive[0][1]
-        ours = concat_latents(ImageToVideo.execute(text(), text(), vae, *SIZE, start_image=start))
-        theirs = inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
-        assert torch.allclose(theirs[:, :, 2:], ours[:, :, 2:], atol=1e-5)
-        assert torch.equal(theirs[:, 4:, 0], options["concat_latent_image"][:, :, 0])
+        assert relative_error(samples, sample(inp, *ours.result[:3])) < 1e-3
 
-    def test_inpaint_model_conditioning_feeds_the_model(self, vae, inp):
-        video, mask = images(16), torch.zeros(16, 16, 32)
-        mask[8:] = 1.0
+    @pytest.mark.parametrize("node", ["WanFirstLastFrameToVideo", "WanFunInpaintToVideo"])
+    @pytest.mark.parametrize("size", [(32, 16, 16), (16, 48, 17), (48, 32, 13), (32, 16, 20)])
+    @pytest.mark.parametrize(("start", "end"), [(1, 0), (0, 1), (1, 1), (5, 3)])
+    def test_first_and_last_frames_are_those_of_our_node(self, vae, node, size, start, end):
+        import comfy_extras.nodes_wan
+
+        width, height, _ = size
+        given = {"start_image": images(start, height, width) if start else None}
+        given |= {"end_image": images(9, height, width)[-end:] if end else None}
+        stock = getattr(comfy_extras.nodes_wan, node).execute(text(), text(), vae, *size, 1, **given).result
+        ours = ImageToVideo.execute(text(), text(), vae, *size, 1, **given)
+        assert stock[2]["samples"].shape == ours.result[2]["samples"].shape
+        for mask_scale in (1, 2, 8):  # of latents, of pixels, and between
+            assert relative_error(from_stock_node(stock[0], mask_scale), concat_latents(ours)) < 1e-3
+
+    @pytest.mark.parametrize("mask_size", [(16, 32), (8, 16), (32, 64)])
+    @pytest.mark.parametrize("masks", [1, 16])
+    def test_inpaint_model_conditioning_is_our_node(self, vae, inp, masks, mask_size):
+        video, mask = images(16), torch.zeros(masks, *mask_size)
+        mask[masks // 3 :, :, mask_size[1] // 2 :] = 1.0
         node = host_nodes.InpaintModelConditioning()
         positive, negative, latent = node.encode(text(), text(seed=2), video, vae, mask, noise_mask=False)
-        samples = sample(inp, positive, negative, latent)
-        assert samples.shape == (1, 4, 4, 2, 4) and samples.isfinite().all()
-        options = positive[0][1]
-        theirs = inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
-        ours = concat_latents(InpaintVideo.execute(text(), text(), vae, video, True, mask))
-        assert relative_error(theirs, ours) < 1e-5
+        ours = InpaintVideo.execute(text(), text(seed=2), vae, video, False, mask)
+        assert relative_error(from_stock_node(positive), concat_latents(ours)) < 1e-3
+        assert relative_error(sample(inp, positive, negative, latent), sample(inp, *ours.result[:3])) < 1e-3
 
     def test_latents_of_unknown_origin_are_refused(self, vae, inp):
         values = {"concat_latent_image": random(1, 4, 4, 2, 4), "concat_mask": torch.ones(1, 1, 4, 2, 4)}

@@ -12,7 +12,6 @@ slicing = part("easyanimate_models.vae.slicing")
 slice_vae = part("easyanimate_models.vae.slice_vae")
 image_vae = part("easyanimate_models.vae.image_vae")
 conditioning = part("nodes.conditioning")
-inpainting = part("easyanimate_models.conditioning.inpainting")
 PLANS = {
     "V1": image_vae.ImageVAE.plan,
     "V2": slice_vae.WindowVAE.plan,
@@ -90,23 +89,6 @@ def test_masks_of_latents_of_stock_nodes_give_the_first_frame_alone():
     mask[:, :, 0] = 0
     found = masks.pixel_mask(mask, 16, 16, 32)
     assert not found[0].any() and found[1:].all()
-
-
-def test_first_and_last_frame_of_stock_nodes_reach_an_inpainting_model():
-    from comfy_extras.nodes_wan import WanFirstLastFrameToVideo
-
-    vae, text = tiny_vae(), [[random(1, 5, DIT.caption_channels), {}]]
-    start, end = random(2, 1, 16, 32, 3, seed=3).sigmoid()
-    options = WanFirstLastFrameToVideo.execute(text, text, vae, 32, 16, 16, 1, start, end).result[0][0][1]
-    theirs = inpainting.EncodedMask().from_stock_nodes(options["concat_latent_image"], options["concat_mask"])
-    made = torch.ones(16, 16, 32)
-    made[[0, 15]] = 0
-    mask_latents = inpainting.EncodedMask._mask_latents(vae, made)
-    assert torch.allclose(theirs[:, :4], mask_latents)
-    shown = options["concat_latent_image"]
-    assert torch.equal(theirs[:, 4:, [0, 3]], shown[:, :, [0, 3]])
-    black = vae.encode(torch.zeros(16, 16, 32, 3))
-    assert torch.allclose(theirs[:, 4:, [1, 2]], black[:, :, [1, 2]], atol=1e-5)
 
 
 @pytest.mark.parametrize("frames", [[0], [3], [7, 8], [15]])
