@@ -1,29 +1,39 @@
-"""One small clip at a time on a CPU, for which torch would take its slowest 3-D convolution."""
+"""3-D convolutions by oneDNN on a CPU, where torch would not take it, or where it is wrong."""
 
 from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 OVERLOOKED = range(2_048, 20_481)  # channels x frames x rows of a single input; with fewer there is nothing to win
+ONE_CHANNEL_MORE = (0, 0, 0, 0, 0, 0, 0, 1)  # for F.pad
 
 
 @cache
 def for_single_clips(operations: Any) -> Any:
-    """The host's `operations`, whose Conv3d asks oneDNN by name where torch would overlook it.
+    """The host's `operations` with the Conv3d of `onednn_conv3d`."""
+    return type(operations.__name__, (operations,), {"Conv3d": onednn_conv3d(operations.Conv3d)})
+
+
+@cache
+def onednn_conv3d(conv3d: Any) -> Any:
+    """A `conv3d` that asks oneDNN by name where torch would overlook it, and goes round its mistake.
 
     For small single inputs torch takes a loop instead, up to 14 times as slow (`use_mkldnn` in its Convolution.cpp).
     """
 
-    class Conv3d(operations.Conv3d):
+    class Conv3d(conv3d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *args, **kwargs) -> Tensor:
+            if is_misread(x):
+                x, weight = F.pad(x, ONE_CHANNEL_MORE), F.pad(weight, ONE_CHANNEL_MORE)
             if args or kwargs or not is_overlooked(x):
                 return super()._conv_forward(x, weight, bias, *args, **kwargs)
             how = self.padding, self.stride, self.dilation, self.groups
             return torch.mkldnn_convolution(x, weight, bias, *how)
 
-    return type(operations.__name__, (operations,), {"Conv3d": Conv3d})
+    return Conv3d
 
 
 def is_overlooked(x: Tensor) -> bool:
@@ -31,3 +41,13 @@ def is_overlooked(x: Tensor) -> bool:
     small = len(x) == 1 and x.shape[1:4].numel() in OVERLOOKED
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return small and plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
+def is_misread(x: Tensor) -> bool:
+    """Whether oneDNN would read beyond `x` `[B, C, T, H, W]`: a single frame of odd channels in bfloat16.
+
+    Seen with oneDNN of torch 2.14 and AVX-512, where the kernel is deeper than the frame: what lies in memory behind it
+    gets into the result.
+    """
+    autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return x.device.type == "cpu" and autocast == torch.bfloat16 and x.shape[2] == 1 and bool(x.shape[1] % 2)

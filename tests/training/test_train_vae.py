@@ -258,6 +258,23 @@ def test_the_loss_of_a_vae_falls(clips, tmp_path):
     assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
 
 
+@pytest.mark.parametrize("start", ["", "built-in"])
+def test_still_images_are_learnt_in_bfloat16(tmp_path, start):
+    """As precision "auto" has it on CPUs that are fast in bfloat16; critics of motion see the stills too."""
+    (tmp_path / "stills").mkdir()
+    write_image(tmp_path / "stills" / "red.png")
+    settings = {"adversary": 0.5, "adversary_from": 1, "critic_width": 8} | ({} if start else {"architecture": "slice"})
+    made = {}
+    for precision in ("bf16", "fp32"):
+        of_one = recipe(tmp_path / "stills", tmp_path / precision, start=start, vae=settings)
+        run.run_recipe(
+            replace(of_one, plan=replace(of_one.plan, precision=precision), data=replace(of_one.data, batch=1))
+        )
+        (row,) = part("easyanimate_models.training.journal").read_log(tmp_path / precision / "log.csv")
+        made[precision] = float(row["loss"])
+    assert made["bf16"] == pytest.approx(made["fp32"], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("vae", "start", "message"),
     [

@@ -1,4 +1,4 @@
-"""A single small clip on a CPU is convolved by oneDNN too: the same result and gradients, another way."""
+"""Convolutions by oneDNN on a CPU: small single clips are given to it too, and what it would misread is not."""
 
 import comfy.ops
 import pytest
@@ -82,3 +82,23 @@ def test_weights_that_the_host_casts_and_patches_are_cast_and_patched():
     half = single_clips.for_single_clips(comfy.ops.manual_cast).Conv3d(16, 24, 3, dtype=torch.float16)
     half.load_state_dict(ours.state_dict())
     assert half(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_nothing_behind_a_single_frame_gets_into_bfloat16(channels, frames, autocast):
+    """oneDNN read whatever lay there; a plain convolution is infinite or nan at times, and off by far more at others."""
+    torch.manual_seed(0)
+    exact = OURS.Conv3d(channels, 16, 3, padding=1)
+    torch.nn.init.normal_(exact.weight, std=0.2)
+    torch.nn.init.zeros_(exact.bias)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    rounded = OURS.Conv3d(channels, 16, 3, padding=1, dtype=dtype)
+    rounded.load_state_dict(exact.state_dict())
+    for _ in range(4):
+        x = torch.randn(1, channels, frames, 16, 16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = gradients_of(rounded, x.to(dtype))
+        for gradient, expected in zip(found, gradients_of(exact, x), strict=True):
+            assert relative_error(gradient.float(), expected) < 0.02

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...vae.onednn_conv import onednn_conv3d
+
 HALVINGS = 3
 NORM_GROUPS = 8
 MAX_WEIGHT = 1e4
@@ -20,7 +22,7 @@ class PatchCritic(nn.Module):
         if width % NORM_GROUPS:
             raise ValueError(f"critic_width is {width}; it must be a multiple of {NORM_GROUPS}.")
         self.dims = dims
-        convolution: type[nn.Module] = nn.Conv2d if dims == 2 else nn.Conv3d
+        convolution: type[nn.Module] = nn.Conv2d if dims == 2 else onednn_conv3d(nn.Conv3d)
         kernel, padding = ((4, 4), 1) if dims == 2 else ((3, 4, 4), 1)
 
         def conv(a: int, b: int, stride: int) -> nn.Module:
