@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from .conditioning.inpainting import EncodedMask
+from .configs.hunyuan_dit import hunyuan_dit_config
 from .configs.motion_dit import transformer_config
 from .configs.vae import vae_config
+from .dit.hunyuan_dit import HunyuanDiT
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .files.checkpoint import embed_config
 from .latent_formats import ImageLatents, SliceLatents, WindowLatents
 from .model_base import MotionVideoModel, VideoModel
-from .sampling.schedules import DiscreteSchedule, LinearNoiseLevels, Schedule
+from .sampling.schedules import DiscreteSchedule, LinearNoiseLevels, LinearVelocityLevels, Schedule
 from .text_encoders.t5 import T5TextEncoder
 from .vae.image_vae import ImageVAE
 from .vae.slice_vae import SliceVAE, WindowVAE
@@ -168,6 +170,30 @@ class EasyAnimateV3(MotionRelease):
     latent_format = SliceLatents
     vae = SliceVAE
     vae_flags = {"slice_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
+
+
+class EasyAnimateV4(Release):
+    """HunyuanDiT, which predicts velocity; BERT and mT5, cached-decoder latents."""
+
+    network = HunyuanDiT
+    config_json = staticmethod(hunyuan_dit_config)
+    model_class = VideoModel
+    prediction = comfy.model_base.ModelType.V_PREDICTION
+    noise_levels = LinearVelocityLevels
+    schedule = DiscreteSchedule()
+    ignored = (".t_embed.pe",)  # sinusoids of the frame number, computed when needed
+    adapted = "blocks."
+    trained = ("blocks.", "proj_out.", "pos_embed.", "norm_out.")
+    sampling_settings = {
+        "beta_schedule": "linear",  # the host's name for betas whose roots are linear in the step
+        "linear_start": 0.00085,
+        "linear_end": 0.03,
+        "timesteps": 1000,
+    }
+
+    @property
+    def sees_start_image(self) -> bool:
+        return self.config.resampler is not None
 
 
 RELEASES: tuple[type[MotionRelease], ...] = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)

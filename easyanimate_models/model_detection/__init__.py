@@ -7,9 +7,9 @@ general.
 from ..files.checkpoint import Checkpoint
 from ..supported_models import Release
 from ..text_encoders.t5 import T5TextEncoder
-from . import encoders, motion_dit, probes, vae
+from . import encoders, hunyuan_dit, motion_dit, probes, vae
 
-TRANSFORMERS: list[probes.Detector] = [motion_dit.MOTION_DIT]
+TRANSFORMERS: list[probes.Detector] = [hunyuan_dit.HUNYUAN_DIT, motion_dit.MOTION_DIT]
 VAES: list[probes.Detector] = [vae.VIDEO_VAE, vae.IMAGE_VAE]
 TEXT_ENCODERS: list[probes.Detector] = [encoders.T5]
 

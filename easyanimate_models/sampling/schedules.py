@@ -28,6 +28,10 @@ class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_
         return torch.lerp(low, high, t.frac()).to(timestep.device)
 
 
+class LinearVelocityLevels(comfy.model_sampling.V_PREDICTION, LinearNoiseLevels):
+    """The same for networks that predict velocity (v)."""
+
+
 class Schedule(Protocol):
     """How a release spaces its steps."""
 
