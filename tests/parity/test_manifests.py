@@ -61,7 +61,7 @@ def has(name: str, part_of_key: str) -> bool:
 TRANSFORMERS = [n for n in supported("Transformer3DModel") if has(n, IMAGE) and has(n, MOTION)]
 V1_BASES = [n for n in supported("Transformer3DModel") if not has(n, MOTION)]
 V1_MOTION = [n for n in supported("Transformer3DModel") if not has(n, IMAGE)]
-LATER = [n for n in names("Transformer3DModel") if release_of(n) not in SUPPORTED]
+LATER = [n for n in names("Transformer3DModel") if release_of(n) not in (*SUPPORTED, "v4")]
 VAES = supported("AutoencoderKL") + supported("AutoencoderKLMagvit")
 LATER_VAES = [n for n in names("AutoencoderKLMagvit") if release_of(n) not in SUPPORTED]
 OF_T5 = [n for n in names("T5EncoderModel") if "mt5" not in n]

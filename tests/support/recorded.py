@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RECORDED = Path(os.environ.get("EASYANIMATE_GOLDEN") or GOLDEN)
-SUPPORTED = "v[123]_*"  # folders of the releases that are implemented
+SUPPORTED = "v[1234]_*"  # folders of the releases that are implemented
 TOLERANCE = 1e-4  # relative, where the JSON names no other
 CLASSES = {  # reference_class, without its package -> kind
     "Transformer3DModel": "transformer",
+    "HunyuanTransformer3DModel": "HunyuanDiT",
     "AutoencoderKL": "image VAE",
     "AutoencoderKLMagvit": "video VAE",
     "T5EncoderModel": "text encoder",
