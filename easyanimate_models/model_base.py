@@ -9,7 +9,8 @@ from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
 from .latent_formats import require_channels
 from .sampling.long_video import cut_to_window
 
-SECOND_TEXT = "conditioning_mt5xl"  # the host's name for what a second text encoder gives
+SECOND_TEXT, SECOND_MASK = "conditioning_mt5xl", "attention_mask_mt5xl"  # the host's names for a second text
+CLIP_PATCHES = 256  # of ViT-L/14
 
 
 class VideoModel(comfy.model_base.BaseModel):
@@ -79,6 +80,25 @@ class MotionVideoModel(MaskedTextModel):
         return out
 
 
+class HunyuanVideoModel(MaskedTextModel):
+    """V4: also a second text with its mask, and all of CLIP's view of the start image."""
+
+    def extra_conds(self, **kwargs) -> dict:
+        out, config = super().extra_conds(**kwargs), self.diffusion_model.config
+        second = kwargs.get(SECOND_TEXT)
+        if second is not None:
+            require_text_width(second, config.caption_channels_2)
+            out["context_t5"] = comfy.conds.CONDRegular(second)
+            mask = text_mask(second, kwargs.get(SECOND_MASK))
+            if mask is not None:
+                out["attention_mask_t5"] = comfy.conds.CONDRegular(mask)
+        if config.resampler is not None:
+            view = kwargs.get("clip_vision_output") if kwargs.get("prompt_type") != "negative" else None
+            embeds, mask = clip_patches(view, config.resampler)
+            out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
+        return out
+
+
 class MMDiTVideoModel(VideoModel):
     """V5 and V5.1: every row of the text counts, its padding too. V5 reads a second text."""
 
@@ -126,3 +146,19 @@ def clip_tokens(clip_vision_output, prompt_type: str | None) -> tuple[Tensor, Te
             f"{CLIP_WIDTH}; load CLIP ViT-L/14 (clip_vision_l, or image_encoder of the release)."
         )
     return embeds, torch.ones(len(embeds), CLIP_TOKENS)
+
+
+def clip_patches(clip_vision_output, resampler) -> tuple[Tensor, Tensor]:
+    """CLIP's view of an image patch by patch, `[B, patches, C]`, and the mask of what `resampler` makes of it.
+
+    Without an image nothing, masked.
+    """
+    if clip_vision_output is None:
+        return torch.zeros(1, CLIP_PATCHES, resampler.channels), torch.zeros(1, resampler.queries)
+    embeds = clip_vision_output["last_hidden_state"][:, 1:]  # without the class token
+    if embeds.shape[-1] != resampler.channels:
+        raise ValueError(
+            f"The CLIP vision model gives {embeds.shape[-1]}-dimensional patches, but EasyAnimate V4 needs "
+            f"{resampler.channels}; load CLIP ViT-L/14 (clip_vision_l, or image_encoder of the release)."
+        )
+    return embeds, torch.ones(len(embeds), resampler.queries)

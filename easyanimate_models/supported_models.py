@@ -13,8 +13,9 @@ from torch import Tensor
 from .conditioning.concat import ConcatInputs
 from .conditioning.control import CameraInputs, ControlInputs
 from .conditioning.inpainting import EncodedMask, EncodedMaskOrZeros, Inpainting, ResizedMask
-from .configs import mmdit, motion_dit
+from .configs import hunyuan_dit, mmdit, motion_dit
 from .configs.vae import vae_config
+from .dit.hunyuan_dit import HunyuanDiT
 from .dit.mmdit import MMDiT
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
@@ -27,12 +28,13 @@ from .latent_formats import (
     SliceLatents,
     WindowLatents,
 )
-from .model_base import MMDiTVideoModel, MotionVideoModel, VideoModel
+from .model_base import HunyuanVideoModel, MMDiTVideoModel, MotionVideoModel, VideoModel
 from .sampling.schedules import (
     DiscreteSchedule,
     FlowLevels,
     FlowSchedule,
     LinearNoiseLevels,
+    LinearVelocityLevels,
     Schedule,
     TrailingSchedule,
     ZeroTerminalLevels,
@@ -211,13 +213,32 @@ class EasyAnimateV3(MotionRelease):
 
 
 class EasyAnimateV4(Release):
-    """HunyuanDiT, latents of V3's encoder and a cached decoder."""
+    """HunyuanDiT, which predicts velocity; BERT and mT5 text, latents of V3's encoder and a cached decoder."""
 
+    network = HunyuanDiT
+    config_json = staticmethod(hunyuan_dit.hunyuan_dit_config)
+    model_class = HunyuanVideoModel
+    prediction = comfy.model_base.ModelType.V_PREDICTION
+    noise_levels = LinearVelocityLevels
+    schedule = DiscreteSchedule()
+    ignored = (".t_embed.pe",)  # sinusoids of the frame number, computed when needed
+    adapted = "blocks."
+    trained = ("blocks.", "proj_out.", "pos_embed.", "norm_out.")
+    sampling_settings = {
+        "beta_schedule": "linear",  # the host's name for betas whose square roots are linear in the step
+        "linear_start": 0.00085,
+        "linear_end": 0.03,
+        "timesteps": 1000,
+    }
+    inpainting = EncodedMaskOrZeros()
+    variants = (inpainting,)
     latent_format = CachedDecoderLatents
     vae = CachedDecoderVAE
     vae_flags = {"cache_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
-    inpainting = EncodedMaskOrZeros()
-    variants = (inpainting,)
+
+    @property
+    def sees_start_image(self) -> bool:
+        return self.config.resampler is not None
 
 
 class MMDiTRelease(Release):

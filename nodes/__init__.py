@@ -7,6 +7,7 @@ prompt ─ EasyAnimateEncodePrompt ── CONDITIONING ────────�
 size ─── EasyAnimateEmptyLatent ─── LATENT ─────────────────┼────┤                                │
 image ── EasyAnimateImageToVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateInpaintVideo ── CONDITIONING, LATENT ───┼────┤ (instead)                      │
+video ── EasyAnimateControlToVideo  CONDITIONING, LATENT ───┼────┤ (instead)                      │
 video ── EasyAnimateEncode ──────── LATENT (instead) ───────┴────┴─────── EasyAnimateDecode ──────┴─ IMAGE
 poses ── EasyAnimateCameraPath ──── WAN_CAMERA_EMBEDDING
 points ─ EasyAnimateTrajectory ──── IMAGE, a control video
@@ -21,6 +22,7 @@ NODES = [
     *loaders.NODES,
     *prompts.NODES,
     *conditioning.NODES,
+    *control.NODES,
     *control.NODES,
     *latents.NODES,
     *sampling.NODES,

@@ -21,7 +21,8 @@ CATEGORY = "EasyAnimate/conditioning"
 BORDER = 1e-5  # of a run; spans of conditioning include both of their ends
 
 
-def _shared_inputs() -> list:
+def shared_inputs() -> list:
+    """The prompts and the VAE."""
     return [
         io.Conditioning.Input("positive", tooltip="Positive conditioning."),
         io.Conditioning.Input("negative", tooltip="Negative conditioning."),
@@ -49,7 +50,8 @@ def _clip_vision_inputs() -> list:
     ]
 
 
-def _outputs() -> list:
+def outputs() -> list:
+    """Both prompts with what they were given, the latent that fits, and its number of frames."""
     return [
         io.Conditioning.Output(
             display_name="positive", tooltip="Positive conditioning with the given frames attached."
@@ -72,7 +74,7 @@ class EasyAnimateImageToVideo(io.ComfyNode):
             description="For inpainting (InP) transformers: makes a video that starts or ends with your images, or "
             "both. Without images: text to video.",
             inputs=[
-                *_shared_inputs(),
+                *shared_inputs(),
                 *size_inputs(),
                 io.Image.Input("start_image", optional=True, tooltip="The first frame, or the first few as a batch."),
                 io.Image.Input("end_image", optional=True, tooltip="The last frame, or the last few as a batch."),
@@ -88,7 +90,7 @@ class EasyAnimateImageToVideo(io.ComfyNode):
                     "likeness; 0 = none.",
                 ),
             ],
-            outputs=_outputs(),
+            outputs=outputs(),
         )
 
     @classmethod
@@ -135,7 +137,7 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
             "denoise. InP transformers see the area around the mask; others are held to the original there at every "
             "step.",
             inputs=[
-                *_shared_inputs(),
+                *shared_inputs(),
                 io.Image.Input("video", tooltip="The frames of one clip."),
                 io.Boolean.Input(
                     "noise_mask",
@@ -151,7 +153,7 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
                 ),
                 *_clip_vision_inputs(),
             ],
-            outputs=_outputs(),
+            outputs=outputs(),
         )
 
     @classmethod

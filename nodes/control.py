@@ -1,15 +1,22 @@
-"""Camera paths and trajectories -> what Control and Camera transformers follow."""
+"""Control videos, camera paths and trajectories -> what Control and Camera transformers follow."""
+
+import logging
 
 import comfy.model_management as mm
+import node_helpers
+import torch
 from comfy_api.latest import io
 
 from ..easyanimate_models.conditioning.camera import POSE_SIZE, pack, plucker_maps, whole_frames
+from ..easyanimate_models.conditioning.control import ControlInputs, control_latents
 from ..easyanimate_models.conditioning.poses import parse_poses, resampled
 from ..easyanimate_models.conditioning.trajectory import parse_tracks, trajectory_video
 from ..easyanimate_models.host import show_text
-from ..easyanimate_models.vae.video_sizes import SIDE_STEP
-
-CATEGORY = "EasyAnimate/conditioning"
+from ..easyanimate_models.latent_formats import mark
+from ..easyanimate_models.vae.video_sizes import SIDE_STEP, latent_size
+from .conditioning import CATEGORY, outputs, shared_inputs
+from .decoding import require_slice_vae
+from .latents import size_inputs
 
 
 def _size_inputs() -> list:
@@ -35,6 +42,75 @@ def _size_outputs() -> list:
         io.Int.Output(display_name="height", tooltip="Height of the video."),
         io.Int.Output(display_name="length", tooltip="Number of frames the video will have."),
     ]
+
+
+class EasyAnimateControlToVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EasyAnimateControlToVideo",
+            display_name="EasyAnimate Control to Video",
+            category=CATEGORY,
+            hidden=[io.Hidden.unique_id],
+            description="For Control and Camera transformers (V5.1, V5): makes a video that follows a control video "
+            "(edges, depth, poses, a trajectory) or a camera's path.",
+            inputs=[
+                *shared_inputs(),
+                *size_inputs(),
+                io.Image.Input(
+                    "control_video",
+                    optional=True,
+                    tooltip="Edges, depth maps, poses or a trajectory, a picture per frame, for Control transformers.",
+                ),
+                io.WanCameraEmbedding.Input(
+                    "camera_conditions",
+                    optional=True,
+                    tooltip="From WanCameraEmbedding or EasyAnimate Camera Path, for Camera transformers.",
+                ),
+                io.Image.Input(
+                    "ref_image",
+                    optional=True,
+                    tooltip="What the video should look like; it becomes the first frame or resembles it. V5.1 only.",
+                ),
+            ],
+            outputs=outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive,
+        negative,
+        vae,
+        width,
+        height,
+        length,
+        batch_size,
+        control_video=None,
+        camera_conditions=None,
+        ref_image=None,
+    ) -> io.NodeOutput:
+        variant = _control_variant(require_slice_vae(vae))
+        if ref_image is not None and not variant.with_reference:
+            raise ValueError("The Control transformer of V5 takes no reference image; remove ref_image.")
+        if control_video is not None and camera_conditions is not None:
+            raise ValueError(
+                "A control video and a camera belong to different transformers; connect either control_video (Control) "
+                "or camera_conditions (Camera)."
+            )
+        size = latent_size(width, height, length, vae.plan)
+        latents = control_latents(vae, size, control_video, ref_image)
+        values = {"concat_latent_image": latents}
+        if camera_conditions is not None:
+            values["camera_conditions"] = camera_conditions
+        positive, negative = (node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
+        frames = vae.plan.frames_for(size[0])
+        notes = _notes(frames, control_video, ref_image)
+        if notes:
+            logging.warning("%s", " ".join(notes))
+            show_text(cls.hidden.unique_id, "\n".join(notes))
+        samples = torch.zeros([batch_size, vae.latent_channels, *size], device=mm.intermediate_device())
+        return io.NodeOutput(positive, negative, mark({"samples": samples}, vae.latent_format), frames)
 
 
 class EasyAnimateCameraPath(io.ComfyNode):
@@ -128,4 +204,30 @@ def _whole_size(width: int, height: int, length: int) -> tuple[int, int, int]:
     return width // SIDE_STEP * SIDE_STEP, height // SIDE_STEP * SIDE_STEP, whole_frames(length)
 
 
-NODES = [EasyAnimateCameraPath, EasyAnimateTrajectory]
+def _control_variant(vae) -> ControlInputs:
+    """How Control transformers of this VAE's release are given their inputs."""
+    for variant in vae.variants:
+        if isinstance(variant, ControlInputs):
+            return variant
+    raise ValueError(
+        f"Control transformers are of V5.1 or V5, but the VAE is that of {vae.latent_format.release}; load the VAE of "
+        "the transformer's release."
+    )
+
+
+def _notes(frames: int, control_video, ref_image) -> list[str]:
+    """What of the inputs is not used."""
+    notes = []
+    given = frames if control_video is None else len(control_video)
+    if given > frames:
+        notes.append(f"The last {given - frames} frames of the control video are left out: the video has {frames}.")
+    if given < frames:
+        notes.append(f"The control video has {given} frames; what comes after them in the {frames} is not controlled.")
+    if ref_image is not None and len(ref_image) > 1:
+        notes.append("Only the first image of ref_image is used.")
+    if ref_image is not None and frames == 1:
+        notes.append("ref_image is left out: Control transformers know a reference in videos only, and length is 1.")
+    return notes
+
+
+NODES = [EasyAnimateControlToVideo, EasyAnimateCameraPath, EasyAnimateTrajectory]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..vae.video_sizes import SIDE_STEP
-from .inpainting import SAME_SHAPE
+from .inpainting import SAME_SHAPE, resized_by_frame
 from .poses import CameraPath
 
 RAY_CHANNELS = 6  # moment, direction
@@ -79,14 +79,7 @@ def camera_latents(embedding: Tensor, latent: torch.Size) -> Tensor:
             "length on both nodes."
         )
     maps = unpack(embedding).movedim(1, 0)[None]
-    parts = [_resized(maps[:, :, :1], 1, rows, columns)]
-    if frames > 1:
-        parts.append(_resized(maps[:, :, 1:], frames - 1, rows, columns))
-    return torch.cat(parts, dim=2) * STRENGTH
-
-
-def _resized(maps: Tensor, frames: int, rows: int, columns: int) -> Tensor:
-    return F.interpolate(maps, size=(frames, rows, columns), mode="trilinear", align_corners=False)
+    return resized_by_frame(maps, torch.Size((frames, rows, columns))) * STRENGTH
 
 
 def whole_frames(length: int) -> int:

@@ -1,6 +1,7 @@
 """Layers of the PixArt-style image transformer: attention, feed-forward, adaLN-single, projections, positions."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -50,23 +51,17 @@ class _Geglu(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Four times as wide inside; the spatial block uses GELU, the motion module GEGLU.
+    """By default four times as wide inside; the spatial block uses GELU, the motion module GEGLU."""
 
-    Tokens go through in parts of at most `TOKENS_AT_ONCE`, so that what is wide does not grow with the video.
-    """
-
-    def __init__(self, width: int, gated: bool, dtype, device, operations):
+    def __init__(self, width: int, gated: bool, dtype, device, operations, *, inner: int | None = None):
         super().__init__()
-        activation = (_Geglu if gated else _Gelu)(width, 4 * width, dtype, device, operations)
-        out = operations.Linear(4 * width, width, dtype=dtype, device=device)
+        inner = inner or 4 * width
+        activation = (_Geglu if gated else _Gelu)(width, inner, dtype, device, operations)
+        out = operations.Linear(inner, width, dtype=dtype, device=device)
         self.net = nn.ModuleList([activation, nn.Identity(), out])  # names of the checkpoint: net.0.proj, net.2
 
     def forward(self, x: Tensor) -> Tensor:
-        count = -(-x[..., 0].numel() // TOKENS_AT_ONCE)
-        if count <= 1:
-            return self.net[2](self.net[0](x))
-        parts = x.reshape(-1, x.shape[-1]).tensor_split(count)
-        return torch.cat([self.net[2](self.net[0](part)) for part in parts]).view(x.shape)
+        return in_parts(lambda part: self.net[2](self.net[0](part)), x)
 
 
 class TwoLayer(nn.Module):
@@ -129,6 +124,18 @@ class PatchEmbed(nn.Module):
         positions = sincos_positions(x.shape[1], x.shape[2], x.shape[3], self.base, self.scale, x.device)
         x = x.flatten(2).transpose(1, 2).contiguous()  # or all that follows would be laid out like an image
         return x.add_(positions.to(x.dtype))  # (B*F, H*W, D)
+
+
+def in_parts(layer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What a layer that sees every token by itself makes of tokens `[B, L, D]`, of one tensor or of several alike.
+
+    Tokens go through in parts of at most `TOKENS_AT_ONCE`, so that what is wide does not grow with the video.
+    """
+    count = -(-tensors[0][..., 0].numel() // TOKENS_AT_ONCE)
+    if count <= 1:
+        return layer(*tensors)
+    parts = zip(*(x.reshape(-1, x.shape[-1]).tensor_split(count) for x in tensors), strict=True)
+    return torch.cat([layer(*part) for part in parts]).unflatten(0, tensors[0].shape[:-1])
 
 
 def sinusoid(values: Tensor, channels: int = FREQUENCIES) -> Tensor:

@@ -8,9 +8,9 @@ from ..files.checkpoint import Checkpoint
 from ..supported_models import Release
 from ..text_encoders.qwen2_vl import Qwen2VLTextEncoder
 from ..text_encoders.t5 import T5TextEncoder
-from . import encoders, mmdit, motion_dit, probes, vae
+from . import encoders, hunyuan_dit, mmdit, motion_dit, probes, vae
 
-TRANSFORMERS: list[probes.Detector] = [motion_dit.MOTION_DIT, mmdit.MMDIT]
+TRANSFORMERS: list[probes.Detector] = [hunyuan_dit.HUNYUAN_DIT, motion_dit.MOTION_DIT, mmdit.MMDIT]
 VAES: list[probes.Detector] = [vae.VIDEO_VAE, vae.IMAGE_VAE]
 TEXT_ENCODERS: list[probes.Detector] = [encoders.T5, encoders.QWEN2_VL]
 
@@ -26,7 +26,7 @@ def detect_transformer(checkpoint: Checkpoint) -> Release:
     """The release's class, holding the network config, of a file under our names. Raises `CheckpointError`."""
     motion_dit.require_whole(checkpoint)
     mmdit.require_whole(checkpoint)
-    what = "not a transformer of EasyAnimate V1 to V3, V5 or V5.1; choose the transformer's file or folder"
+    what = "not a transformer of EasyAnimate; choose the transformer's file or folder"
     return probes.detect(TRANSFORMERS, checkpoint, what)
 
 

@@ -20,12 +20,15 @@ sd = part("easyanimate_models.sd")
 detect_transformer = part("easyanimate_models.model_detection").detect_transformer
 INPUTS = {  # the original's names of the transformer's inputs -> ours
     "encoder_hidden_states": "context",
-    "encoder_hidden_states_t5": "context_t5",
     "text_embedding_mask": "attention_mask",
+    "encoder_hidden_states_t5": "context_t5",
+    "text_embedding_mask_t5": "attention_mask_t5",
     "clip_encoder_hidden_states": "clip_embeds",
     "clip_attention_mask": "clip_mask",
     "resolution": "resolution",
     "aspect_ratio": "aspect_ratio",
+    "image_meta_size": "image_meta_size",
+    "style": "style",
 }
 
 

@@ -24,6 +24,7 @@ WEIGHTS_FILE = "weights_file"  # in the JSON of further cases of a model: the re
 CLASSES = {  # reference_class, without its package -> kind
     "Transformer3DModel": "transformer",
     "EasyAnimateTransformer3DModel": "MMDiT",
+    "HunyuanTransformer3DModel": "HunyuanDiT",
     "AutoencoderKL": "image VAE",
     "AutoencoderKLMagvit": "video VAE",
     "T5EncoderModel": "text encoder",

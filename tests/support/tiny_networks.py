@@ -7,6 +7,8 @@ import torch
 
 from .pack import part
 
+hunyuan_dit = part("easyanimate_models.dit.hunyuan_dit")
+hunyuan_embedders = part("easyanimate_models.dit.hunyuan_embedders")
 motion_dit = part("easyanimate_models.dit.motion_dit")
 motion_module = part("easyanimate_models.dit.motion_module")
 image_vae = part("easyanimate_models.vae.image_vae")
@@ -34,9 +36,34 @@ VAE = slice_vae.SliceVAEConfig(
 )
 
 
+HUNYUAN_DIT = hunyuan_dit.HunyuanDiTConfig(
+    in_channels=12,
+    latent_channels=4,
+    width=32,
+    depth=6,
+    heads=2,
+    inner=48,
+    caption_channels=16,
+    caption_channels_2=24,
+    text_length=5,
+    text_length_2=7,
+    pooled_channels=20,
+    resampler=hunyuan_embedders.ResamplerConfig(queries=4, channels=16, projected=False),
+    patch=2,
+)
+
+
 def tiny_transformer(**changed):
     """A ModelPatcher around `DIT`, in float32 on the CPU."""
-    release = supported_models.EasyAnimateV3(replace(DIT, **changed))
+    return _patcher(supported_models.EasyAnimateV3(replace(DIT, **changed)))
+
+
+def tiny_hunyuan_dit(**changed):
+    """A ModelPatcher around `HUNYUAN_DIT`, in float32 on the CPU."""
+    return _patcher(supported_models.EasyAnimateV4(replace(HUNYUAN_DIT, **changed)))
+
+
+def _patcher(release):
     release.set_inference_dtype(torch.float32, None)
     model = release.get_model({})
     randomise(model.diffusion_model)
