@@ -1,7 +1,7 @@
 """Whole sampling runs of the original, repeated by our nodes and the host's samplers, in float32.
 
-Euler, Euler ancestral and DPM++ run freely. DDIM of V1 to V3 clips the predicted latents to -1..1, which we do not
-(see README): there each step starts from the recorded latents, and the clipping is done by the test.
+Euler, Euler ancestral and DPM++ run freely. DDIM clips the predicted latents to -1..1, which we do not (see README),
+and V5's begins in pure noise: there each step starts from the recorded latents, and the test does the original's step.
 """
 
 import functools
@@ -11,15 +11,27 @@ import torch
 
 from support.parity import Loaders
 from support.recorded import each, relative_error, shapes_of, tolerance
-from support.trajectories import clips_latents, follow, forced, guided_noise, is_inpainting, is_unstable, repeat, runs
+from support.trajectories import (
+    begins_in_pure_noise,
+    clips_latents,
+    ddim_step,
+    follow,
+    forced,
+    guided_noise,
+    is_plain,
+    is_unstable,
+    repeat,
+    runs,
+)
 
 RUNS = runs()
 STABLE = [name for name in RUNS if not is_unstable(name)]
-FREE = [name for name in STABLE if not clips_latents(name)]
-CLIPPED = [name for name in STABLE if clips_latents(name)]
+FORCED = [name for name in STABLE if clips_latents(name) or begins_in_pure_noise(name)]
+FREE = [name for name in STABLE if name not in FORCED]
 VIDEO, RAW = "outputs.video_0_1", "outputs.vae_decode_raw"
 GUIDED, SIGMAS = "outputs.guided_model_output_each_step", "outputs.sigmas"
-CONDITIONS = "inputs_to_model.call0.inpaint_latents"
+CONDITIONS = ("inputs_to_model.call0.inpaint_latents", "inputs_to_model.call0.control_latents")
+PURE_NOISE = 1e-3  # what a finite first noise level may move a run by
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,7 @@ def test_every_step_follows_the_recorded_latents(followed, run_of, agree, name):
 @each("name", [name for name in FREE if VIDEO in shapes_of(name)])
 def test_the_run_ends_in_the_recorded_video(followed, run_of, agree, name):
     run = run_of(name)
-    ours = run.vae.decode(followed(name)[1], seams="smooth")
+    ours = run.vae.decode(followed(name)[1], seams=run.seams)
     agree(name, None, "video", ours.movedim(-1, 1), run.output("video_0_1"))
 
 
@@ -53,7 +65,7 @@ def forced_steps(run_of):
     return functools.cache(lambda name: forced(run_of(name)))
 
 
-@each("name", [name for name in FREE if not is_inpainting(name) and {GUIDED, SIGMAS} <= shapes_of(name).keys()])
+@each("name", [name for name in FREE if is_plain(name) and {GUIDED, SIGMAS} <= shapes_of(name).keys()])
 def test_the_network_alone_predicts_the_recorded_guided_noise(run_of, agree, name):
     """In every step from the recorded latents, without any sampler."""
     run = run_of(name)
@@ -61,24 +73,28 @@ def test_the_network_alone_predicts_the_recorded_guided_noise(run_of, agree, nam
         agree(name, None, f"guided noise of step {step}", guided_noise(run, step), theirs)
 
 
-@each("name", CLIPPED)
-def test_ddim_steps_as_recorded_but_for_clipping(forced_steps, run_of, agree, name):
+@each("name", FORCED)
+def test_ddim_steps_as_recorded(forced_steps, run_of, agree, name):
     run, steps, theirs = run_of(name), forced_steps(name), run_of(name).output("latents_after_each_step")
-    limit = run.recorded.config["scheduler_full_config"]["clip_sample_range"]
-    signal = 1 / (1 + run.sigmas**2)
     assert len(steps) == len(theirs)
     for step, (x, denoised) in enumerate(steps):
-        eps, following = (x - denoised) / run.sigmas[step], signal[step + 1]
-        agree(name, None, f"noise at step {step}", eps, run.output("guided_model_output_each_step")[step])
-        ours = following.sqrt() * denoised.clamp(-limit, limit) + (1 - following).sqrt() * eps
-        agree(name, None, f"latents after step {step}", ours, theirs[step])
+        ours = ddim_step(run, step, x, denoised)
+        agree(name, None, f"prediction at step {step}", ours.prediction, run.output(GUIDED.split(".")[1])[step])
+        agree(name, None, f"latents after step {step}", ours.latents, theirs[step])
+
+
+@each("name", [name for name in STABLE if begins_in_pure_noise(name) and not clips_latents(name)])
+def test_a_run_from_pure_noise_is_followed_closely(followed, run_of, name):
+    """The host's first noise level is finite."""
+    theirs = run_of(name).output("latents_after_each_step")
+    assert relative_error(followed(name)[0], theirs) < PURE_NOISE
 
 
 @each("name", [name for name in RUNS if VIDEO in shapes_of(name) and RAW not in shapes_of(name)])
 def test_the_recorded_latents_decode_to_the_recorded_video(run_of, agree, name):
     run = run_of(name)
     samples = run.latent_format.process_out(run.output("latents_after_each_step")[-1])
-    agree(name, None, "images", run.vae.decode(samples, seams="smooth").movedim(-1, 1), run.output("video_0_1"))
+    agree(name, None, "images", run.vae.decode(samples, seams=run.seams).movedim(-1, 1), run.output("video_0_1"))
 
 
 @each("name", [name for name in RUNS if RAW in shapes_of(name)])
@@ -93,12 +109,15 @@ def test_the_recorded_latents_decode_to_the_recorded_pixels(run_of, agree, name)
     agree(name, None, "images", run.vae.decode(samples).movedim(-1, 1), (raw.clamp(-1, 1) + 1) / 2)
 
 
-@each("name", [name for name in RUNS if CONDITIONS in shapes_of(name)])
-def test_the_model_is_given_what_the_original_gives_it(run_of, agree, name):
+@each("name,key", [(name, key) for name in RUNS for key in CONDITIONS if key in shapes_of(name)])
+def test_the_model_is_given_what_the_original_gives_it(run_of, agree, name, key):
     run = run_of(name)
-    theirs, _ = run.recorded.tensors[CONDITIONS].chunk(2)  # both halves are the same
-    ours = run.positive[0][1]["concat_latent_image"] * run.latent_format.scale_factor
-    agree(name, None, "mask and masked video", ours, theirs)
+    theirs, _ = run.recorded.tensors[key].chunk(2)  # both halves are the same
+    ours = run.model.model.concat_cond(noise=run.noise, device=run.noise.device, **run.positive[0][1])
+    if theirs.any():
+        agree(name, None, "what comes with the noise", ours, theirs)
+    else:
+        assert not ours.any()
 
 
 @each("name", [name for name in RUNS if is_unstable(name)])

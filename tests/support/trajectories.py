@@ -1,27 +1,42 @@
 """Whole sampling runs of the original, repeated by our nodes and the host's samplers, in float32."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+import torch.nn.functional as F
 
 from .pack import part
 from .parity import Loaders
 from .recorded import Golden, config_of, names, recorded, shapes_of
 
 schedules = part("easyanimate_models.sampling.schedules")
+camera = part("easyanimate_models.conditioning.camera")
+inpainting = part("easyanimate_models.conditioning.inpainting")
 conditioning = part("nodes.conditioning")
+control = part("nodes.control")
 
 SAMPLERS = {  # the original's schedulers that the host has a sampler for
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "DDIMScheduler": "ddim",
+    "FlowMatchEulerDiscreteScheduler": "euler",
 }
-VIDEO, MASK = "inputs.video_uint8", "inputs.mask_video"
+VIDEO, MASK, NOISE = "inputs.video_uint8", "inputs.mask_video", "inputs.reference_noise"
+IMAGE, START, END = "inputs.image_uint8", "inputs.start_image_uint8", "inputs.end_image_uint8"
+CONTROL, CAMERA = "inputs.control_video_uint8", "inputs.control_camera_video"
+REFERENCE = "inputs.ref_image_uint8"
 CLIP_EMBEDS = "clip_encoder_hidden_states"
+HIDDEN = SimpleNamespace(unique_id="1")  # of a node that runs
+OF_TEXTS = {  # what conditioning of two text encoders holds beside the first one's output -> recorded inputs
+    "attention_mask": "bert_mask",
+    "conditioning_mt5xl": "t5_embeds",
+    "attention_mask_mt5xl": "t5_mask",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,16 @@ class Run:
         return noise_of(self.recorded)
 
     @property
+    def is_flow(self) -> bool:
+        """Whether latents are mixed of video and noise."""
+        return "Flow" in self.recorded.config["scheduler"]
+
+    @property
+    def seams(self) -> str:
+        """What the original does where slices meet: V2 and V3 smooth them."""
+        return "original" if self.vae.plan.seamless else "smooth"
+
+    @property
     def keeps_variance(self) -> bool:
         """Whether the original's latents have a variance of 1 at every noise level; those of Euler grow with it."""
         return self.sampler in ("dpmpp_2m", "ddim")
@@ -58,6 +83,21 @@ class Run:
 def runs() -> list[str]:
     """Every recorded run whose scheduler the host has."""
     return [name for name in names("run") if config_of(name)["scheduler"] in SAMPLERS]
+
+
+def is_control(name: str) -> bool:
+    """Whether the model of a run follows a control video or a camera."""
+    return "Control" in config_of(name)["pipeline"]
+
+
+def is_plain(name: str) -> bool:
+    """Whether the model of a run is given nothing but text."""
+    return not is_inpainting(name) and not is_control(name)
+
+
+def begins_in_pure_noise(name: str) -> bool:
+    """Whether no signal is left at the first step; the host knows the largest finite noise level only."""
+    return bool(config_of(name).get("scheduler_full_config", {}).get("rescale_betas_zero_snr"))
 
 
 def clips_latents(name: str) -> bool:
@@ -73,6 +113,8 @@ def is_inpainting(name: str) -> bool:
 def is_unstable(name: str) -> bool:
     """Whether the group norms of motion modules see two values: their output is a sign, and rounding flips it."""
     transformer = config_of(config_of(name)["transformer"])["constructor"]
+    if "motionmodule" not in transformer.get("basic_block_type", ""):
+        return False
     noise = shapes_of(name).get("inputs.initial_noise") or shapes_of(name)["inputs.noise"]
     tokens = (noise[-1] // transformer["patch_size"]) * (noise[-2] // transformer["patch_size"])
     channels = transformer["cross_attention_dim"] // transformer.get("norm_num_groups", 32)
@@ -89,11 +131,27 @@ def repeat(name: str, load: Loaders) -> Run:
         steps = config["n_model_calls"]
         denoise = steps / (config["num_inference_steps"] + 0.5)  # so that rounding leaves the recorded steps
     sigmas = schedules.release_sigmas(model, sampler, steps, denoise)
-    negative, positive = ([[e[None], {"attention_mask": m[None]}]] for e, m in _texts(run))
+    negative, positive = _prompts(run)
     latent = torch.zeros_like(noise_of(run))
-    if is_inpainting(name):
-        positive, negative, latent = _with_images(name, model, vae, sigmas, positive, negative)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inpainting, "augmentation_noise", lambda shape, strength: _augmentation(name, strength))
+        if is_inpainting(name):
+            positive, negative, latent = _with_images(name, model, vae, sigmas, positive, negative)
+        elif is_control(name):
+            positive, negative, latent = _with_control(name, vae, positive, negative)
     return Run(name, run, sampler, model, vae, sigmas, positive, negative, latent)
+
+
+def _prompts(run: Golden) -> list[list]:
+    """The conditioning of the negative prompt and of the positive one."""
+    tensors = run.tensors
+    if "inputs.bert_embeds_neg_pos" not in tensors:
+        return [[[e[None], {"attention_mask": m[None]}]] for e, m in _texts(run)]
+    context, *others = (tensors[f"inputs.{name}_neg_pos"] for name in ("bert_embeds", *OF_TEXTS.values()))
+    return [
+        [[context[i : i + 1], {key: other[i : i + 1] for key, other in zip(OF_TEXTS, others, strict=True)}]]
+        for i in range(len(context))
+    ]
 
 
 def _texts(run: Golden) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -111,19 +169,61 @@ def _texts(run: Golden) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def _with_images(name: str, model, vae, sigmas, positive, negative) -> tuple[list, list, torch.Tensor]:
     """By the node that an artist would use."""
-    config, images = config_of(name), _images(name)
-    video = images[VIDEO][0].movedim(0, -1).float() / 255 if VIDEO in images else None
+    config = config_of(name)
+    video, mask = _pixels(name, VIDEO), _tensor(name, MASK)
     clip = _clip(name, model, sigmas) if "clip_apply_ratio" in config else {}
-    if "strength" in config:
-        mask = (images[MASK][0, 0].float() / 255).expand(video.shape[:3])
+    if "strength" in config or IMAGE in shapes_of(name):
+        video = _pixels(name, IMAGE) if video is None else video
+        mask = None if mask is None else (mask[0, 0].float() / 255).expand(video.shape[:3])
         out = conditioning.EasyAnimateInpaintVideo.execute(positive, negative, vae, video, False, mask, **clip)
     else:
-        size = (config["W"], config["H"], config["frames"], len(noise_of(recorded(name))))
-        start, end = (None, None) if video is None else _given_frames(video, images[MASK])
-        out = conditioning.EasyAnimateImageToVideo.execute(positive, negative, vae, *size, start, end, **clip)
+        given = (_pixels(name, START), _pixels(name, END)) if video is None else _given_frames(video, mask)
+        out = conditioning.EasyAnimateImageToVideo.execute(positive, negative, vae, *_size(name), *given, **clip)
+    return _checked(name, out)
+
+
+def _with_control(name: str, vae, positive, negative) -> tuple[list, list, torch.Tensor]:
+    """By the node for control videos and cameras."""
+    maps = _tensor(name, CAMERA)
+    given = {
+        "control_video": _pixels(name, CONTROL),
+        "camera_conditions": None if maps is None else camera.pack(maps[0].movedim(0, 1)),
+        "ref_image": _pixels(name, REFERENCE),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(control, "show_text", lambda *_: None)
+        patch.setattr(control.EasyAnimateControlToVideo, "hidden", HIDDEN, raising=False)
+        out = control.EasyAnimateControlToVideo.execute(positive, negative, vae, *_size(name), **given)
+    return _checked(name, out)
+
+
+def _size(name: str) -> tuple[int, int, int, int]:
+    """Width, height, length and batch size, as nodes take them."""
+    config = config_of(name)
+    return config["W"], config["H"], config["frames"], len(noise_of(recorded(name)))
+
+
+def _checked(name: str, out) -> tuple[list, list, torch.Tensor]:
     positive, negative, latent, frames = out.result
-    assert frames == config["frames"]
+    assert frames == config_of(name)["frames"]
     return positive, negative, latent["samples"]
+
+
+def _pixels(name: str, key: str) -> torch.Tensor | None:
+    """Recorded frames as the host's IMAGE `[T, H, W, 3]`."""
+    pixels = _tensor(name, key)
+    if pixels is None:
+        return None
+    return (pixels[0].movedim(0, -1) if pixels.ndim == 5 else pixels[None]).float() / 255
+
+
+def _augmentation(name: str, strength: float) -> torch.Tensor | None:
+    """The recorded noise on given pixels, `[T, H, W, 3]`; None where nothing is given."""
+    noise = _tensor(name, NOISE)
+    if noise is None:
+        return None
+    assert strength == config_of(name)["noise_aug_strength"]
+    return noise[0].movedim(0, -1) * strength
 
 
 def _given_frames(video: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -139,6 +239,8 @@ def _clip(name: str, model, sigmas: torch.Tensor) -> dict:
     config, tensors = config_of(name), recorded(name).tensors
     calls = {int(key.split(".")[1].removeprefix("call")): key for key in tensors if key.endswith(CLIP_EMBEDS)}
     embeds = tensors[calls[max(calls)]].chunk(2)[1]
+    if not embeds.any():
+        return {}
     steps = len(sigmas) - 1
     without = sum(step < steps * (1 - config["clip_apply_ratio"]) for step in range(steps))
     start = 0.0
@@ -146,20 +248,22 @@ def _clip(name: str, model, sigmas: torch.Tensor) -> dict:
         sampling = model.get_model_object("model_sampling")
         before, after = (float(sampling.timestep(sigma)) for sigma in sigmas[without - 1 : without + 1])
         start = 1 - (before + after) / 2 / (sampling.num_timesteps - 1)
-    return {"clip_vision_output": {"image_embeds": embeds}, "clip_start_percent": start}
+    view = {"image_embeds": embeds} if embeds.ndim == 2 else {"last_hidden_state": F.pad(embeds, (0, 0, 1, 0))}
+    return {"clip_vision_output": view, "clip_start_percent": start}
 
 
-def _images(name: str) -> dict[str, torch.Tensor]:
-    """The images of a run, in which some runs leave them out: then those of a run of the same mode and size."""
-    if VIDEO in shapes_of(name):
-        return recorded(name).tensors
-    if "clip_apply_ratio" not in config_of(name):  # text to video
-        return {}
-    alike = ("mode", "H", "W", "frames", "generator_seed", "transformer")
-    for other in names("run"):
-        if VIDEO in shapes_of(other) and all(config_of(other).get(k) == config_of(name).get(k) for k in alike):
-            return recorded(other).tensors
-    pytest.skip(f"the images of {name} are not recorded")
+def _tensor(name: str, key: str) -> torch.Tensor | None:
+    """An input of a run; where a run leaves it out, that of a run that is alike. None when it takes none."""
+    if key in shapes_of(name):
+        return recorded(name).tensors[key]
+    same = ["mode", "H", "W", "frames", "transformer"]
+    gives_images = {MASK, START} & shapes_of(name).keys() or "clip_apply_ratio" in config_of(name)
+    if gives_images or is_control(name):
+        same.append("strength" if key == VIDEO else "generator_seed")
+        for other in names("run"):
+            if key in shapes_of(other) and all(config_of(other).get(k) == config_of(name).get(k) for k in same):
+                return recorded(other).tensors[key]
+    return None
 
 
 def noise_of(run: Golden) -> torch.Tensor:
@@ -183,7 +287,11 @@ def follow(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
     if noises is not None:
         steps = iter(noises)
         options = {"noise_sampler": lambda sigma, sigma_next: next(steps)}
-    sampler = comfy.samplers.ksampler(run.sampler, options)
+    sampler = (
+        comfy.samplers.sampler_object("ddim")
+        if run.sampler == "ddim"
+        else comfy.samplers.ksampler(run.sampler, options)
+    )
     samples = sample(run, sampler, lambda step, denoised, x, total: before.append(x.clone()))
     latents = torch.stack([*before[1:], run.latent_format.process_in(samples)])
     if run.keeps_variance:
@@ -195,16 +303,46 @@ def guided_noise(run: Run, step: int) -> torch.Tensor:
     """What the network predicts from the latents that were recorded before a step, and guidance makes of it."""
     start = run.noise * run.recorded.config["init_noise_sigma"]
     latents = [start, *run.output("latents_after_each_step")][step]
-    if not run.keeps_variance:
+    if "Euler" in run.recorded.config["scheduler"] and not run.is_flow:
         latents = latents / (run.output("sigmas")[step] ** 2 + 1) ** 0.5
-    (negative, masks), (positive, more) = run.negative[0], run.positive[0]
-    context = torch.cat([negative, positive]).repeat_interleave(len(latents), dim=0)
-    mask = torch.cat([masks["attention_mask"], more["attention_mask"]]).repeat_interleave(len(latents), dim=0)
-    timesteps = run.output("timesteps")[step].float().expand(2 * len(latents))
-    network = run.model.model.diffusion_model
-    both = network(latents.repeat(2, 1, 1, 1, 1), timesteps, context=context, attention_mask=mask)
-    negative, positive = both.chunk(2)
+    timesteps = run.output("timesteps")[step].float().expand(len(latents))
+    negative, positive = (_predicted(run, latents, timesteps, prompt) for prompt in (run.negative, run.positive))
     return negative + run.recorded.config["guidance_scale"] * (positive - negative)
+
+
+def _predicted(run: Run, latents: torch.Tensor, timesteps: torch.Tensor, prompt: list) -> torch.Tensor:
+    """The network's own output for one prompt, which reaches it as the host would hand it on."""
+    tokens, options = prompt[0]
+    conds = run.model.model.extra_conds(noise=latents, device=latents.device, cross_attn=tokens, **options)
+    inputs = {name: cond.cond.expand(len(latents), *cond.cond.shape[1:]) for name, cond in conds.items()}
+    context = inputs.pop("c_crossattn")
+    return run.model.model.diffusion_model(latents, timesteps, context, **inputs)
+
+
+@dataclass(frozen=True)
+class DDIMStep:
+    """What the network predicted in a step of DDIM, and the latents after it, in the original's scale."""
+
+    prediction: torch.Tensor
+    latents: torch.Tensor
+
+
+def ddim_step(run: Run, step: int, x: torch.Tensor, denoised: torch.Tensor) -> DDIMStep:
+    """The original's step from `x`, in our scale, to what comes after it, given our `denoised`."""
+    sigma = run.sigmas[step]
+    signal, following = 1 / (1 + run.sigmas[step : step + 2] ** 2)
+    if step == 0 and begins_in_pure_noise(run.name):
+        signal = torch.zeros(())
+    latents = x / (1 + sigma**2).sqrt()
+    prediction = noise = (x - denoised) / sigma
+    if run.recorded.config["scheduler_full_config"].get("prediction_type") == "v_prediction":
+        prediction = (x / (sigma**2 + 1) - denoised) * (sigma**2 + 1).sqrt() / sigma
+        noise = signal.sqrt() * prediction + (1 - signal).sqrt() * latents
+        denoised = signal.sqrt() * latents - (1 - signal).sqrt() * prediction
+    if clips_latents(run.name):
+        limit = run.recorded.config["scheduler_full_config"]["clip_sample_range"]
+        denoised = denoised.clamp(-limit, limit)
+    return DDIMStep(prediction, following.sqrt() * denoised + (1 - following).sqrt() * noise)
 
 
 def forced(run: Run) -> list[tuple[torch.Tensor, torch.Tensor]]:
