@@ -9,7 +9,7 @@ supported_models      a class per release: its network, prediction, schedule, la
 model_base            conditioning -> the tensors that the network takes
 names/                other namings of the same weights -> ours
 configs/              config.json in the original's words <-> our config
-conditioning/         images, masks and hints -> what a network is given beside the noise
+conditioning/         images, masks, hints and camera paths -> what a network is given beside the noise
 sampling/             schedules, context windows, step cache, preview runs
 latent_formats        what a release's latents look like to the host
 media/                video files and pictures <-> frames, for data and training

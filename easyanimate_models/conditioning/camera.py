@@ -29,7 +29,10 @@ def plucker_maps(path: CameraPath, height: int, width: int, pose_aspect: float) 
         pixels[:, 0] *= height * pose_aspect / width
     else:
         pixels[:, 1] *= width / pose_aspect / height
-    return torch.stack([_rays(*each, height, width) for each in zip(pixels.float(), relative.float(), strict=True)])
+    maps = torch.empty(len(path), height, width, RAY_CHANNELS)
+    for frame, camera, pose in zip(maps, pixels.float(), relative.float(), strict=True):
+        frame[:] = _rays(camera, pose, height, width)
+    return maps
 
 
 def _rays(intrinsics: Tensor, pose: Tensor, height: int, width: int) -> Tensor:
@@ -47,8 +50,11 @@ def pack(maps: Tensor) -> Tensor:
 
     Channel c * 4 + k of latent frame f is channel c of frame 4f - 3 + k; all four of latent frame 0 are frame 0.
     """
-    frames = torch.cat([maps[:1].expand(FRAMES_PER_LATENT - 1, -1, -1, -1), maps])
-    return frames.unflatten(0, (-1, FRAMES_PER_LATENT)).permute(2, 1, 0, 3, 4).flatten(0, 1)[None]
+    embedding = maps.new_empty(RAY_CHANNELS, FRAMES_PER_LATENT, 1 + len(maps) // FRAMES_PER_LATENT, *maps.shape[2:])
+    embedding[:, :, 0] = maps[0, :, None]
+    if len(maps) > 1:
+        embedding[:, :, 1:] = maps[1:].unflatten(0, (-1, FRAMES_PER_LATENT)).permute(2, 1, 0, 3, 4)
+    return embedding.flatten(0, 1)[None]
 
 
 def unpack(embedding: Tensor) -> Tensor:

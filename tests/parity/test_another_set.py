@@ -24,6 +24,7 @@ NOT_VARIED = {  # what the other set holds no recordings of
     *("test_t5", "test_the_image_encoder_has_the_weights_of_the_host_network"),
     *("test_released_files_of_hunyuan_dit", "test_a_config_that_belongs_to_another_model", "test_half_a_file"),
     "test_hunyuan_dit_predicts_the_recorded_velocity",
+    *("test_maps_of_recorded_poses", "test_what_the_network_is_given"),
     *("test_another_recorded_set_stands_in", "test_wrong_numbers_fail"),
 }
 NOTICE = {  # of the tests that compare with a wrong recording
