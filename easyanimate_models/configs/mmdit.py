@@ -1,6 +1,6 @@
 """config.json of a V5 or V5.1 transformer: the original's words for our config."""
 
-from ..dit.mmdit import MMDiTConfig
+from ..dit.mmdit import BASE_COLUMNS, BASE_ROWS, MMDiTConfig
 
 FIXED = {  # settings of the original that all releases share, and that no tensor shows
     "activation_fn": "gelu-approximate",
@@ -32,6 +32,8 @@ def transformer_config(config: MMDiTConfig) -> dict:
         "out_channels": config.latent_channels,
         "patch_size": config.patch,
         "resize_inpaint_mask_directly": True,
+        "sample_height": BASE_ROWS * config.patch,
+        "sample_width": BASE_COLUMNS * config.patch,
         "text_embed_dim": config.caption_channels,
         "text_embed_dim_t5": config.caption_channels_2,
         "time_embed_dim": config.timestep_channels,

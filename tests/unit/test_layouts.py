@@ -14,6 +14,7 @@ from comfy.ldm.pixart.pixartms import PixArtMS
 from comfy.ops import disable_weight_init
 from safetensors.torch import load_file, save_file
 
+from support.mmdit import in_diffusers_names
 from support.pack import part
 from support.recorded import golden
 from support.tiny_networks import random, randomise
@@ -193,6 +194,14 @@ def test_fused_layers_are_split_with_their_scales():
         assert torch.equal(ours[f"{layer}.weight"], theirs["weight"][2 * i : 2 * i + 2])
         assert torch.equal(ours[f"{layer}.bias"], theirs["bias"][2 * i : 2 * i + 2])
         assert ours[f"{layer}.scale_weight"] == 3
+
+
+@pytest.mark.parametrize("name", ["v51_transformer/t2v_qwen", "v5_transformer/t2v_bert_t5"])
+def test_an_mmdit_in_the_names_of_diffusers(name):
+    weights, table = golden(name).weights, part("easyanimate_models.names.mmdit").DIFFUSERS
+    theirs = in_diffusers_names(weights)
+    assert len(theirs) == len(weights) and not any(".attn2." in key for key in theirs)
+    assert {key: id(tensor) for key, tensor in table.ours(theirs).items()} == {k: id(v) for k, v in weights.items()}
 
 
 @pytest.mark.parametrize("name", ["y_embedder.y_embedding", "caption_projection.y_embedding"])

@@ -1,7 +1,5 @@
 """Rules that every network keeps: causality, slices, memory, progress, cancelling."""
 
-import weakref
-
 import comfy.model_management as mm
 import comfy.ops
 import comfy.sd
@@ -9,10 +7,8 @@ import comfy.utils
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
 
+from support.live_bytes import LiveBytes
 from support.pack import part
 from support.tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 
@@ -91,33 +87,6 @@ def test_encoding_and_predicting_leave_nothing_behind():
     vae.encode(random(1, 3, 17, 16, 16))
     predict(patcher, random(1, 4, 3, 6, 8), random(1, 5, 16))
     assert (state(vae), state(patcher.model.diffusion_model)) == before
-
-
-class LiveBytes(TorchDispatchMode):
-    """The most bytes alive at once, of what is made while it watches; `known` tensors and their views are free."""
-
-    def __init__(self, *known: torch.Tensor):
-        super().__init__()
-        self.now = self.peak = 0
-        self.storages = WeakIdKeyDictionary()
-        for tensor in known:
-            self.storages[tensor.untyped_storage()] = True
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._note, result)
-        return result
-
-    def _note(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage not in self.storages:
-            self.storages[storage] = True
-            weakref.finalize(storage, self._freed, storage.nbytes())
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-
-    def _freed(self, size: int) -> None:
-        self.now -= size
 
 
 def decode_peak(frames: int, release: str = "V3") -> int:
