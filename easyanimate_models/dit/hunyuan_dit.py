@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import comfy.ldm.common_dit
 import torch
 import torch.nn.functional as F
-from comfy.ldm.flux.math import apply_rope1, rope
+from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from einops import rearrange
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from .hunyuan_embedders import Resampler, ResamplerConfig, SiluMLP, TimestepTextSizeStyle, with_learned_padding
 from .layers import FeedForward, in_parts, modulate
 from .motion_module import frame_positions
+from .rotary import fitted, rotations
 
 BASE_GRID = 32  # rows and columns of tokens that rotary positions are fitted into
-THETA = 10000
 SPACE_RATIO = 8
 SOURCE_SIZE = (1024, 1024)  # of the videos it was trained on, as it is told by default
 
@@ -72,7 +72,7 @@ class BlockInputs(NamedTuple):
     """What every block takes beside the tokens.
 
     `context` [B, L, C] is the text, `image` [B, queries, C] the start image, `vector` [B, D] comes of the timestep.
-    `rotary` [1, 1, F*N, D/heads/2, 2, 2] are rotations of tokens, `frames` [F, D] sinusoids, None for a single image.
+    `rotary` [1, F*N, 1, D/heads/2, 2, 2] are rotations of tokens, `frames` [F, D] sinusoids, None for a single image.
     """
 
     context: Tensor
@@ -104,11 +104,12 @@ class RotaryAttention(nn.Module):
         if rotary is not None:
             q = apply_rope1(q, rotary)
             k = apply_rope1(k, rotary) if context is None else k
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         h = optimized_attention(q, k, v, self.heads, skip_reshape=True, transformer_options=options or {})
         return self.to_out[0](h)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.heads, -1))
 
 
 class ShiftedNorm(nn.Module):
@@ -264,7 +265,7 @@ class HunyuanDiT(nn.Module):
         vector = self.time_extra_emb(timesteps, given.context_t5.to(x.dtype), sizes, style)
         rows, columns = (-(-side // self.config.patch) for side in (height, width))
         rotary = rotary_positions(rows, columns, self.config.width // self.config.heads, x.device, options)
-        rotary = rotary.repeat(1, 1, frames, 1, 1, 1)
+        rotary = rotary.repeat(1, frames, 1, 1, 1, 1)
         table = frame_positions(frames, x.new_empty(0, self.config.width)) if frames != 1 else None
         return BlockInputs(self._text(given, x.dtype), self._image(given, x, options), vector, rotary, table)
 
@@ -307,23 +308,12 @@ class HunyuanDiT(nn.Module):
 
 
 def rotary_positions(rows: int, columns: int, width: int, device, options: dict) -> Tensor:
-    """Rotations `[1, 1, rows * columns, width / 2, 2, 2]` of a frame's tokens: the column's first, then the row's.
-
-    The grid is fitted into the middle of `BASE_GRID` tokens, its longer side covers it. ScaleROPE of the host scales
-    the distance from the first token, and shifts all.
-    """
+    """Rotations `[1, rows * columns, 1, width / 2, 2, 2]` of a frame's tokens: the column's first, then the row's."""
     change = options.get("rope_options") or {}
-    longer = max(rows, columns)
-
-    def axis(count: int, name: str) -> Tensor:
-        size = round(BASE_GRID / longer * count)
-        start = round((BASE_GRID - size) / 2)
-        steps = torch.arange(count, dtype=torch.float32, device=device) * (size / count)
-        return start + change.get(f"shift_{name}", 0.0) + steps * change.get(f"scale_{name}", 1.0)
-
-    column = axis(columns, "x").expand(rows, -1)
-    row = axis(rows, "y")[:, None].expand(-1, columns)
-    return torch.cat([rope(at.reshape(1, -1), width // 2, THETA) for at in (column, row)], dim=2)[:, None]
+    height, breadth = fitted(rows, columns, BASE_GRID, BASE_GRID)
+    spans = height.changed(change, "y"), breadth.changed(change, "x")
+    row, column = rotations(spans, (width // 2, width // 2), device).chunk(2, dim=-3)
+    return torch.cat([column, row], dim=-3)
 
 
 def _patched(patch, block: HunyuanDiTBlock, x: Tensor, skip: Tensor | None, inputs: BlockInputs, options) -> Tensor:

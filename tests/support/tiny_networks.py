@@ -51,6 +51,19 @@ HUNYUAN_DIT = hunyuan_dit.HunyuanDiTConfig(
     resampler=hunyuan_embedders.ResamplerConfig(queries=4, channels=16, projected=False),
     patch=2,
 )
+RELEASED_HUNYUAN_DIT = replace(
+    HUNYUAN_DIT,
+    width=1408,
+    depth=40,
+    heads=16,
+    inner=6144,
+    caption_channels=1024,
+    caption_channels_2=2048,
+    text_length=77,
+    text_length_2=256,
+    pooled_channels=1024,
+    resampler=hunyuan_embedders.ResamplerConfig(queries=16, channels=1024, projected=False),
+)
 
 
 def tiny_transformer(**changed):

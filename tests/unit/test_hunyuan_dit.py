@@ -9,14 +9,16 @@ from comfy.patcher_extension import WrappersMP
 from safetensors.torch import load_file
 
 from support.components import write_component
+from support.live_bytes import LiveBytes
 from support.pack import part
 from support.recorded import GOLDEN
-from support.tiny_networks import HUNYUAN_DIT, random, tiny_hunyuan_dit
+from support.tiny_networks import HUNYUAN_DIT, RELEASED_HUNYUAN_DIT, random, tiny_hunyuan_dit
 
 configs = part("easyanimate_models.configs.hunyuan_dit")
 hunyuan_dit = part("easyanimate_models.dit.hunyuan_dit")
 layers = part("easyanimate_models.dit.layers")
 sd = part("easyanimate_models.sd")
+supported_models = part("easyanimate_models.supported_models")
 CPU = torch.device("cpu")
 BLOCKS = range(HUNYUAN_DIT.depth)
 LENGTH, LENGTH_2, QUERIES = HUNYUAN_DIT.text_length, HUNYUAN_DIT.text_length_2, HUNYUAN_DIT.resampler.queries
@@ -37,7 +39,7 @@ def network(patcher):
 
 
 def conditions(batch: int = 1, **changed) -> dict:
-    """Text of the trained lengths, some of it masked, and a start image."""
+    """Text of the trained lengths, some of it masked, and a start image; those that are None are left out."""
     given = {
         "context": random(batch, LENGTH, HUNYUAN_DIT.caption_channels, seed=1),
         "context_t5": random(batch, LENGTH_2, HUNYUAN_DIT.caption_channels_2, seed=2),
@@ -161,7 +163,7 @@ def test_every_block_can_be_hooked(network):
 
     ours = predict(network, noise(), patches(**{f"b{i}": watch for i in BLOCKS}))
     assert torch.equal(ours, predict(network, noise()))
-    shapes = {"img": (1, 12, 32), "txt": (1, LENGTH + LENGTH_2, 16), "vec": (1, 32), "pe": (1, 1, 12, 8, 2, 2)}
+    shapes = {"img": (1, 12, 32), "txt": (1, LENGTH + LENGTH_2, 16), "vec": (1, 32), "pe": (1, 12, 1, 8, 2, 2)}
     assert seen == [shapes for _ in BLOCKS]
 
 
@@ -208,7 +210,7 @@ def test_rotary_positions_are_those_of_the_original():
     for name, case in flat.items():
         rows, columns = (case[f"pixel_{side}"] // 8 // case["patch_size"] for side in ("height", "width"))
         ours = hunyuan_dit.rotary_positions(rows, columns, case["head_dim"], CPU, {})
-        ours = ours[0, 0, tables[f"inputs.{name}.token_index"]].repeat_interleave(2, dim=1)
+        ours = ours[0, tables[f"inputs.{name}.token_index"], 0].repeat_interleave(2, dim=1)
         torch.testing.assert_close(ours[..., 0, 0], tables[f"outputs.{name}.cos"], rtol=0, atol=1e-5)
         torch.testing.assert_close(ours[..., 1, 0], tables[f"outputs.{name}.sin"], rtol=0, atol=1e-5)
 
@@ -295,3 +297,26 @@ def test_small_weights_are_read_as_they_are_stored(tmp_path, weight_dtype):
         for dtype in ("fp32", weight_dtype)
     )
     assert (small - wide).norm() < 0.2 * wide.norm()
+
+
+@pytest.mark.parametrize("frames", [16, 144])
+def test_the_host_knows_how_much_memory_a_step_takes(monkeypatch, frames):
+    """At the released size, on tensors without numbers, of which attention would make too many."""
+    monkeypatch.setattr(
+        hunyuan_dit, "optimized_attention", lambda q, *_, **__: torch.empty_like(q.transpose(1, 2)).flatten(2)
+    )
+    release = supported_models.EasyAnimateV4(RELEASED_HUNYUAN_DIT)
+    release.set_inference_dtype(torch.bfloat16, None)
+    leaf = {"device": "meta", "dtype": torch.bfloat16}
+    model = release.get_model({}, device="meta")
+    network = model.diffusion_model.to("meta")
+    config, x = network.config, torch.empty(2, 12, frames // 4, 32, 32, **leaf)
+    given = {
+        "context": torch.empty(2, config.text_length, config.caption_channels, **leaf),
+        "context_t5": torch.empty(2, config.text_length_2, config.caption_channels_2, **leaf),
+    }
+    with torch.no_grad(), LiveBytes(x, *given.values(), *network.parameters()) as live:
+        network(x, torch.empty(2, device="meta"), **given)
+    area = x[:, 0].numel()
+    estimate = area * x.element_size() * 0.01 * release.memory_usage_factor * 1024**2  # BaseModel.memory_required
+    assert abs(estimate / live.peak - 1) < 0.15
