@@ -11,7 +11,7 @@ import av
 import skvideo
 
 from easyanimate_models.data.motion import Motion
-from easyanimate_models.data.split import SplitSettings, split
+from easyanimate_models.data.split import SplitSettings, read_footage, split
 from easyanimate_models.data.stages import CLIPS, Execution, score_clips, split_footage
 from easyanimate_models.data.text_area import TextArea
 
@@ -79,7 +79,7 @@ def _length(clip: Path) -> float:
 def splitting(file: Path) -> int:
     """Bytes by which memory rises while a video is split."""
     with tempfile.TemporaryDirectory() as folder:
-        return peak_above(lambda: split(file, Path(folder), "a", SplitSettings(0.5, 10.0)))
+        return peak_above(lambda: split(read_footage(file), Path(folder), "a", SplitSettings(0.5, 10.0)))
 
 
 def memory_row(folder: Path) -> Row:

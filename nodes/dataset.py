@@ -131,6 +131,15 @@ class EasyAnimateSplitVideos(io.ComfyNode):
                     step=0.1,
                     tooltip="Longer shots are split evenly; the paper uses 10. At least twice min_seconds.",
                 ),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=240.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Resamples the videos to this frame rate: 24 for V3. 0 = each video's own rate.",
+                ),
             ],
             outputs=_outputs(),
         )
@@ -140,11 +149,11 @@ class EasyAnimateSplitVideos(io.ComfyNode):
         return input_digest(folder)
 
     @classmethod
-    def execute(cls, folder, name, min_seconds, max_seconds) -> io.NodeOutput:
+    def execute(cls, folder, name, min_seconds, max_seconds, fps=0.0) -> io.NodeOutput:
         from ..easyanimate_models.data.split import SplitSettings
         from ..easyanimate_models.data.stages import split_footage
 
-        source, settings = input_folder(folder), SplitSettings(min_seconds, max_seconds)
+        source, settings = input_folder(folder), SplitSettings(min_seconds, max_seconds, fps)
         home = Path(folder_paths.get_output_directory()) / DATASETS / plain_name(name, "folder")
         rows = split_footage(source, home, settings, _threads(), _progress(cls, "videos"))
         return io.NodeOutput(str(home), _sheet(home, rows))

@@ -11,16 +11,17 @@ Row = dict[str, Any]
 
 
 class Ledger:
-    """Rows by key. A line that was cut off by a crash counts as not written."""
+    """Rows by key, in the order in which they were last written. A line that a crash cut off counts as not written."""
 
     def __init__(self, file: Path):
-        self.file, self.rows = file, {}
+        self.file = file
+        self.rows: dict[str, Row] = {}
         make_folder(file.parent)
         content = file.read_bytes() if file.is_file() else b""
         for line in content.splitlines():
             try:
                 entry = json.loads(line)
-                self.rows[entry["key"]] = entry["row"]
+                self._put(entry["key"], entry["row"])
             except (ValueError, KeyError, TypeError):
                 continue
         self.last_line_cut = bool(content) and not content.endswith(b"\n")
@@ -39,4 +40,9 @@ class Ledger:
             out.write("\n" + line if after_cut_line else line)
             out.flush()
             os.fsync(out.fileno())
-        self.rows[key], self.last_line_cut = row, False
+        self._put(key, row)
+        self.last_line_cut = False
+
+    def _put(self, key: str, row: Row) -> None:
+        self.rows.pop(key, None)
+        self.rows[key] = row

@@ -15,7 +15,7 @@ from .dataset_file import DatasetError, find_videos, read_caption, read_rows, wr
 from .engines import ENGINES, Result, Task
 from .filters import Limits, apply_limits
 from .ledger import Ledger, Row
-from .split import SplitSettings, split
+from .split import SplitSettings, read_footage, split
 
 CLIPS, DONE = "clips", ".done"  # folders of a data set
 
@@ -52,8 +52,9 @@ class Splitter:
     settings: SplitSettings
 
     def __call__(self, file: Path) -> Row:
-        clips = split(file, self.folder, self.stems[file], self.settings)
-        return {"clips": [clip.name for clip in clips]}
+        footage = read_footage(file, self.settings.fps)
+        clips = split(footage, self.folder, self.stems[file], self.settings)
+        return {"clips": [clip.name for clip in clips], "resampled": footage.resampling()}
 
 
 def split_footage(
@@ -67,7 +68,11 @@ def split_footage(
     captions = {video: read_caption(video) for video in videos}
     remove_stale_parts(folder / CLIPS)
     splitter, ledger = Splitter(folder / CLIPS, _stems(source, videos), settings), Ledger(folder / DONE / "split.jsonl")
+    _forget_overwritten(ledger)
     found = _run_on_all(splitter, videos, ledger, execution, progress, str(settings), source)
+    for video in videos:
+        if resampling := found[video].get("resampled"):
+            logging.info("%s is resampled from %s.", video, resampling)
     rows = [row for video in videos for row in _clip_rows(video.relative_to(source), captions[video], found[video])]
     write_rows(folder, rows)
     return rows
@@ -147,6 +152,12 @@ def _ledger_key(file: Path, root: Path, settings: str) -> str | None:
     except OSError:
         return None
     return f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns} {settings}"
+
+
+def _forget_overwritten(ledger: Ledger) -> None:
+    """Forget all but the last split of each video: its clips have taken the place of those of other settings."""
+    last = {key.partition(f" {SplitSettings.__name__}(")[0].rsplit(" ", 2)[0]: key for key in ledger.rows}
+    ledger.rows = {key: ledger.rows[key] for key in last.values()}
 
 
 def _settings_of(task) -> str:

@@ -18,6 +18,7 @@ import numpy
 from av.stream import Disposition
 
 from .errors import MediaError
+from .frame_rate import is_same_rate
 from .image_file import is_image, read_image
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif"}
@@ -47,6 +48,14 @@ class Video:
     rotated: bool
     depth: int
     codec: str
+
+    def is_at(self, fps: float) -> bool:
+        """Whether the frames are at `fps` as they are stored, or nearly so."""
+        return self.even and is_same_rate(float(self.fps), fps)
+
+    def rate(self) -> str:
+        """The frame rate in words, for the log."""
+        return f"{float(self.fps):.4g} frames per second{'' if self.even else ' (uneven)'}"
 
 
 def probe(file: Path) -> Video:

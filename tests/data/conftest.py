@@ -9,7 +9,7 @@ from support.footage import pan, texture, write_video
 
 @pytest.fixture
 def footage(tmp_path) -> Path:
-    """Three videos, names in any script, one with a caption; a broken one, an empty one, one with sound only."""
+    """Three videos, names in any script, one with a caption; a broken one and an empty one."""
     folder = tmp_path / "footage"
     write_video(folder / "pan.mp4", pan(20, frames=40)).with_suffix(".txt").write_text("a slow  pan\n")
     write_video(folder / "日本 ü.mp4", pan(0, frames=30))

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support.footage import pan, texture, write_video
+from support.footage import pan, texture, write_sound, write_video
+from support.pack import part
 from support.tiny_captioner import write_captioner
 from support.videos import saved_files
 from tools import comfyui
 from tools.workflows import client
 from tools.workflows.author import node
+
+video_file = part("easyanimate_models.media.video_file")
 
 NAME, FOLDER = "easyanimate-test-data", "easyanimate-test-footage"
 HOME = comfyui.OUTPUT / "easyanimate_data" / NAME
@@ -77,6 +80,16 @@ def test_footage_becomes_a_data_set_with_a_sheet_and_a_report(server, footage):
     assert ("EasyAnimateSplitVideos", 3, 3) in progress
     scored = [event for event in progress if event[0] == "EasyAnimateScoreClips"]
     assert scored[-1][1] == scored[-1][2] and len(scored) > 1  # hosts show some of them
+
+
+def test_clips_come_at_the_rate_asked_for_and_sound_without_pictures_is_named(server, footage):
+    write_sound(footage / "sound.mp4")
+    for fps in ({"fps": 24.0}, {}):  # the latter as in workflows saved before there was a rate
+        client.run(server, {"split": chain(split=fps)["split"]})
+        found = rows()
+        assert "sound.mp4 has audio but no video; remove it" in found["sound.mp4"]["wrong"]
+        clips = [HOME / name for name, row in found.items() if not row.get("wrong")]
+        assert {video_file.probe(clip).fps for clip in clips} == {fps.get("fps", 25)}
 
 
 def test_other_limits_choose_anew_and_measure_nothing(server, footage):

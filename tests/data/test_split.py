@@ -42,7 +42,7 @@ def test_a_single_real_shot_has_none(name):
 
 
 def split_cuts(file) -> list[int]:
-    pieces, _ = split.find_segments(video_file.probe(file), split.SplitSettings(0.01, 1e6))
+    pieces, _ = split.find_segments(split.read_footage(file), split.SplitSettings(0.01, 1e6))
     return [piece.start for piece in pieces if piece.start]
 
 
@@ -99,7 +99,7 @@ def test_shots_are_divided_evenly_into_three_to_ten_seconds(length, parts):
 
 def test_clips_are_cut_without_encoding_where_the_film_allows(tmp_path):
     """The film has a key frame at each cut: what is in the clips is what was in the film, to the bit."""
-    clips = split.split(real_clip("bikes"), tmp_path, "bikes", split.SplitSettings(1.0, 4.0))
+    clips = split.split(split.read_footage(real_clip("bikes")), tmp_path, "bikes", split.SplitSettings(1.0, 4.0))
     film, borders = pictures(real_clip("bikes")), [0, *BIKES]
     assert [clip.name for clip in clips] == [f"bikes_{i:03}.mp4" for i in range(1, 6)]
     for clip, start, stop in zip(clips, borders, BIKES, strict=False):
@@ -110,7 +110,9 @@ def test_clips_are_cut_without_encoding_where_the_film_allows(tmp_path):
 
 
 def test_where_it_does_not_clips_are_encoded_so_that_no_eye_sees_it(tmp_path):
-    clips = split.split(real_clip("bigbuckbunny"), tmp_path, "rabbit", split.SplitSettings(1.0, 3.0))
+    clips = split.split(
+        split.read_footage(real_clip("bigbuckbunny")), tmp_path, "rabbit", split.SplitSettings(1.0, 3.0)
+    )
     film = pictures(real_clip("bigbuckbunny"))
     frames = [picture for clip in clips for picture in pictures(clip)]
     assert [len(pictures(clip)) for clip in clips] == [66, 66] and len(frames) == len(film)
@@ -128,7 +130,7 @@ def test_clips_are_turned_even_and_in_eight_bits(tmp_path):
     odd = write_video(tmp_path / "odd.mkv", [texture(67, 49)] * 30, codec="ffv1", pix_fmt="bgr0", options={})
     settings = split.SplitSettings(0.5, 4.0)
     for file, size in ((turned, (48, 66)), (deep, (66, 48)), (uneven, (66, 48)), (odd, (66, 48))):
-        (clip,) = split.split(file, tmp_path / "clips", file.stem, settings)
+        (clip,) = split.split(split.read_footage(file), tmp_path / "clips", file.stem, settings)
         probed = video_file.probe(clip)
         assert (probed.width, probed.height) == size and probed.even and not probed.rotated and probed.depth == 8, file
 
@@ -193,7 +195,7 @@ def encoded(file, folder):
     """The second half of a clip, which has no key frame at its start."""
     clip = folder / "clips" / "again.mp4"
     split.make_folder(clip.parent)
-    split._encode(video_file.probe(file), {split.Segment(15, 30): clip})
+    split._encode(split.read_footage(file), {split.Segment(15, 30): clip})
     return clip
 
 

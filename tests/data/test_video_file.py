@@ -5,9 +5,8 @@ from fractions import Fraction
 import av
 import numpy
 import pytest
-from av.stream import Disposition
 
-from support.footage import texture, write_video
+from support.footage import texture, write_sound, write_video
 from support.pack import part
 
 video_file = part("easyanimate_models.media.video_file")
@@ -81,27 +80,11 @@ def test_pictures_spread_over_a_clip_come_from_the_middle_of_each_part(tmp_path)
     assert len(video_file.sample_frames(file, 100)) == 30
 
 
-def sound_only(file, cover: bool = False):
-    """A file without pictures; a `cover` is no picture of a film."""
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        if cover:
-            art = container.add_stream("mjpeg", rate=25, options={"strict": "unofficial"})
-            art.width, art.height, art.pix_fmt = 64, 48, "yuvj420p"
-            art.disposition = Disposition.attached_pic
-            container.mux(art.encode(av.VideoFrame.from_ndarray(SHOWN[0], format="rgb24")))
-            container.mux(art.encode())
-        frame = av.AudioFrame.from_ndarray(numpy.zeros((1, 1024), numpy.float32), format="fltp", layout="mono")
-        frame.rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
 def test_files_that_are_no_videos_are_named_with_what_to_do(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no video")
-    sound_only(tmp_path / "sound.mp4")
-    sound_only(tmp_path / "covered.mp4", cover=True)
+    write_sound(tmp_path / "sound.mp4")
+    write_sound(tmp_path / "covered.mp4", cover=True)
     whole = write_video(tmp_path / "whole.mp4", SHOWN).read_bytes()
     (tmp_path / "short.mp4").write_bytes(whole[: len(whole) // 2])
     for name, why in {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy
+from av.stream import Disposition
 from PIL import Image
 
 RNG = numpy.random.default_rng(3)
@@ -72,6 +73,33 @@ def write_clip(file: Path, frames: int = 12, width: int = 64, height: int = 48) 
     """A clip from black to white."""
     ramp = (numpy.full((height, width, 3), 255 * i // max(1, frames - 1), numpy.uint8) for i in range(frames))
     return write_video(file, ramp, fps=24, codec="mpeg4", options={})
+
+
+def write_ramp(file: Path, fps: int, seconds: int = 2, ticks: list[int] | None = None) -> Path:
+    """A captioned clip whose grey is 20, and 100 more a second of its time; `ticks` as for `write_video`."""
+    count = len(ticks) if ticks else fps * seconds
+    times = [tick / 1000 for tick in ticks] if ticks else [i / fps for i in range(count)]
+    pictures = [numpy.full((64, 64, 3), round(20 + 100 * time), numpy.uint8) for time in times]
+    write_video(file, pictures, fps=fps, ticks=ticks)
+    file.with_suffix(".txt").write_text("a grey wall")
+    return file
+
+
+def write_sound(file: Path, cover: bool = False) -> Path:
+    """A file without pictures; a `cover` is no picture of a film."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        if cover:
+            art = container.add_stream("mjpeg", rate=25, options={"strict": "unofficial"})
+            art.width, art.height, art.pix_fmt = 64, 48, "yuvj420p"
+            art.disposition = Disposition.attached_pic
+            container.mux(art.encode(av.VideoFrame.from_ndarray(texture(64, 48), format="rgb24")))
+            container.mux(art.encode())
+        frame = av.AudioFrame.from_ndarray(numpy.zeros((1, 1024), numpy.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file
 
 
 def write_image(file: Path, width: int = 64, height: int = 64) -> Path:

@@ -1,13 +1,12 @@
 """Clips of any rate are learnt at the rate that is asked for, by the times of their frames."""
 
 import logging
-from pathlib import Path
+import re
 
-import numpy
 import pytest
 import torch
 
-from support.footage import write_image, write_video
+from support.footage import write_image, write_ramp
 from support.pack import part
 
 dataset = part("easyanimate_models.training.clips.dataset")
@@ -17,16 +16,6 @@ checkpoints = part("easyanimate_models.training.checkpoints")
 DataSettings = part("easyanimate_models.training.clips.settings").DataSettings
 sd = part("easyanimate_models.sd")
 TINY = part("easyanimate_models.files.model_files").TINY
-
-
-def write_ramp(file: Path, fps: int, seconds: int = 2, ticks: list[int] | None = None) -> Path:
-    """A clip whose grey is 100 a second of its time."""
-    count = len(ticks) if ticks else fps * seconds
-    times = [tick / 1000 for tick in ticks] if ticks else [i / fps for i in range(count)]
-    pictures = [numpy.full((64, 64, 3), round(20 + 100 * time), numpy.uint8) for time in times]
-    write_video(file, pictures, fps=fps, ticks=ticks)
-    file.with_suffix(".txt").write_text("a grey wall")
-    return file
 
 
 def greys(item, count: int) -> list[float]:
@@ -66,6 +55,22 @@ def test_without_a_rate_clips_and_images_are_as_they_are(tmp_path):
         (48, True),
         (1, False),
     ]
+
+
+def test_several_rates_are_named_unless_all_are_learnt_at_one(tmp_path, caplog):
+    for name, fps in (("a", 12), ("b", 24)):
+        write_ramp(tmp_path / f"{name}.mp4", fps)
+    write_image(tmp_path / "c.png").with_suffix(".txt").write_text("red")
+    dataset.read_dataset(tmp_path)
+    assert f"The clips in {tmp_path} have 12 to 24 frames per second; set fps (24 for V3)" in caplog.text
+    caplog.clear()
+    dataset.read_dataset(tmp_path, fps=24)
+    (tmp_path / "b.mp4").unlink()
+    dataset.read_dataset(tmp_path)
+    assert not caplog.text
+    write_ramp(tmp_path / "b.mp4", 12, ticks=[0, 40, 80, 500, 540, 1000])
+    dataset.read_dataset(tmp_path)
+    assert re.search(r"b\.mp4 has .* frames per second \(uneven\); set fps", caplog.text)
 
 
 def test_other_rates_are_other_files(tmp_path):

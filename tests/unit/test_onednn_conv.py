@@ -88,7 +88,7 @@ def test_weights_that_the_host_casts_and_patches_are_cast_and_patched():
 @pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_nothing_behind_a_single_frame_gets_into_bfloat16(channels, frames, autocast):
-    """oneDNN read whatever lay there; a plain convolution is infinite or nan at times, or off by far more."""
+    """oneDNN reads whatever lies there, often enough infinite or nan numbers."""
     torch.manual_seed(0)
     exact = OURS.Conv3d(channels, 16, 3, padding=1)
     torch.nn.init.normal_(exact.weight, std=0.2)

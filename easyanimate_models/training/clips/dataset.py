@@ -15,12 +15,12 @@ from torch import Tensor
 from ...data.dataset_file import DatasetError, find_files, is_hidden, read_caption, read_list
 from ...media import video_file
 from ...media.errors import MediaError
+from ...media.frame_rate import is_same_rate
 from ...media.image_file import IMAGES, is_image
 from ...media.video_file import VIDEOS, count_frames, probe
 from ..identity import file_digest, tensor_digest
 
 NAMED = 3  # files in an error
-SAME_RATE = 0.005  # by how much a rate may differ: 23.976 is 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,7 @@ def read_dataset(folder: str | Path, with_captions: bool = True, fps: float = 0)
         raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
     if lost := len(files) - len(found):
         logging.warning("%d of %d files in %s can't be read and are skipped.", lost, len(files), folder)
+    _warn_of_several_rates(folder, items)
     return items
 
 
@@ -120,12 +121,26 @@ def _probe(file: Path, fps: float) -> Item | None:
     """The item without its caption, None when it can't be read: each frame is decoded once, to be sure and to count."""
     try:
         video = probe(file)
-        if not fps or is_image(file) or (video.even and abs(float(video.fps) / fps - 1) < SAME_RATE):
+        if not fps and not video.even:
+            logging.warning("%s has %s; set fps, or its motion is learnt unevenly.", file, video.rate())
+        if not fps or is_image(file) or video.is_at(fps):
             return Item(file, "", count_frames(file), video.height, video.width, float(video.fps))
         count = count_frames(file, fps)
-        rate = f"{float(video.fps):.4g} frames per second{'' if video.even else ' (uneven)'}"
-        logging.info("%s is resampled from %s to %g, which makes %d frames.", file, rate, fps, count)
+        logging.info("%s is resampled from %s to %g, which makes %d frames.", file, video.rate(), fps, count)
         return Item(file, "", count, video.height, video.width, fps, resampled=True)
     except MediaError as error:
         logging.warning("%s The clip is skipped.", error)
         return None
+
+
+def _warn_of_several_rates(folder: Path, items: list[Item]) -> None:
+    """Say so if clips are to be learnt at rates of their own that differ: the same motion would have several speeds."""
+    rates = [item.fps for item in items if item.frames > 1]
+    if rates and not is_same_rate(max(rates), min(rates)):
+        logging.warning(
+            "The clips in %s have %.4g to %.4g frames per second; set fps (24 for V3), or the same motion is learnt at "
+            "several speeds.",
+            folder,
+            min(rates),
+            max(rates),
+        )

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from ...files.messages import shorten
+from ...media.frame_rate import require_frame_rate
 from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
 
 LENGTHS = ("full", "random")
-MAX_FPS = 240
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,7 @@ class DataSettings:
                 f"frames is {self.frames}; set it to {LENGTH_STEP} or more for clips (multiples of {LENGTH_STEP} are "
                 "used), or to 1 for images."
             )
-        if not 0 <= self.fps <= MAX_FPS:
-            raise ValueError(
-                f"fps is {self.fps}; set it to the frames per second of the model, or to 0 to resample none."
-            )
+        require_frame_rate(self.fps)
         for name in ("text_dropout", "clip_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; set it to a share from 0 to 1.")
