@@ -5,6 +5,7 @@ Both releases have the same weights. V4 hides padding from the encoders and cuts
 
 import json
 import logging
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,10 @@ RULES = {
 
 class BertTokenizer(comfy.text_encoders.hydit.HyditBertTokenizer):
     """The host's BERT tokenizer; every prompt is 77 tokens: cut with `[SEP]` kept, or padded. Brackets are text."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokenizer.model_max_length = sys.maxsize  # else its library warns of what is cut here
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> list[Row]:
         row = self._row(text, return_word_ids, **kwargs)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .pack import part
 from .tiny_networks import random
 
+bert_mt5 = part("easyanimate_models.text_encoders.bert_mt5")
 qwen2_vl = part("easyanimate_models.text_encoders.qwen2_vl")
 QWEN = {
     "vocab_size": 151657,
@@ -30,7 +31,18 @@ QWEN_7B = {  # as published
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
 }
-SENTENCES = ["a red ball moves left", "the small fox runs", "一只熊猫在竹林里", "(word:1.2) [and] more, of it."]
+SENTENCES = ["a red ball moves left", "the small fox runs", "一只熊猫在竹林里", "A (red:1.4) [ball] moves, of it."]
+BERT = {
+    "hidden_size": 64,
+    "intermediate_size": 16,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 1,
+    "num_hidden_layers": 1,
+    "type_vocab_size": 2,
+    "vocab_size": 47020,
+}
+MT5 = {"num_layers": 1, "num_heads": 2, "d_model": 16, "d_kv": 8, "d_ff": 16, "vocab_size": 300}
+OF_TRANSFORMER = {"V4": {"cross_attention_dim_t5": 16}, "V5": {"text_embed_dim_t5": 16}}  # in its config.json
 META = (torch.float32, "meta", comfy.ops.disable_weight_init)
 
 
@@ -43,6 +55,25 @@ def qwen() -> dict[str, Tensor]:
 def write_qwen(folder: Path, config: bool = True) -> Path:
     """V5.1's release folder with nothing but a text encoder; returns it."""
     _write(folder / "text_encoder", qwen(), {"model_type": "qwen2_vl", **QWEN} if config else None)
+    return folder
+
+
+def bert_and_mt5() -> list[dict[str, Tensor]]:
+    """V4's and V5's text encoders as the releases name their weights, BERT's with the pooler that nobody needs."""
+    pair = bert_mt5.BertMT5TextEncoder(BERT, MT5, bert_mt5.RULES["V5"], torch.empty(0))
+    bert, mt5 = map(_weights, pair.skeletons())
+    bert = {key.removeprefix("bert."): weight for key, weight in bert.items()}
+    return [{**bert, "pooler.dense.weight": random(64, 64), "pooler.dense.bias": random(64)}, mt5]
+
+
+def write_bert_and_mt5(folder: Path, release: str) -> Path:
+    """V4's or V5's release folder with both text encoders, their tokenizer, and the transformer's config.json."""
+    for name, weights, sizes in zip(("text_encoder", "text_encoder_2"), bert_and_mt5(), (BERT, MT5), strict=True):
+        _write(folder / name, weights, sizes)
+    for name in ("tokenizer_2", "transformer"):
+        (folder / name).mkdir()
+    (folder / "tokenizer_2" / "spiece.model").write_bytes(spiece(MT5["vocab_size"]))
+    (folder / "transformer" / "config.json").write_text(json.dumps(OF_TRANSFORMER[release]))
     return folder
 
 
