@@ -1,8 +1,10 @@
 """V4's and V5's text encoders: two files, one CLIP, and the rules of either release."""
 
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import comfy_extras.nodes_model_merging as stock_saving
 import folder_paths
@@ -214,3 +216,25 @@ def test_fewer_words_than_pieces(folders, tmp_path):
 def test_an_unknown_release(folders):
     with pytest.raises(CheckpointError, match="No release named 'V9' reads prompts with BERT and mT5"):
         sd.load_text_encoder(folders["V5"], release="V9")
+
+
+@pytest.mark.parametrize("release", ["automatic", "V4", "V5"])
+def test_the_loader_offers_folders_and_pairs_of_files(folders, clips, release):
+    """The second file is optional, and a release folder needs none."""
+    loader = part("nodes.loaders").EasyAnimateLoadTextEncoder
+    models = Path(folder_paths.models_dir)
+    here, release_folder = models / "text_encoders" / "pair", models / "easyanimate" / "V4-release"
+    try:
+        here.mkdir(parents=True)
+        for name in (FIRST, SECOND):
+            shutil.copy(folders["V5"] / name / "model.safetensors", here / f"{name}.safetensors")
+        shutil.copy(folders["V5"] / "tokenizer_2" / "spiece.model", here)
+        shutil.copytree(folders["V4"], release_folder)
+        first, second = (os.path.join("pair", f"{name}.safetensors") for name in (FIRST, SECOND))
+        expected = "V5" if release == "automatic" else release
+        assert_alike(loader.execute(first, second, release)[0], clips[expected])
+        assert_alike(loader.execute("easyanimate/V4-release")[0], clips["V4"])
+        assert "easyanimate/V4-release" in part("easyanimate_models.files.model_files").choices("text_encoder_2")
+    finally:
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.rmtree(release_folder, ignore_errors=True)
