@@ -24,13 +24,22 @@ from . import model_detection
 from .conditioning.pixart_control import PixArtControl
 from .dit.controlnet import ControlNet
 from .files.checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
+from .files.release_folder import second_text_encoder, transformer_config, vocabulary
 from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
-from .model_detection.encoders import detect_controlnet, detect_image_encoder, vision_half
+from .model_detection.encoders import (
+    detect_bert_mt5,
+    detect_controlnet,
+    detect_image_encoder,
+    prompt_rules,
+    vision_half,
+)
 from .names.motion_module import with_motion_module
 from .names.pixart import control_with_our_names
 from .sampling.guard import guarded
 from .supported_models import Release
+from .text_encoders.bert_mt5 import SPIECE, BertMT5TextEncoder
 from .text_encoders.qwen2_vl import INDEX, Qwen2VLTextEncoder
+from .text_encoders.t5 import T5TextEncoder
 from .vae.host_vae import HostVAE
 
 WEIGHT_DTYPES = {
@@ -181,38 +190,69 @@ def load_controlnet(path: str | Path) -> PixArtControl:
     return PixArtControl(patcher, checkpoint.path.name)
 
 
-def load_text_encoder(path: str | Path, *, padding_positions: str = INDEX) -> comfy.sd.CLIP:
+def load_text_encoder(
+    path: str | Path,
+    second: str | Path | None = None,
+    *,
+    release: str | None = None,
+    padding_positions: str = INDEX,
+) -> comfy.sd.CLIP:
     """A release's text encoder as the host's CLIP, which hands on the mask of its tokens.
 
-    `padding_positions` is V5.1's: see `Qwen2VLText`.
+    V4 and V5 have two: BERT in `path`, mT5 in `second` or beside it in a release folder; `release` is "V4" or "V5"
+    where nothing beside them says which. `padding_positions` is V5.1's: "index" or "one", see `Qwen2VLText`.
     """
-    checkpoint = read_checkpoint(path, "text_encoder")
-    checkpoint = model_detection.with_our_names(checkpoint, model_detection.TEXT_ENCODERS)
-    encoder = model_detection.detect_text_encoder(checkpoint)
-    if isinstance(encoder, Qwen2VLTextEncoder):
-        encoder = replace(encoder, padding_positions=padding_positions)
-    (skeleton,) = encoder.skeletons()
-    weights = require_fit(skeleton, checkpoint, encoder.name, (*encoder.ignored, *QUANTISATION))
-    needed = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in encoder.ignored)}
-    tensors = readable_quantisation(needed, checkpoint.metadata)
-    if tensors is None:
-        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, encoder.precisions))
-
-    model_class = encoder.model_class(tensors)
+    second = second or second_text_encoder(Path(path))
+    checkpoints = [_read_text_encoder(path, "text_encoder")]
+    encoder: T5TextEncoder | Qwen2VLTextEncoder | BertMT5TextEncoder
+    if second is None:
+        encoder = _one_text_encoder(checkpoints[0], padding_positions)
+    else:
+        mt5 = _with_vocabulary(_read_text_encoder(second, "text_encoder_2"))
+        encoder = detect_bert_mt5(checkpoints[0], mt5, prompt_rules(release, mt5, transformer_config(Path(path))))
+        checkpoints.append(mt5)
+    weights = [_text_weights(encoder, *pair) for pair in zip(encoder.skeletons(), checkpoints, strict=True)]
 
     class Target:
         params: dict = {}
-        clip = model_class
+        clip = encoder.model_class(*weights)
         tokenizer = encoder.tokenizer
 
     return clip_with_weights(
         Target,
-        [tensors],
+        weights,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(weights),
-        tokenizer_data={},
+        parameters=sum(map(comfy.utils.calculate_parameters, weights)),
+        tokenizer_data=encoder.tokenizer_data,
         model_options=encoder.model_options(),
     )
+
+
+def _read_text_encoder(path: str | Path, component: str) -> Checkpoint:
+    return model_detection.with_our_names(read_checkpoint(path, component), model_detection.TEXT_ENCODERS)
+
+
+def _with_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
+    """mT5 with its vocabulary, which lies beside it where the file doesn't hold it."""
+    found = None if SPIECE in checkpoint.tensors else vocabulary(checkpoint.path)
+    return checkpoint if found is None else replace(checkpoint, tensors={**checkpoint.tensors, SPIECE: found})
+
+
+def _one_text_encoder(checkpoint: Checkpoint, padding_positions: str) -> T5TextEncoder | Qwen2VLTextEncoder:
+    encoder = model_detection.detect_text_encoder(checkpoint)
+    if isinstance(encoder, Qwen2VLTextEncoder):
+        return replace(encoder, padding_positions=padding_positions)
+    return encoder
+
+
+def _text_weights(encoder, skeleton: torch.nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors that one network of `encoder` needs, with the scales of quantised ones; all others are an error."""
+    require_fit(skeleton, checkpoint, encoder.name, (*encoder.ignored, *QUANTISATION))
+    needed = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in encoder.ignored)}
+    readable = readable_quantisation(needed, checkpoint.metadata)
+    if readable is None:
+        raise CheckpointError(UNREADABLE.format(checkpoint.path.name, encoder.precisions))
+    return readable
 
 
 def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:

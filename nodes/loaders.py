@@ -7,8 +7,11 @@ from ..easyanimate_models import sd
 from ..easyanimate_models.files import model_files
 from ..easyanimate_models.files.checkpoint import WEIGHT_SUFFIXES
 from ..easyanimate_models.host import require_choice
+from ..easyanimate_models.text_encoders.bert_mt5 import RULES
+from ..easyanimate_models.text_encoders.qwen2_vl import INDEX, PADDING_POSITIONS
 
 CATEGORY = "EasyAnimate/loaders"
+AUTOMATIC = "automatic"
 
 
 class EasyAnimateLoadTransformer(io.ComfyNode):
@@ -85,21 +88,53 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
             node_id="EasyAnimateLoadTextEncoder",
             display_name="Load EasyAnimate Text Encoder",
             category=CATEGORY,
-            description="Loads the T5 v1.1 text encoder: the t5xxl_fp16 or fp8 file that other models use, or a "
-            "release folder.",
+            description="Loads the text encoder that the transformer was trained with: T5 for V1 to V3, BERT and mT5 "
+            "for V4 and V5, Qwen2-VL for V5.1.",
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=list(model_files.choices("text_encoder")),
-                    tooltip="A t5xxl file from models/text_encoders, or a release folder in models/easyanimate.",
-                )
+                    tooltip="A file from models/text_encoders, or a release folder in models/easyanimate. V1 to V3: "
+                    "t5xxl. V5.1: Qwen2-VL-7B-Instruct. V4 and V5: BERT.",
+                ),
+                io.Combo.Input(
+                    "text_encoder_2",
+                    options=[model_files.NO_FILE, *model_files.choices("text_encoder_2")],
+                    default=model_files.NO_FILE,
+                    optional=True,
+                    tooltip="V4 and V5 only: mT5, their second text encoder. A release folder brings its own.",
+                ),
+                io.Combo.Input(
+                    "release",
+                    options=[AUTOMATIC, *RULES],
+                    default=AUTOMATIC,
+                    optional=True,
+                    tooltip="V4 and V5 only: which of the two the prompts are for, since both have the same files. "
+                    "automatic: as the release folder says, and V5 for separate files.",
+                ),
+                io.Combo.Input(
+                    "padding_positions",
+                    options=list(PADDING_POSITIONS),
+                    default=INDEX,
+                    optional=True,
+                    tooltip="V5.1 only: how padding after the prompt is numbered. index: as the original does with "
+                    "transformers 4.46; one: as with 4.49 to 4.57.",
+                ),
             ],
             outputs=[io.Clip.Output(tooltip="The text encoder, for the prompt.")],
         )
 
     @classmethod
-    def execute(cls, text_encoder) -> io.NodeOutput:
-        return io.NodeOutput(sd.load_text_encoder(model_files.resolve("text_encoder", text_encoder)))
+    def execute(
+        cls, text_encoder, text_encoder_2=model_files.NO_FILE, release=AUTOMATIC, padding_positions=INDEX
+    ) -> io.NodeOutput:
+        require_choice("release", release, (AUTOMATIC, *RULES))
+        require_choice("padding_positions", padding_positions, PADDING_POSITIONS)
+        path, second = model_files.resolve("text_encoder", text_encoder), None
+        if text_encoder_2 != model_files.NO_FILE:
+            second = model_files.resolve("text_encoder_2", text_encoder_2)
+        chosen = None if release == AUTOMATIC else release
+        return io.NodeOutput(sd.load_text_encoder(path, second, release=chosen, padding_positions=padding_positions))
 
 
 class EasyAnimateLoadImageEncoder(io.ComfyNode):

@@ -18,12 +18,13 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             description="Encodes the prompt and the negative prompt into conditioning.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The T5 text encoder."),
+                io.Clip.Input("clip", tooltip="The text encoder."),
                 io.String.Input(
                     "positive",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What the video should show, in English: one or two sentences, 120 tokens at most.",
+                    tooltip="What the video should show, in one or two sentences. V1 to V3: in English, 120 tokens at "
+                    "most. V4 and later also read Chinese; V5.1 reads 242 tokens.",
                 ),
                 io.String.Input(
                     "negative", multiline=True, dynamic_prompts=True, tooltip="What the video should not show."
@@ -31,8 +32,9 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
                 io.Boolean.Input(
                     "clean_text",
                     default=True,
-                    tooltip="Lower-cases the text and strips links, brackets and Chinese characters, as in training; "
-                    "of (word:1.2), word:1.2 is read as text. Off: the text is used as typed, with weights.",
+                    tooltip="V1 to V3: lower-cases the text and strips links, brackets and Chinese characters, as in "
+                    "training; of (word:1.2), word:1.2 is read as text. Off: the text is used as typed, with weights. "
+                    "Later releases always read it as typed, brackets too.",
                 ),
             ],
             outputs=[

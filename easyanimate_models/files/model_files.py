@@ -25,6 +25,7 @@ HOST_FOLDERS = {
     "motion_module": ("diffusion_models",),
     "vae": ("vae",),
     "text_encoder": ("text_encoders",),
+    "text_encoder_2": ("text_encoders",),
     "image_encoder": ("clip_vision",),
 }
 

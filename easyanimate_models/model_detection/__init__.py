@@ -12,7 +12,7 @@ from . import encoders, hunyuan_dit, mmdit, motion_dit, probes, vae
 
 TRANSFORMERS: list[probes.Detector] = [hunyuan_dit.HUNYUAN_DIT, motion_dit.MOTION_DIT, mmdit.MMDIT]
 VAES: list[probes.Detector] = [vae.VIDEO_VAE, vae.IMAGE_VAE]
-TEXT_ENCODERS: list[probes.Detector] = [encoders.T5, encoders.QWEN2_VL]
+TEXT_ENCODERS: list[probes.Detector] = [encoders.T5, encoders.QWEN2_VL, encoders.BERT]
 
 
 def with_our_names(checkpoint: Checkpoint, detectors: list[probes.Detector]) -> Checkpoint:
@@ -36,6 +36,9 @@ def detect_vae(checkpoint: Checkpoint) -> vae.DetectedVAE:
 
 
 def detect_text_encoder(checkpoint: Checkpoint) -> T5TextEncoder | Qwen2VLTextEncoder:
-    """Which text encoder a file under our names is. Raises `CheckpointError`."""
-    what = "not a text encoder of EasyAnimate; choose t5xxl (V1 to V3), Qwen2-VL (V5.1) or a release folder"
+    """Which text encoder a file under our names is; V4 and V5 have two. Raises `CheckpointError`."""
+    what = (
+        "not a text encoder of EasyAnimate; choose t5xxl (V1 to V3), Qwen2-VL (V5.1), BERT and mT5 (V4, V5), or a "
+        "release folder"
+    )
     return probes.detect(TEXT_ENCODERS, checkpoint, what)

@@ -2,10 +2,17 @@
 
 import logging
 from dataclasses import replace
+from typing import NoReturn
+
+import torch
+from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
+from torch import Tensor
 
 from ..dit.controlnet import ControlNetConfig
 from ..files.checkpoint import Checkpoint, CheckpointError, describe, number_in, shape_of
 from ..files.messages import shorten
+from ..text_encoders.bert_mt5 import RULES, SPIECE, BertMT5TextEncoder, PromptRules
+from ..text_encoders.prompt import ENCODED_FOR
 from ..text_encoders.qwen2_vl import HEAD_DIM, Qwen2VLTextEncoder
 from ..text_encoders.t5 import T5TextEncoder
 from .motion_dit import RELEASED_HEADS
@@ -18,6 +25,10 @@ TEXT_HALF = "text_model."
 T5_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 T5_GATED = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
 T5_WORDS, T5_WORDS_TWICE = "shared.weight", "encoder.embed_tokens.weight"
+MT5_WORDS = 250_000  # at least; T5 v1.1 has 32128
+BERT_WORDS, BERT_QUERY = "bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.attention.self.query.weight"
+BERT_HEAD_DIM = 64
+OF_V4 = "cross_attention_dim_t5"  # in the config.json of V4's transformer alone
 QWEN_ROOTS = ("qwen2_vl.transformer.model.", "language_model.model.", "model.language_model.", "language_model.")
 QWEN_BIAS, QWEN_GATE = "model.layers.0.self_attn.q_proj.bias", "model.layers.0.mlp.gate_proj.weight"
 QWEN25_VISION = "visual.blocks.0.mlp.gate_proj.weight"  # of Qwen2.5-VL alone
@@ -90,6 +101,16 @@ def detect_image_encoder(checkpoint: Checkpoint, usual: dict) -> dict:
 
 def detect_t5(checkpoint: Checkpoint) -> T5TextEncoder:
     """The sizes of a T5 encoder by its tensors."""
+    sizes = _t5_sizes(checkpoint)
+    if sizes["vocab_size"] >= MT5_WORDS:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is mT5, the second text encoder of V4 and V5; choose BERT as text_encoder and "
+            "this one as text_encoder_2."
+        )
+    return T5TextEncoder(sizes)
+
+
+def _t5_sizes(checkpoint: Checkpoint) -> dict[str, int]:
     if T5_WORDS not in checkpoint.tensors:
         raise CheckpointError(f"{checkpoint.path.name} lacks {T5_WORDS}, its word embeddings; download it again.")
     heads = shape_of(checkpoint, T5_BIAS, 2)[1]
@@ -104,7 +125,7 @@ def detect_t5(checkpoint: Checkpoint) -> T5TextEncoder:
     }
     for name, size in sizes.items():
         require_claim(checkpoint, name, size)
-    return T5TextEncoder(sizes)
+    return sizes
 
 
 def _with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
@@ -167,3 +188,86 @@ def _as_text_tower(checkpoint: Checkpoint) -> Checkpoint:
 
 
 QWEN2_VL = Detector(((QWEN_BIAS, 1), (QWEN_GATE, 2)), detect_qwen2_vl, _as_text_tower)
+
+
+def detect_bert_mt5(bert: Checkpoint, mt5: Checkpoint, rules: PromptRules) -> BertMT5TextEncoder:
+    """The sizes of V4's and V5's two text encoders by their tensors."""
+    first, second = bert.path.name, mt5.path.name
+    if T5.recognises(bert) and BERT.recognises(mt5):
+        raise CheckpointError(f"{first} is mT5 and {second} BERT; swap text_encoder and text_encoder_2.")
+    if not BERT.recognises(bert):
+        raise CheckpointError(
+            f"{first} is {describe(bert.tensors)}, not BERT, to which mT5 is the second text encoder; choose V4's or "
+            "V5's text_encoder, or no text_encoder_2."
+        )
+    if not T5.recognises(mt5):
+        raise CheckpointError(
+            f"{second} is {describe(mt5.tensors)}, not mT5; choose V4's or V5's text_encoder_2, or their folder."
+        )
+    sizes = _t5_sizes(mt5)
+    return BertMT5TextEncoder(_bert_sizes(bert), sizes, rules, _vocabulary(mt5, sizes["vocab_size"]))
+
+
+def prompt_rules(release: str | None, mt5: Checkpoint, transformer: dict) -> PromptRules:
+    """V4's or V5's: as asked, else as the file that the host saved or the transformer's config.json beside it says."""
+    said = release or mt5.config.get(ENCODED_FOR) or ("V4" if OF_V4 in transformer else None)
+    if said is None and not transformer:
+        logging.info("%s: prompts are read as V5 does; for V4, choose its release folder or release.", mt5.path.name)
+    if said not in (None, *RULES):
+        raise CheckpointError(f"No release named {shorten(said)} reads prompts with BERT and mT5; choose V4 or V5.")
+    return RULES[said or "V5"]
+
+
+def _bert_sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    words, width = shape_of(checkpoint, BERT_WORDS, 2)
+    heads = number_in(checkpoint.config, HEADS, max(1, width // BERT_HEAD_DIM), checkpoint.path.name)
+    require_division(checkpoint, width, heads)
+    embeddings, layer = "bert.embeddings.", "bert.encoder.layer."
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": shape_of(checkpoint, f"{layer}0.intermediate.dense.weight", 2)[0],
+        "max_position_embeddings": shape_of(checkpoint, f"{embeddings}position_embeddings.weight", 2)[0],
+        "num_hidden_layers": count(checkpoint, layer, 16),
+        "type_vocab_size": shape_of(checkpoint, f"{embeddings}token_type_embeddings.weight", 2)[0],
+        "vocab_size": words,
+    }
+    for name, size in sizes.items():
+        require_claim(checkpoint, name, size)
+    return {**sizes, HEADS: heads}
+
+
+def _vocabulary(mt5: Checkpoint, words: int) -> Tensor:
+    """The bytes of mT5's SentencePiece model, if it is one and has no more pieces than mT5 has words."""
+    name, spiece = mt5.path.name, mt5.tensors.get(SPIECE)
+    if spiece is None:
+        raise CheckpointError(
+            f"spiece.model, mT5's vocabulary, is missing beside {name}; put it there, out of the release's tokenizer_2."
+        )
+    try:
+        pieces = SPieceTokenizer(spiece.to(torch.uint8)).tokenizer.get_piece_size()
+    except (RuntimeError, TypeError, OSError) as error:
+        raise CheckpointError(f"The spiece.model that belongs to {name} is damaged; download it again.") from error
+    if pieces > words:
+        raise CheckpointError(
+            f"{name} has {words} words, but the spiece.model that belongs to it {pieces}; choose mT5-XL and the "
+            "spiece.model of the release's tokenizer_2."
+        )
+    return spiece.to(torch.uint8)
+
+
+def _refuse_bert_alone(checkpoint: Checkpoint) -> NoReturn:
+    raise CheckpointError(
+        f"{checkpoint.path.name} is BERT, the first of two text encoders of V4 and V5; choose mT5 as text_encoder_2."
+    )
+
+
+def _with_root(checkpoint: Checkpoint) -> Checkpoint:
+    """The releases name BERT's weights without a root; the host has one."""
+    root, tensors = "bert.", checkpoint.tensors
+    if root + BERT_QUERY.removeprefix(root) in tensors or BERT_QUERY.removeprefix(root) not in tensors:
+        return checkpoint
+    beside = (*CLIP_EXTRAS, "scaled_fp8")
+    return replace(checkpoint, tensors={k if k in beside else root + k: v for k, v in tensors.items()})
+
+
+BERT = Detector(((BERT_WORDS, 2), (BERT_QUERY, 2)), _refuse_bert_alone, _with_root)

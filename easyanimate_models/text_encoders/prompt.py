@@ -13,6 +13,7 @@ from .prompt_cleaning import clean_prompt
 
 SHOWN_LETTERS = 8  # of those that are lost
 ENCODED_FOR = "easyanimate_text"  # in a CONDITIONING: the release whose way of reading prompts made it
+SECOND, SECOND_MASK = "conditioning_mt5xl", "attention_mask_mt5xl"  # there too, as the host names what mT5 gives
 
 Encode = Callable[[Any, list[Any]], list]  # a CLIP and the tokens of each text -> CONDITIONING
 
@@ -53,7 +54,16 @@ def lost_text(clip, text: str, clean: bool = True) -> list[str]:
 def embeddings_of(conditioning: list) -> TextEmbeddings:
     """What the first entry of a CONDITIONING holds; without a mask, all of it counts."""
     context, options = conditioning[0]
-    mask = options.get("attention_mask")
+    return _with_mask(context, options.get("attention_mask"))
+
+
+def second_embeddings_of(conditioning: list) -> TextEmbeddings | None:
+    """What the first entry of a CONDITIONING holds of a second text encoder, as V4 and V5 have."""
+    options = conditioning[0][1]
+    return _with_mask(options[SECOND], options.get(SECOND_MASK)) if SECOND in options else None
+
+
+def _with_mask(context: Tensor, mask: Tensor | None) -> TextEmbeddings:
     return TextEmbeddings(context, torch.ones(context.shape[:2]) if mask is None else mask.float())
 
 
@@ -81,4 +91,8 @@ def _by_host(clip, tokens: list) -> list:
     if len(parts) == 1:
         return parts[0]
     context, mask = stacked([embeddings_of(part) for part in parts])
-    return [[context, {"attention_mask": mask}]]
+    options = {"attention_mask": mask, **{k: v for k, v in parts[0][0][1].items() if k == ENCODED_FOR}}
+    second = [embeddings for part in parts if (embeddings := second_embeddings_of(part)) is not None]
+    if second:
+        options[SECOND], options[SECOND_MASK] = stacked(second)
+    return [[context, options]]

@@ -5,8 +5,8 @@ token, seeing the prompt only, at a position of its own.
 """
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import comfy.model_management as mm
 import comfy.ops
@@ -134,11 +134,11 @@ class Qwen2VLTextEncoder:
 
     sizes: dict[str, int]
     padding_positions: str = INDEX
-    tokenizer_data: dict = field(default_factory=dict)
     name = "Qwen2-VL text encoder"
     precisions = "bf16"  # of its files that every host reads
     ignored = ("visual.", "lm_head.")
     tokenizer = EasyAnimateQwen2VLTokenizer
+    tokenizer_data: ClassVar[dict] = {}
 
     def skeletons(self) -> list[torch.nn.Module]:
         """The text tower without memory behind its weights, to compare a file with."""

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import comfy.model_management as mm
 import comfy.ops
@@ -80,11 +81,11 @@ class T5TextEncoder:
     """A T5 v1.1 encoder of these sizes (by the names in its config.json), to be loaded as the host's CLIP."""
 
     sizes: dict[str, int]
-    tokenizer_data: dict = field(default_factory=dict)
     name = "T5 text encoder"
     precisions = "fp16 or fp8"  # of its files that every host reads
-    ignored = ()
+    ignored: ClassVar[tuple[str, ...]] = ()  # parts of names of tensors in its files that it does not need
     tokenizer = EasyAnimateTokenizer
+    tokenizer_data: ClassVar[dict] = {}
 
     def skeletons(self) -> list[torch.nn.Module]:
         """The host's T5 without memory behind its weights, to compare a file with."""

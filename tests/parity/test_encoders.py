@@ -12,6 +12,7 @@ encode_prompt = part("easyanimate_models.text_encoders.prompt").encode_prompt
 
 IDS = "inputs.input_ids"
 TEXTS = [(name, row) for name in names("text encoder") for row in range(shapes_of(name).get(IDS, [0])[0])]
+MT5 = texts_of("text encoder")  # T5's texts are rows, not cases
 IMAGE = re.compile(r"inputs\.(\w+)_uint8")
 IMAGES = [(n, found[1]) for n in names("image encoder") for key in shapes_of(n) if (found := IMAGE.fullmatch(key))]
 
@@ -38,6 +39,31 @@ def test_qwen2_vl_gives_the_recorded_hidden_states(load, agree, name, file, case
     assert torch.equal(options["attention_mask"], inputs["attention_mask"]) and context.shape[1] == len(row)
     theirs = recorded(file).outputs(case)["hidden_states_minus2"]
     agree(file, case, "hidden states", context[:, : theirs.shape[1]], theirs)
+
+
+@each("name, file, case", texts_of("BERT"))
+def test_bert_gives_the_recorded_hidden_states(load, agree, name, file, case):
+    """From the prompt on; the case says whose rules for padding it was recorded with."""
+    release, words = case.split("_", 1)
+    inputs, mt5 = recorded(file).inputs(case), MT5[0][0]
+    clip = load.bert_mt5(name, mt5, release.upper())
+    tokens = clip.tokenize(config_of(file)["prompts"][words]["prompt"])
+    assert [token for token, _ in tokens["hydit_clip"][0]] == inputs["input_ids"][0].tolist()
+    encoded = clip.encode_from_tokens(tokens, return_dict=True)
+    assert torch.equal(encoded["attention_mask"], inputs["attention_mask"])
+    agree(file, case, "hidden states", encoded["cond"], recorded(file).outputs(case)["last_hidden_state"])
+
+
+@each("name, file, case", MT5)
+def test_mt5_gives_the_recorded_hidden_states(load, agree, name, file, case):
+    """From the recorded tokens on, whose tokenizer was a stand-in."""
+    inputs = recorded(file).inputs(case)
+    clip = load.bert_mt5(names("BERT")[0], name, case.split("_")[0].upper())
+    rows = {"mt5xl": inputs["input_ids"][0].tolist(), "hydit_clip": [101, 102, *[0] * 75]}
+    encoded = clip.encode_from_tokens({k: [[(i, 1.0) for i in row]] for k, row in rows.items()}, return_dict=True)
+    assert torch.equal(encoded["attention_mask_mt5xl"], inputs["attention_mask"])
+    ours, theirs = encoded["conditioning_mt5xl"], recorded(file).outputs(case)["last_hidden_state"]
+    agree(file, case, "hidden states", ours, theirs)
 
 
 @each("name, image", IMAGES)

@@ -17,12 +17,13 @@ import torch
 
 from support.pack import part
 from support.recorded import RECORDED, each
+from support.tiny_text_encoders import spiece
 
 detection = part("easyanimate_models.model_detection")
 checkpoint = part("easyanimate_models.files.checkpoint")
 motion_files = part("easyanimate_models.names.motion_module")
 sd = part("easyanimate_models.sd")
-t5 = part("easyanimate_models.text_encoders.t5")
+encoders = part("easyanimate_models.model_detection.encoders")
 MotionDiT = part("easyanimate_models.dit.motion_dit").MotionDiT
 IGNORED = part("easyanimate_models.supported_models").MotionRelease.ignored
 META = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
@@ -70,6 +71,7 @@ MMDITS = names("EasyAnimateTransformer3DModel")
 LATER = [n for n in names("Transformer3DModel") if release_of(n) not in SUPPORTED and n not in MMDITS]
 VAES = names("AutoencoderKL") + names("AutoencoderKLMagvit")
 OF_T5 = [n for n in names("T5EncoderModel") if "mt5" not in n]
+PAIRS = [(bert, mt5) for bert in names("BertModel") for mt5 in names("T5EncoderModel") if mt5 not in OF_T5]
 
 with_config_or_not = pytest.mark.parametrize("with_config", [True, False], ids=["config", "no config"])
 
@@ -195,6 +197,23 @@ def test_t5(name):
     file = detection.with_our_names(released(name), detection.TEXT_ENCODERS)
     (network,) = detection.detect_text_encoder(file).skeletons()
     assert set(checkpoint.require_fit(network, file, "T5")) == set(network.state_dict())
+
+
+@with_config_or_not
+@each("bert, mt5", PAIRS)
+def test_bert_and_mt5(bert, mt5, with_config):
+    files = [detection.with_our_names(released(n, with_config), detection.TEXT_ENCODERS) for n in (bert, mt5)]
+    files[1].tensors["spiece_model"] = torch.frombuffer(bytearray(spiece()), dtype=torch.uint8)
+    encoder = encoders.detect_bert_mt5(*files, encoders.prompt_rules("V4", files[1], {}))
+    for network, file in zip(encoder.skeletons(), files, strict=True):
+        assert set(checkpoint.require_fit(network, file, encoder.name, encoder.ignored)) == set(network.state_dict())
+
+
+@each("mt5", [mt5 for _, mt5 in PAIRS])
+def test_mt5_alone_is_not_taken_for_t5(mt5):
+    file = detection.with_our_names(released(mt5), detection.TEXT_ENCODERS)
+    with pytest.raises(checkpoint.CheckpointError, match="is mT5, the second text encoder of V4 and V5; choose BERT"):
+        detection.detect_text_encoder(file)
 
 
 @pytest.mark.parametrize("config", CLIP_CONFIGS)

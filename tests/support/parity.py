@@ -15,6 +15,7 @@ from PIL import Image
 from .components import write_component
 from .pack import part
 from .recorded import Golden, model_of, recorded
+from .tiny_text_encoders import spiece
 
 sd = part("easyanimate_models.sd")
 detect_transformer = part("easyanimate_models.model_detection").detect_transformer
@@ -49,6 +50,14 @@ class Loaders:
         self.vae = functools.cache(lambda name: sd.load_vae(folder_of(name)))
         self.text_encoder = functools.cache(lambda name: sd.load_text_encoder(folder_of(name)))
         self.text_encoder_in_float32 = functools.cache(text_encoder_in_float32)
+
+        def bert_mt5(bert: str, mt5: str, release: str):
+            """Both, with a vocabulary of as many words as were recorded."""
+            folder = folder_of(mt5)
+            (folder / "spiece.model").write_bytes(spiece(len(recorded(mt5).weights["shared.weight"])))
+            return sd.load_text_encoder(folder_of(bert), folder, release=release)
+
+        self.bert_mt5 = functools.cache(bert_mt5)
         self.qwen2_vl = functools.cache(
             lambda name, padding: sd.load_text_encoder(folder_of(name), padding_positions=padding)
         )

@@ -127,7 +127,7 @@ def texts_of(kind: str) -> list[tuple[str, str, str]]:
         for file in sorted(f"{folder.name}/{path.stem}" for path in folder.glob("*.json")):
             if file == name or config_of(file).get("weights_file") == name:
                 keys = [key.split(".") for key in shapes_of(file)]
-                found += [(name, file, key[1]) for key in keys if key[0] == "inputs" and key[-1] == "input_ids"]
+                found += [(name, file, key[1]) for key in keys if len(key) == 3 and key[::2] == ["inputs", "input_ids"]]
     return found
 
 

@@ -1,0 +1,44 @@
+"""What lies around a text encoder in a release folder: the second one, its vocabulary, the transformer's config."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FIRST, SECOND = "text_encoder", "text_encoder_2"
+VOCABULARY = "spiece.model"
+
+
+def release_folder(path: Path) -> Path | None:
+    """The release folder that a text encoder belongs to: `path` itself, or what its component folder lies in."""
+    if path.is_dir() and any((path / name).is_dir() for name in (FIRST, SECOND)):
+        return path
+    component = path if path.is_dir() else path.parent
+    return component.parent if component.name in (FIRST, SECOND) else None
+
+
+def second_text_encoder(path: Path) -> Path | None:
+    """The folder of the second text encoder beside the first one at `path`."""
+    folder = release_folder(path)
+    return folder / SECOND if folder and (folder / SECOND).is_dir() else None
+
+
+def vocabulary(path: Path) -> Tensor | None:
+    """The bytes of the SentencePiece model that belongs to the second text encoder at `path`."""
+    release = release_folder(path)
+    folders = [path if path.is_dir() else path.parent, *([release] if release else [])]
+    files = [folder / name / VOCABULARY for folder in folders for name in ("", "tokenizer_2")]
+    file = next((file for file in files if file.is_file()), None)
+    return None if file is None else torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+
+
+def transformer_config(path: Path) -> dict:
+    """config.json of the transformer in the release folder that the text encoder at `path` belongs to, or nothing."""
+    release = release_folder(path)
+    file = release / "transformer" / "config.json" if release else None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+    except (ValueError, RecursionError):
+        content = {}
+    return content if isinstance(content, dict) else {}
