@@ -8,8 +8,8 @@ from torch import Tensor
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
 from .latent_formats import require_channels
 from .sampling.long_video import cut_to_window
+from .text_encoders.prompt import ENCODED_FOR, SECOND, SECOND_MASK
 
-SECOND_TEXT, SECOND_MASK = "conditioning_mt5xl", "attention_mask_mt5xl"  # the host's names for a second text
 CLIP_PATCHES = 256  # of ViT-L/14
 
 
@@ -44,12 +44,23 @@ class VideoModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs) -> dict:
         """Text tokens, never padded by repetition as the host would."""
         require_channels(kwargs["noise"], self.latent_format)
-        require_text_width(kwargs.get("cross_attn"), self.diffusion_model.config.caption_channels)
+        self._require_text(kwargs)
         out, context = super().extra_conds(**kwargs), kwargs.get("cross_attn")
         out.pop("attention_mask", None)
         if context is not None:
             out["c_crossattn"] = comfy.conds.CONDRegular(context)
         return out
+
+    def _require_text(self, conds: dict) -> None:
+        """Raise `ValueError` when the prompt was encoded by a text encoder of another release."""
+        encoder, release = self.model_config.text_encoder.name, self.latent_format.release
+        require_text_width(conds.get("cross_attn"), self.diffusion_model.config.caption_channels, encoder)
+        encoded_for = conds.get(ENCODED_FOR)
+        if encoded_for is not None and encoded_for != release:
+            raise ValueError(
+                f"The prompt was encoded for {encoded_for}, but this transformer is of {release}; choose {release} as "
+                "release in Load EasyAnimate Text Encoder."
+            )
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
@@ -85,9 +96,9 @@ class HunyuanVideoModel(MaskedTextModel):
 
     def extra_conds(self, **kwargs) -> dict:
         out, config = super().extra_conds(**kwargs), self.diffusion_model.config
-        second = kwargs.get(SECOND_TEXT)
+        second = kwargs.get(SECOND)
         if second is not None:
-            require_text_width(second, config.caption_channels_2)
+            require_text_width(second, config.caption_channels_2, self.model_config.text_encoder.name)
             out["context_t5"] = comfy.conds.CONDRegular(second)
             mask = text_mask(second, kwargs.get(SECOND_MASK))
             if mask is not None:
@@ -103,10 +114,10 @@ class MMDiTVideoModel(VideoModel):
     """V5 and V5.1: every row of the text counts, its padding too. V5 reads a second text."""
 
     def extra_conds(self, **kwargs) -> dict:
-        out, second = super().extra_conds(**kwargs), kwargs.get(SECOND_TEXT)
+        out, second = super().extra_conds(**kwargs), kwargs.get(SECOND)
         width = self.diffusion_model.config.caption_channels_2
         if second is not None and width is not None:
-            require_text_width(second, width)
+            require_text_width(second, width, self.model_config.text_encoder.name)
             out["context_t5"] = comfy.conds.CONDRegular(second)
         return out
 
@@ -126,12 +137,12 @@ def text_mask(context: Tensor, mask: Tensor | None) -> Tensor | None:
     return tokens.to(mask if mask is not None else context)
 
 
-def require_text_width(context: Tensor | None, width: int) -> None:
-    """Raise `ValueError` when the prompt was encoded by a text encoder of another width."""
+def require_text_width(context: Tensor | None, width: int, encoder: str) -> None:
+    """Raise `ValueError` when the prompt was encoded by a text encoder of another width than the one named."""
     if context is not None and context.shape[-1] != width:
         raise ValueError(
             f"The text encoder gives {context.shape[-1]}-dimensional embeddings, but this transformer needs {width}; "
-            "load the text encoder that belongs to it with Load EasyAnimate Text Encoder."
+            f"load the text encoder that belongs to it, {encoder}, with Load EasyAnimate Text Encoder."
         )
 
 

@@ -39,6 +39,7 @@ from .sampling.schedules import (
     TrailingSchedule,
     ZeroTerminalLevels,
 )
+from .text_encoders.bert_mt5 import BertMT5TextEncoder
 from .text_encoders.qwen2_vl import Qwen2VLTextEncoder
 from .text_encoders.t5 import T5TextEncoder
 from .vae.cached_vae import CachedDecoderVAE, CachedVAE
@@ -232,6 +233,7 @@ class EasyAnimateV4(Release):
     }
     inpainting = EncodedMaskOrZeros()
     variants = (inpainting,)
+    text_encoder = BertMT5TextEncoder
     latent_format = CachedDecoderLatents
     vae = CachedDecoderVAE
     vae_flags = {"cache_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
@@ -275,6 +277,7 @@ class EasyAnimateV5(MMDiTRelease):
         "zsnr": True,
     }
     variants = (MMDiTRelease.inpainting, ControlInputs(with_reference=False))
+    text_encoder = BertMT5TextEncoder
     latent_format = CausalAttentionLatents
 
 

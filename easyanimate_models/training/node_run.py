@@ -125,7 +125,8 @@ def _prepare(
     if not isinstance(job.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
     empty_text = embeddings_of(encode_prompt(job.clip, [""])).context
-    require_text_width(empty_text, job.model.model.diffusion_model.config.caption_channels)
+    model = job.model.model
+    require_text_width(empty_text, model.diffusion_model.config.caption_channels, model.model_config.text_encoder.name)
     log_unreadable_captions(job.items, job.clip)
     data, inpainting = job.data, is_inpainting(job.model)
     buckets = sort_into_buckets(job.items, data.side, data.frames, data.every)
