@@ -8,6 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SCRIPTS = (
     "dit_step",
+    "mmdit_step",
     "pixart",
     "slice_vae",
     "memory",

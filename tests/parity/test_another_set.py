@@ -21,6 +21,7 @@ NOT_VARIED = {  # what the other set holds no recordings of
     *("test_transformers", "test_v1_in_two_files_or_in_one", "test_the_v1_base_alone_is_an_image_model"),
     *("test_transformers_of_later_releases_are_named", "test_a_motion_module_alone_is_named"),
     *("test_a_transformer_predicts_the_recorded_velocity", "test_a_transformer_holds_the_recorded_weights"),
+    "test_the_network_alone_predicts_the_recorded_guided_velocity",
     *("test_tokens_lie_where_the_recorded_tables_say", "test_transformers_of_v5_and_v51"),
     *("test_t5", "test_the_image_encoder_has_the_weights_of_the_host_network"),
     *("test_released_files_of_hunyuan_dit", "test_a_config_that_belongs_to_another_model", "test_half_a_file"),

@@ -1,16 +1,40 @@
 """The transformers of V5 and V5.1, and where their tokens lie, as the original has them, in float32."""
 
+import re
+
 import torch
 
 from support.pack import part
 from support.parity import noise_in, predict
-from support.recorded import RECORDED, cases, config_of, each, names, recorded
+from support.recorded import RECORDED, cases, config_of, each, names, recorded, shapes_of
 
 detection = part("easyanimate_models.model_detection")
 mmdit = part("easyanimate_models.dit.mmdit")
 rotary = part("easyanimate_models.dit.rotary")
 ROPE, EIGHTH = "rope_tables/rope", 8  # pixels of a latent pixel
 CASES = cases("MMDiT", "inputs.{}.hidden_states", "outputs.{}.sample")
+
+CALL, GUIDED = re.compile(r"inputs_to_model\.call(\d+)\.hidden_states"), "outputs.guided_model_output_each_step"
+TEXTS = {  # of runs, the negative prompt's first -> the transformer's inputs
+    "inputs.text_embeds_neg_pos": "encoder_hidden_states",
+    "inputs.bert_embeds_neg_pos": "encoder_hidden_states",
+    "inputs.t5_embeds_neg_pos": "encoder_hidden_states_t5",
+}
+
+
+def calls() -> list[tuple[str, int]]:
+    """Calls of a transformer in whole runs, of which all that it was given is recorded."""
+    found = []
+    for name in names("run"):
+        shapes = shapes_of(name)
+        channels = config_of(config_of(name)["transformer"])["constructor"]["in_channels"]
+        for call in sorted(int(match[1]) for match in map(CALL.fullmatch, shapes) if match):
+            given = [
+                s[1] for key, s in shapes.items() if key.startswith(f"inputs_to_model.call{call}.") and len(s) == 5
+            ]
+            if GUIDED in shapes and shapes.keys() & TEXTS.keys() and sum(given) == channels:
+                found.append((name, call))
+    return found
 
 
 def tables() -> list[str]:
@@ -23,6 +47,16 @@ def tables() -> list[str]:
 def test_a_transformer_predicts_the_recorded_velocity(load, agree, name, case):
     inputs, theirs = recorded(name).inputs(case), recorded(name).outputs(case)["sample"]
     agree(name, case, "velocity", predict(load.network(name), inputs), noise_in(theirs, inputs))
+
+
+@each("name, call", calls())
+def test_the_network_alone_predicts_the_recorded_guided_velocity(load, agree, name, call):
+    run = recorded(name)
+    prefix, scale = f"inputs_to_model.call{call}.", run.config["guidance_scale"]
+    inputs = {key.removeprefix(prefix): tensor for key, tensor in run.tensors.items() if key.startswith(prefix)}
+    inputs |= {ours: run.tensors[key] for key, ours in TEXTS.items() if key in run.tensors}
+    negative, positive = predict(load.network(run.config["transformer"]), inputs).chunk(2)
+    agree(name, None, f"velocity of call {call}", negative + scale * (positive - negative), run.tensors[GUIDED][call])
 
 
 @each("name", names("MMDiT"))
