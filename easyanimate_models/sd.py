@@ -24,6 +24,7 @@ from .conditioning.pixart_control import PixArtControl
 from .dit.controlnet import ControlNet
 from .files.checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
 from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
+from .memory import return_when_gone
 from .model_detection.encoders import detect_controlnet, detect_image_encoder, vision_half
 from .names.motion_module import with_motion_module
 from .names.pixart import control_with_our_names
@@ -94,6 +95,7 @@ def _as_patcher(release: Release, tensors: dict[str, Tensor], name: str, disable
     if not dynamic:
         model.to(patcher.offload_device)
     _load(model.diffusion_model, tensors, dynamic, name)
+    return_when_gone(model.diffusion_model)
     return guarded(patcher)
 
 
@@ -150,7 +152,9 @@ def load_vae(path: str | Path) -> HostVAE:
     embedded = {**release.vae_flags, "norm_num_groups": config.norm_groups}
     if config.scaling_factor != release.latent_format.scale_factor:
         embedded["scaling_factor"] = config.scaling_factor
-    return HostVAE(release.vae(config), weights, release, embed_config(embedded))
+    vae = HostVAE(release.vae(config), weights, release, embed_config(embedded))
+    return_when_gone(vae.first_stage_model)
+    return vae
 
 
 def load_controlnet(path: str | Path) -> PixArtControl:
@@ -167,6 +171,7 @@ def load_controlnet(path: str | Path) -> PixArtControl:
     network = ControlNet(config, dtype=dtype, operations=comfy.ops.manual_cast)
     patcher = patcher_class()(network, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
     network.load_state_dict(weights, assign=is_dynamic(patcher))
+    return_when_gone(network)
     return PixArtControl(patcher, checkpoint.path.name)
 
 
@@ -187,7 +192,7 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
         clip = model_class
         tokenizer = encoder.tokenizer
 
-    return clip_with_weights(
+    clip = clip_with_weights(
         Target,
         tensors,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -195,6 +200,8 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
         tokenizer_data={},
         model_options=encoder.model_options(),
     )
+    return_when_gone(clip.cond_stage_model)
+    return clip
 
 
 def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
@@ -206,4 +213,5 @@ def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
     weights = require_fit(skeleton, checkpoint, "CLIP ViT-L/14 vision model", POSITION_NUMBERS)
     encoder = clip_vision(config)
     encoder.load_sd(weights)
+    return_when_gone(encoder.model)
     return encoder
