@@ -38,6 +38,7 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]  # what a weights file h
 FP32, FP16, BF16, FP8 = torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn
 NUMBERS = 2**24  # in the random block that is written again and again
 SPREAD = 0.02
+RANK = 64
 SHARD = 5_000_000_000  # bytes that a shard may have
 TEXT_WIDTH = 4096
 SIDE, FRAMES = 128, 8
@@ -76,6 +77,16 @@ class Row:
     def bytes(self) -> int:
         return sum(size_of(content) for path, content in self.files.items() if not path.endswith(".json"))
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the weights on a CPU, where bfloat16 becomes float32."""
+        dtypes = {BF16: FP32}
+        return sum(
+            size_of({key: (shape, dtypes.get(dtype, dtype)) for key, (shape, dtype) in content.items()})
+            for path, content in self.files.items()
+            if not path.endswith(".json")
+        )
+
 
 def size_of(shapes: Shapes) -> int:
     """Bytes of the numbers in a weights file."""
@@ -94,7 +105,7 @@ def of(network: torch.nn.Module, dtype: torch.dtype) -> Shapes:
 
 def rows() -> list[Row]:
     """All of README's table."""
-    return [*_transformers(), *_v1(), *_vaes(), *_text_encoders(), *_image_encoders()]
+    return [*_transformers(), _lora(), *_v1(), *_vaes(), *_text_encoders(), *_image_encoders()]
 
 
 def _transformers() -> list[Row]:
@@ -113,6 +124,24 @@ def _transformers() -> list[Row]:
                 files = {f"diffusion_models/{flat}": listed(listing, BF16)}
                 found.append(Row(flat, release, files, _transformer(flat), 3.605417))
     return found
+
+
+def _lora() -> Row:
+    """A LoRA of rank 64 in the releases' names, over every linear layer of a block."""
+    base, lora = "EasyAnimateV3-XL-2-InP-512x512-bf16.safetensors", "easyanimate-style.safetensors"
+    weights, adapters = listed("v3_xl_2_inp_512_transformer", BF16), {}
+    for key, (shape, _) in weights.items():
+        if key.startswith("transformer_blocks.") and key.endswith(".weight") and len(shape) == 2:
+            layer = "lora_unet__" + key.removesuffix(".weight").replace(".", "_")
+            adapters[f"{layer}.lora_down.weight"] = ((RANK, shape[1]), FP32)
+            adapters[f"{layer}.lora_up.weight"] = ((shape[0], RANK), FP32)
+            adapters[f"{layer}.alpha"] = ((), FP32)
+    nodes = {
+        **_transformer(base),
+        "lora": node("EasyAnimateLoadLora", model=["model", 0], lora=lora, strength_model=1.0),
+        "sampler": _one_step(model=["lora", 0], positive=["images", 0], negative=["images", 1], latent=["images", 2]),
+    }
+    return Row(f"a LoRA on {base}", "V3", {f"diffusion_models/{base}": weights, f"loras/{lora}": adapters}, nodes)
 
 
 def _v1() -> list[Row]:
@@ -165,7 +194,7 @@ def _text_encoders() -> list[Row]:
     whole = listed(T5, FP16)
     once = {key: content for key, content in whole.items() if key != T5_AGAIN}
     fp8 = {key: (shape, FP8) for key, (shape, _) in whole.items()}
-    scaled = {"scaled_fp8": ((2,), FP8)}
+    scaled = {"scaled_fp8": ((0,), FP8)}
     for key, (shape, _) in whole.items():
         linear = len(shape) == 2 and "block." in key and "bias" not in key
         scaled[key] = (shape, FP8 if linear else FP16)
