@@ -3,7 +3,7 @@
 python3 dev.py demo ["a prompt"]   make the video that the prompt describes, on this machine, and a contact sheet
 python3 dev.py test [PATH ...]     lint, types and the whole test suite, or only these paths; other arguments go to
                                    pytest; --host FOLDER first: on that ComfyUI (COMFYUI_PATH); --browser: the front
-                                   end in a real browser too
+                                   end in a real browser too; --true-size: only published files at their true size
 python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from tools/workflows; --pictures [NAME ...]: thumbnails too
 python3 dev.py words               write locales/en/nodeDefs.json and the tables of the help pages from the schemas

@@ -17,5 +17,6 @@ text_encoders/        text -> tokens -> embeddings: prompt is the one way in
 dit/                  the denoisers
 vae/                  the VAEs: networks, how time and space are cut, and ComfyUI's face of them
 files/                reading and writing: checkpoints, pickles, TOML, atomic writes, messages
+memory                memory of models that are gone, back to the system
 host                  what differs between versions of ComfyUI, and nothing else
 """

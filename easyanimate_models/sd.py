@@ -26,6 +26,7 @@ from .dit.controlnet import ControlNet
 from .files.checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
 from .files.release_folder import second_text_encoder, transformer_config, vocabulary
 from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
+from .memory import return_when_gone
 from .model_detection.encoders import (
     detect_bert_mt5,
     detect_controlnet,
@@ -106,6 +107,7 @@ def _as_patcher(release: Release, tensors: dict[str, Tensor], name: str, disable
     if not dynamic:
         model.to(patcher.offload_device)
     _load(model.diffusion_model, tensors, dynamic, name)
+    return_when_gone(model.diffusion_model)
     return guarded(patcher)
 
 
@@ -170,7 +172,9 @@ def load_vae(path: str | Path) -> HostVAE:
     embedded = {**release.vae_flags, "norm_num_groups": config.norm_groups}
     if config.scaling_factor != release.latent_format.scale_factor:
         embedded["scaling_factor"] = config.scaling_factor
-    return HostVAE(release.vae(config), weights, release, embed_config(embedded))
+    vae = HostVAE(release.vae(config), weights, release, embed_config(embedded))
+    return_when_gone(vae.first_stage_model)
+    return vae
 
 
 def load_controlnet(path: str | Path) -> PixArtControl:
@@ -187,6 +191,7 @@ def load_controlnet(path: str | Path) -> PixArtControl:
     network = ControlNet(config, dtype=dtype, operations=comfy.ops.manual_cast)
     patcher = patcher_class()(network, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
     network.load_state_dict(weights, assign=is_dynamic(patcher))
+    return_when_gone(network)
     return PixArtControl(patcher, checkpoint.path.name)
 
 
@@ -218,7 +223,7 @@ def load_text_encoder(
         clip = encoder.model_class(*weights)
         tokenizer = encoder.tokenizer
 
-    return clip_with_weights(
+    clip = clip_with_weights(
         Target,
         weights,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -226,6 +231,8 @@ def load_text_encoder(
         tokenizer_data=encoder.tokenizer_data,
         model_options=encoder.model_options(),
     )
+    return_when_gone(clip.cond_stage_model)
+    return clip
 
 
 def _read_text_encoder(path: str | Path, component: str) -> Checkpoint:
@@ -264,4 +271,5 @@ def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
     weights = require_fit(skeleton, checkpoint, "CLIP ViT-L/14 vision model", POSITION_NUMBERS)
     encoder = clip_vision(config)
     encoder.load_sd(weights)
+    return_when_gone(encoder.model)
     return encoder

@@ -9,7 +9,9 @@ from support import pack
 from tools import comfyui
 
 SLOWEST = ("training", "training_loop", "workflows", "train_node", "train_vae", "data_set", "benchmarks", "tiny")
-IN_BROWSER, LEFT_OUT = ["test_browser.py"], pytest.StashKey[bool]()
+ON_DEMAND = {"test_browser.py": "--browser", "test_true_size.py": "--true-size"}  # file -> option that runs it too
+LEFT_OUT, TRUE_SIZE_ROWS = pytest.StashKey[set](), pytest.StashKey[list]()
+TRUE_SIZE_COLUMNS = ("file", "GB", "load, s", "step, s", "peak, GB", "after /free, GB")
 
 
 def pytest_configure(config):
@@ -24,6 +26,7 @@ def pytest_configure(config):
 def pytest_addoption(parser):
     parser.addoption("--write-docs", action="store_true", help="write this host's column of docs/interop.md")
     parser.addoption("--browser", action="store_true", help="also the tests in a real browser")
+    parser.addoption("--true-size", action="store_true", help="also published files at their true size")
 
 
 def pytest_collection_modifyitems(items):
@@ -34,15 +37,20 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_ignore_collect(collection_path, config):
-    if collection_path.name in IN_BROWSER and not config.getoption("--browser"):
-        config.stash[LEFT_OUT] = True
+    option = ON_DEMAND.get(collection_path.name)
+    if option and not config.getoption(option):
+        config.stash.setdefault(LEFT_OUT, set()).add(option)
         return True
     return None
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if config.stash.get(LEFT_OUT, False):
-        terminalreporter.write_line(f"Left out: {', '.join(IN_BROWSER)}; `python3 dev.py test --browser` runs it too.")
+    for option in sorted(config.stash.get(LEFT_OUT, ())):
+        files = ", ".join(file for file, runs_with in ON_DEMAND.items() if runs_with == option)
+        terminalreporter.write_line(f"Left out: {files}; `python3 dev.py test {option}` runs it.")
+    rows = config.stash.get(TRUE_SIZE_ROWS, [])
+    for cells in [TRUE_SIZE_COLUMNS, ["---"] * len(TRUE_SIZE_COLUMNS), *rows] if rows else ():
+        terminalreporter.write_line(f"| {' | '.join(cells)} |")
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +73,12 @@ def server():
     """The port of a real ComfyUI with this pack, and beside it those of `neighbours`."""
     with comfyui.server("--extra-model-paths-config", str(pack.NEIGHBOURS / "extra_model_paths.yaml")) as port:
         yield port
+
+
+@pytest.fixture(scope="session")
+def true_size_table(pytestconfig):
+    """Rows of the table that is printed at the end, each as it is measured."""
+    return pytestconfig.stash.setdefault(TRUE_SIZE_ROWS, [])
 
 
 @pytest.fixture(scope="module")

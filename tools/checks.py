@@ -12,6 +12,7 @@ from .environment import HOST, PYTHON, ROOT, print_line
 TESTS = ROOT / "tests"
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 TAKE_A_VALUE = ("-c", "-k", "-m", "-n", "-o", "-p", "-r", "-W")  # options of pytest
+TRUE_SIZE = "--true-size"
 PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
@@ -23,6 +24,9 @@ def test(arguments: list[str]) -> int:
     if "--browser" in arguments:
         install.bring_browser()
     variables = {**os.environ, "COMFYUI_PATH": str(HOST), "OMP_NUM_THREADS": "1"}
+    if TRUE_SIZE in arguments:  # nothing else, and on all cores
+        arguments = [*arguments, "host/test_true_size.py"]
+        del variables["OMP_NUM_THREADS"]
     variables["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
     if recordings := os.environ.get("EASYANIMATE_GOLDEN"):
         variables["EASYANIMATE_GOLDEN"] = str(Path(recordings).resolve())

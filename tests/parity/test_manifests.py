@@ -3,10 +3,8 @@
 Manifests hold the names and shapes of released files, and their config.json; they are found by listing.
 """
 
-import gzip
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import comfy.clip_model
@@ -16,7 +14,7 @@ import pytest
 import torch
 
 from support.pack import part
-from support.recorded import RECORDED, each
+from support.recorded import RECORDED, each, manifest
 from support.tiny_text_encoders import spiece
 
 detection = part("easyanimate_models.model_detection")
@@ -31,12 +29,6 @@ SUPPORTED = ("v1", "v2", "v3")
 OF_PIXART = ("sample_size", "in_channels", "out_channels", "num_attention_heads", "num_layers")  # in its config.json
 IMAGE, MOTION = "pos_embed.proj.weight", ".attn_temporal."  # of transformers
 CLIP_CONFIGS = ("clip_vision_config_vitl.json", None)  # the host's own, and that of the release
-
-
-@cache
-def manifest(name: str) -> dict:
-    with gzip.open(RECORDED / "manifests" / f"{name}.json.gz") as file:
-        return json.load(file)
 
 
 def names(kind: str) -> list[str]:

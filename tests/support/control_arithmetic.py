@@ -10,21 +10,29 @@ DEPTH = 3  # of the four blocks of the tiny transformer
 FRAMES = 4  # of latents, so 16 of pixels
 
 
-def pixart_file(path, width: int = DIT.width, heads: int = DIT.heads, depth: int = DEPTH, seed: int = 0):
-    """A random ControlNet in the names of the official files, and its tensors."""
-    tensors: dict[str, torch.Tensor] = {}
+def pixart_shapes(width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of a ControlNet in the names of the official files, and their shapes."""
     linears = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "cross_attn.q_linear": (1, 1), "cross_attn.kv_linear": (2, 1)}
     linears |= {"cross_attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
+    shapes: dict[str, tuple[int, ...]] = {}
     for i in range(depth):
         block = f"controlnet.{i}.copied_block"
         outer = ("before_proj", "after_proj") if i == 0 else ("after_proj",)
         sizes = {f"{block}.{name}": size for name, size in linears.items()}
         sizes |= {f"controlnet.{i}.{name}": (1, 1) for name in outer}
-        tensors[f"{block}.scale_shift_table"] = 0.3 * random(6, width, seed=seed + 100 + i)
-        for j, (name, (rows, columns)) in enumerate(sizes.items()):
-            weight = random(rows * width, columns * width, seed=seed + 1000 * i + j)
-            tensors[f"{name}.weight"] = weight / (columns * width) ** 0.5
-            tensors[f"{name}.bias"] = 0.1 * random(rows * width, seed=seed + 1000 * i + 500 + j)
+        shapes[f"{block}.scale_shift_table"] = (6, width)
+        for name, (rows, columns) in sizes.items():
+            shapes[f"{name}.weight"] = (rows * width, columns * width)
+            shapes[f"{name}.bias"] = (rows * width,)
+    return shapes
+
+
+def pixart_file(path, width: int = DIT.width, heads: int = DIT.heads, depth: int = DEPTH, seed: int = 0):
+    """A random ControlNet in the names of the official files, and its tensors."""
+    tensors = {}
+    for number, (name, shape) in enumerate(pixart_shapes(width, depth).items(), seed):
+        size = 0.3 if name.endswith("table") else 0.1 if len(shape) == 1 else shape[1] ** -0.5
+        tensors[name] = size * random(*shape, seed=number)
     save_file(tensors, path, metadata={"num_attention_heads": str(heads)})
     return tensors
 

@@ -5,6 +5,7 @@ the same format instead: everything is found there by listing, and by what its J
 """
 
 import functools
+import gzip
 import json
 import os
 from collections.abc import Iterable
@@ -84,6 +85,13 @@ def shapes_of(name: str) -> dict[str, list[int]]:
     """Only the names and shapes of a recording's tensors."""
     with safe_open(RECORDED / f"{name}.safetensors", "pt") as file:
         return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  (not a dict)
+
+
+@functools.cache
+def manifest(name: str) -> dict:
+    """Names and shapes of the weights in a released file, as `keys`, and its config.json."""
+    with gzip.open(RECORDED / "manifests" / f"{name}.json.gz") as file:
+        return json.load(file)
 
 
 @functools.cache

@@ -120,7 +120,7 @@ def test_the_readme_lists_every_node():
 FLOW = (  # imports go down this list, never up (the map in easyanimate_models/__init__.py)
     *("__init__", "nodes", "training", "data", "sd", "lora", "model_detection", "supported_models"),
     *("model_base", "names", "configs", "conditioning", "sampling", "latent_formats", "media"),
-    *("text_encoders", "dit", "vae", "files", "host", "easyanimate_models"),
+    *("text_encoders", "dit", "vae", "files", "memory", "host", "easyanimate_models"),
 )
 
 

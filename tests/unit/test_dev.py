@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import folder_paths
 import pytest
@@ -66,6 +67,15 @@ def test_files_are_relative_to_where_a_command_is_given(command, tmp_path, monke
 )
 def test_paths_may_begin_at_the_project_or_at_its_tests(arguments, passed):
     assert checks.pytest_arguments(arguments) == passed
+
+
+def test_true_size_runs_nothing_else(monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        checks.subprocess, "run", lambda command, **_: started.append(command[2:]) or SimpleNamespace(returncode=0)
+    )
+    assert checks.test(["--true-size", "-k", "bf16"]) == 0
+    assert started[-1] == ["pytest", "--true-size", "-k", "bf16", "host/test_true_size.py"]
 
 
 def test_without_a_browser_it_says_what_to_install(monkeypatch):
