@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from comfy.cli_args import args as host_args
 
-host_args.cpu = not torch.cuda.is_available()
+from .launch import missing_processes, runs_on_gpu, start_processes
+
+host_args.cpu = not runs_on_gpu()
 host_args.use_pytorch_cross_attention = True
 
-if torch.cuda.is_available():
+if runs_on_gpu():
     torch.set_default_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -59,7 +61,13 @@ def run_folder(name: str) -> Path:
 def main(arguments: list[str]) -> None:
     if not arguments:
         sys.exit("Usage: python -m easyanimate_models.training RECIPE.toml, or RUN_FOLDER [STAGE ...]")
-    if arguments[0].endswith(".toml"):
+    try:
+        processes = missing_processes()
+    except ValueError as error:
+        sys.exit(str(error))
+    if processes:
+        start_processes(processes, arguments)
+    elif arguments[0].endswith(".toml"):
         train_recipe(Path(arguments[0]))
     else:
         train_tiny_model(run_folder(arguments[0]), arguments[1:])

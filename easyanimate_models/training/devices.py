@@ -1,24 +1,9 @@
 """The devices and processes of a run."""
 
-import logging
-import os
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..files.packages import require_package
-
-
-def log_processes(processes: int) -> None:
-    """Say in how many processes a run is trained, and why `accelerate launch` may have started only one of several."""
-    if processes == 1 and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
-        logging.warning(
-            "Training in 1 process: on CPUs, accelerate launch starts no more than one, whatever --num_processes says. "
-            "For several, use python -m torch.distributed.run --nproc-per-node 2 -m easyanimate_models.training "
-            "RECIPE.toml."
-        )
-    elif processes > 1:
-        logging.info("Training in %d processes.", processes)
 
 
 def make_accelerator(network: nn.Module):
@@ -34,11 +19,21 @@ def make_accelerator(network: nn.Module):
 
 def local_shard(batch: int) -> slice:
     """The items of a global batch that this process takes; raises `ValueError` when they can't be shared evenly."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return slice(0, batch)
-    processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    processes, rank = _processes_and_rank()
     if batch % processes:
         raise ValueError(
             f"A batch size of {batch} can't be split between {processes} processes; make it a multiple of {processes}."
         )
     return slice(batch * rank // processes, batch * (rank + 1) // processes)
+
+
+def noise_like(shard: Tensor) -> Tensor:
+    """Noise for this process's `shard` of a batch; each item's is the same however many processes share the batch."""
+    processes, rank = _processes_and_rank()
+    return torch.randn_like(torch.cat([shard] * processes)).chunk(processes)[rank]
+
+
+def _processes_and_rank() -> tuple[int, int]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1, 0
+    return torch.distributed.get_world_size(), torch.distributed.get_rank()

@@ -27,7 +27,6 @@ from .denoiser.motion_modules import save_motion_modules
 from .denoiser.objective import ObjectiveSettings
 from .denoiser.run import DenoiserRun
 from .denoiser.transformer import TransformerSettings, save_transformer, train_transformer
-from .devices import log_processes
 from .loop import Callback
 from .recipe import Recipe
 from .samples import Monitor, PreviewInputs, preview_inputs
@@ -40,8 +39,8 @@ BUILT_IN = "built-in"
 def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     """Train as the recipe says; the file that came out. Any number of processes may run one recipe together."""
     state = require_package("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
-    if state.is_main_process:
-        log_processes(state.num_processes)
+    if state.is_main_process and state.num_processes > 1:
+        logging.info("Training in %d processes.", state.num_processes)
     if recipe.kind == "vae":
         return _train_vae(recipe, callback, state.is_main_process)
     motion_module = recipe.models.motion_module

@@ -1,16 +1,13 @@
 """`python -m easyanimate_models.training` and `dev.py train`: what is given wrongly is answered in a sentence."""
 
-import logging
 import os
 import subprocess
 import sys
 
 import pytest
 
-from support.pack import ROOT, part
+from support.pack import ROOT
 from tools import comfyui, modules
-
-devices = part("easyanimate_models.training.devices")
 
 
 def train(*arguments: str) -> subprocess.CompletedProcess:
@@ -40,14 +37,3 @@ def test_names_stay_as_they_are_and_paths_are_relative_to_where_the_command_is_g
     monkeypatch.chdir(tmp_path)
     modules.train([name, "restore"])
     assert started == [["Lora" if name == "Lora" else str(tmp_path / name), "restore"]]
-
-
-@pytest.mark.parametrize(
-    ("launched", "processes", "sentence"),
-    [("True", 1, "accelerate launch starts no more than one"), ("True", 2, "in 2 processes"), ("", 1, "")],
-)
-def test_it_says_why_accelerate_started_one_process(launched, processes, sentence, monkeypatch, caplog):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", launched)
-    with caplog.at_level(logging.INFO):
-        devices.log_processes(processes)
-    assert sentence in caplog.text and bool(sentence) == bool(caplog.text)

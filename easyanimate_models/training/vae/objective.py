@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...files.messages import shorten
 from ...vae.video_vae import SPACE_RATIO, VideoVAE
+from ..devices import noise_like
 from ..learner import Metrics
 from .critics import adaptive_weight, hinge_loss
 from .reconstruct import call, encode_moments, psnr
@@ -88,7 +89,7 @@ class VAEObjective:
     def __call__(self, batch: int) -> tuple[Tensor, Metrics]:
         settings, x = self.settings, self.clips(batch)
         mean, logvar = self._encoded(x)
-        y = self._decoded(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
+        y = self._decoded(mean + noise_like(mean) * (0.5 * logvar).exp())
         x = x[:, :, : y.shape[2]]  # all of it, but for frames beyond V2's windows
         mse = (y - x).square().mean()
         loss = settings.l1 * (y - x).abs().mean() + settings.l2 * mse
