@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RECORDED = Path(os.environ.get("EASYANIMATE_GOLDEN") or GOLDEN)
-SUPPORTED = ("v[123]_*", "qwen2_vl", "bert_mt5")  # folders of what is implemented
+SUPPORTED = ("v[123]_*", "v51_lora", "qwen2_vl", "bert_mt5")  # folders of what is implemented
 TOLERANCE = 1e-4  # relative, where the JSON names no other
 CLASSES = {  # reference_class, without its package -> kind
     "Transformer3DModel": "transformer",
