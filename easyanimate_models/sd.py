@@ -257,9 +257,15 @@ def _text_weights(encoder, skeleton: torch.nn.Module, checkpoint: Checkpoint) ->
     require_fit(skeleton, checkpoint, encoder.name, (*encoder.ignored, *QUANTISATION))
     needed = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in encoder.ignored)}
     readable = readable_quantisation(needed, checkpoint.metadata)
-    if readable is None:
+    if readable is None or any(key not in readable for key in map(_quantised_by, readable) if key):
         raise CheckpointError(UNREADABLE.format(checkpoint.path.name, encoder.precisions))
     return readable
+
+
+def _quantised_by(key: str) -> str | None:
+    """The weight that a scale belongs to; of one that has none, the file names its layers in another way."""
+    ending = next((ending for ending in QUANTISATION if ending.startswith(".") and key.endswith(ending)), None)
+    return None if ending is None else f"{key.removesuffix(ending)}.weight"
 
 
 def load_image_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:

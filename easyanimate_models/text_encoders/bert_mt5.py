@@ -183,7 +183,7 @@ class BertMT5TextEncoder:
     mt5: dict[str, int]
     rules: PromptRules
     spiece: Tensor
-    name = "pair of BERT and mT5 text encoders"
+    name = "BERT and mT5 text encoder"
     precisions = "fp16"  # of its files that every host reads
     ignored = ("pooler.", "cls.", "position_ids", SPIECE)
 

@@ -1,7 +1,7 @@
 """The one way from text to conditioning: clean it if the text encoder wants that, tokenize, encode, pad, mask."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import comfy.model_management as mm
@@ -65,6 +65,25 @@ def second_embeddings_of(conditioning: list) -> TextEmbeddings | None:
 
 def _with_mask(context: Tensor, mask: Tensor | None) -> TextEmbeddings:
     return TextEmbeddings(context, torch.ones(context.shape[:2]) if mask is None else mask.float())
+
+
+def require_text_of(release: str, conditioning: Mapping[str, Any]) -> None:
+    """Raise `ValueError` when a prompt was encoded for another release, or joined by nodes that know one text encoder.
+
+    `conditioning` is what the host hands to `extra_conds`; what other text encoders made says no release.
+    """
+    read_for, context = conditioning.get(ENCODED_FOR), conditioning.get("cross_attn")
+    if read_for is not None and read_for != release:
+        raise ValueError(
+            f"The prompt was encoded for {read_for}, but this transformer is {release}; choose {release}'s text "
+            "encoder and release in Load EasyAnimate Text Encoder."
+        )
+    mask = conditioning.get("attention_mask")
+    if context is not None and mask is not None and SECOND in conditioning and mask.shape[1] != context.shape[1]:
+        raise ValueError(
+            f"Two prompts were joined, but {release} reads each with two text encoders, and stock nodes join only the "
+            "first one's; write them as one prompt."
+        )
 
 
 def stacked(rows: Sequence[TextEmbeddings]) -> TextEmbeddings:

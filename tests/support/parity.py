@@ -55,7 +55,8 @@ class Loaders:
             """Both, with a vocabulary of as many words as were recorded."""
             folder = folder_of(mt5)
             (folder / "spiece.model").write_bytes(spiece(len(recorded(mt5).weights["shared.weight"])))
-            return sd.load_text_encoder(folder_of(bert), folder, release=release)
+            with float32_text_encoder():
+                return sd.load_text_encoder(folder_of(bert), folder, release=release)
 
         self.bert_mt5 = functools.cache(bert_mt5)
         self.qwen2_vl = functools.cache(

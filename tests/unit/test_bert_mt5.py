@@ -110,6 +110,18 @@ def test_stock_nodes_take_what_it_gives(clips):
     assert host_nodes.ConditioningAverage().addWeighted(stock, other, 0.5)[0][0][0].shape[1] == 77
 
 
+def test_prompts_of_another_release_and_joined_ones_are_told(clips):
+    for release, other in (("V4", "V5"), ("V5", "V4")):
+        ((context, options),) = prompt.encode_prompt(clips[release], [TEXT])
+        prompt.require_text_of(release, {"cross_attn": context, **options})
+        with pytest.raises(ValueError, match=f"encoded for {release}, but this transformer is {other}; choose"):
+            prompt.require_text_of(other, {"cross_attn": context, **options})
+    first, second = (prompt.encode_prompt(clips["V5"], [text]) for text in (TEXT, CHINESE))
+    ((context, options),) = host_nodes.ConditioningConcat().concat(first, second)[0]
+    with pytest.raises(ValueError, match="Two prompts were joined, but V5 reads each with two text encoders"):
+        prompt.require_text_of("V5", {"cross_attn": context, **options})
+
+
 @pytest.mark.parametrize("release", ["V4", "V5"])
 def test_two_files_and_a_choice(folders, clips, release, tmp_path):
     """In models/text_encoders, with spiece.model beside them."""
