@@ -1,7 +1,5 @@
 """Rules that every network keeps: causality, slices, memory, progress, cancelling."""
 
-import weakref
-
 import comfy.model_management as mm
 import comfy.ops
 import comfy.sd
@@ -9,10 +7,8 @@ import comfy.utils
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
 
+from support.live_bytes import LiveBytes
 from support.pack import part
 from support.tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 
@@ -93,36 +89,9 @@ def test_encoding_and_predicting_leave_nothing_behind():
     assert (state(vae), state(patcher.model.diffusion_model)) == before
 
 
-class LiveBytes(TorchDispatchMode):
-    """The most bytes alive at once, of what is made while it watches; `known` tensors and their views are free."""
-
-    def __init__(self, *known: torch.Tensor):
-        super().__init__()
-        self.now = self.peak = 0
-        self.storages = WeakIdKeyDictionary()
-        for tensor in known:
-            self.storages[tensor.untyped_storage()] = True
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._note, result)
-        return result
-
-    def _note(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage not in self.storages:
-            self.storages[storage] = True
-            weakref.finalize(storage, self._freed, storage.nbytes())
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-
-    def _freed(self, size: int) -> None:
-        self.now -= size
-
-
 def decode_peak(frames: int, release: str = "V3") -> int:
     network = tiny_release_vae(release).first_stage_model
-    z = random(1, 4, network.plan.latents_for(frames), 3, 4)
+    z = random(1, network.config.latent_channels, network.plan.latents_for(frames), 3, 4)
     out = torch.empty(network.pixel_shape(z.shape))
     with LiveBytes(z, out, *network.parameters()) as live:
         network.decode(z, out)
@@ -152,6 +121,12 @@ def encode_peak(frames: int, release: str = "V3") -> int:
 
 def test_encoding_takes_the_memory_of_one_slice_however_long_the_video():
     assert encode_peak(144) == encode_peak(16)
+
+
+@pytest.mark.parametrize("release", ["V4", "V5", "V5.1"])
+def test_features_kept_from_slice_to_slice_do_not_grow_with_the_video(release):
+    assert decode_peak(145, release) == decode_peak(49, release)
+    assert encode_peak(145, release) == encode_peak(49, release)
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (6, 7), (5, 6), (1, 1)])
