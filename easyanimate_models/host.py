@@ -29,12 +29,13 @@ def is_dynamic(patcher) -> bool:
     return patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else False
 
 
-def clip_with_weights(target, state_dict: dict[str, Tensor], **kwargs) -> comfy.sd.CLIP:
-    """0.33 takes the weights in the constructor of CLIP, 0.3.75 after it."""
+def clip_with_weights(target, state_dicts: list[dict[str, Tensor]], **kwargs) -> comfy.sd.CLIP:
+    """0.33 takes the weights, a dictionary per file, in the constructor of CLIP, 0.3.75 after it."""
     if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
-        return comfy.sd.CLIP(target, state_dict=[state_dict], **kwargs)
+        return comfy.sd.CLIP(target, state_dict=state_dicts, **kwargs)
     clip = comfy.sd.CLIP(target, **kwargs)
-    clip.load_sd(state_dict)
+    for state_dict in state_dicts:
+        clip.load_sd(state_dict)
     return clip
 
 
@@ -62,6 +63,17 @@ def t5_options(detected: dict) -> dict:
     if detected.get("t5_quantization_metadata") is not None:
         options["t5xxl_quantization_metadata"] = detected["t5_quantization_metadata"]
     return options
+
+
+def quantisation_options(tensors: dict[str, Tensor]) -> dict:
+    """How the host's text encoders are told that these weights are quantised; see `readable_quantisation`."""
+    if hasattr(comfy.utils, "detect_layer_quantization"):
+        found = comfy.utils.detect_layer_quantization(tensors, "")
+        return {} if found is None else {"quantization_metadata": found}
+    marker = tensors.get("scaled_fp8")
+    if marker is None:
+        return {}
+    return {"scaled_fp8": torch.float8_e4m3fn if marker.dtype == torch.float32 else marker.dtype}
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -104,18 +116,23 @@ def total_frames(window) -> int | None:
     return getattr(window, "total_frames", 0) or None
 
 
-def context_handler(length: int, overlap: int) -> comfy.context_windows.IndexListContextHandler:
-    """The host's windows over latent frames; 0.33 would add an anchor frame to each."""
+def context_handler(length: int, overlap: int, causal: bool) -> comfy.context_windows.IndexListContextHandler:
+    """The host's windows over latent frames; for causal latents each sees the frame before it as an anchor.
+
+    0.33 does that itself, for 0.3.75 it is asked of `long_video.with_any_batch`.
+    """
     kind = comfy.context_windows.IndexListContextHandler
     takes_anchor = "causal_window_fix" in inspect.signature(kind.__init__).parameters
-    return kind(
+    handler = kind(
         context_schedule=comfy.context_windows.get_matching_context_schedule("standard_static"),
         fuse_method=comfy.context_windows.get_matching_fuse_method("pyramid"),
         context_length=length,
         context_overlap=overlap,
         dim=2,
-        **({"causal_window_fix": False} if takes_anchor else {}),
+        **({"causal_window_fix": causal} if takes_anchor else {}),
     )
+    handler.needs_anchor = causal and not takes_anchor
+    return handler
 
 
 def prepares_for_windows(model) -> None:

@@ -19,7 +19,7 @@ class ImageLatents(comfy.latent_formats.LatentFormat):
     temporal_downscale_ratio = 1
     scale_factor = 0.18215
     taesd_decoder_name = None  # the image previewer would be handed a video
-    latent_rgb_factors = [
+    latent_rgb_factors: list[list[float]] | None = [
         [0.3512, 0.2297, 0.3227],
         [0.3250, 0.4974, 0.2350],
         [-0.2829, 0.1762, 0.2721],
@@ -39,6 +39,31 @@ class SliceLatents(ImageLatents):
 
     release = "V3"
     temporal_downscale_ratio = 4
+
+
+class CachedDecoderLatents(ImageLatents):
+    """The same, and 4x in time (V4)."""
+
+    release = "V4"
+    temporal_downscale_ratio = 4
+    latent_rgb_factors = None  # those of another VAE would show wrong colours; the host then shows no preview
+
+
+class CausalLatents(comfy.latent_formats.LatentFormat):
+    """Sixteen channels, 8x8 in space, 4x in time after a first frame alone (V5.1)."""
+
+    release = "V5.1"
+    latent_channels = 16
+    latent_dimensions = 3
+    spacial_downscale_ratio = 8
+    temporal_downscale_ratio = 4
+    scale_factor = 0.7125
+
+
+class CausalAttentionLatents(CausalLatents):
+    """The same, of the VAE with attention (V5)."""
+
+    release = "V5"
 
 
 def with_preview(latents: ImageLatents, factors: list[list[float]], bias: list[float]) -> ImageLatents:
@@ -71,7 +96,7 @@ def require_channels(samples: Tensor, latent_format) -> None:
     """Raise `ValueError` when latents `[B, C, ...]` are those of another model."""
     if samples.shape[1] != latent_format.latent_channels:
         raise ValueError(
-            f"The latent has {samples.shape[1]} channels, but EasyAnimate V1 to V3 need "
+            f"The latent has {samples.shape[1]} channels, but EasyAnimate {latent_format.release} needs "
             f"{latent_format.latent_channels}; it was made for another model, so use Empty EasyAnimate Latent or "
             "EasyAnimate Encode."
         )

@@ -5,7 +5,6 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
-from .conditioning.inpainting import resized
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
 from .latent_formats import require_channels
 from .sampling.long_video import cut_to_window
@@ -19,40 +18,34 @@ class VideoModel(comfy.model_base.BaseModel):
         self.model_sampling = model_config.noise_levels(model_config)
 
     def concat_cond(self, **kwargs) -> Tensor | None:
-        """What an inpainting (InP) model is given beside the noise: scaled, in its size."""
-        config, latents = self.diffusion_model.config, kwargs.get("concat_latent_image")
-        extra = config.in_channels - config.latent_channels
-        if extra == 0:
-            if latents is not None and kwargs.get("denoise_mask") is None:
-                raise ValueError(
-                    "This transformer only makes video from text and can't use images; load an inpainting (InP) "
-                    "transformer, or remove EasyAnimate Image to Video."
-                )
+        """What the network is given beside the noise, such as a masked video: scaled, in the noise's size."""
+        variant = self.model_config.variant
+        if variant is None:
+            self._require_no_images(kwargs)
             return None
-        inpainting = self.model_config.inpainting
-        if latents is None:
-            latents = inpainting.without_images(kwargs["noise"])
-        mask = kwargs.get("concat_mask")
-        if latents.shape[1] == config.latent_channels and mask is not None:
-            latents = inpainting.from_stock_nodes(latents, mask)
-        if latents.shape[1] != extra:
+        return variant.concat(kwargs["noise"], kwargs, self.latent_format).to(kwargs["device"])
+
+    @staticmethod
+    def _require_no_images(conds: dict) -> None:
+        if conds.get("concat_latent_image") is not None and conds.get("denoise_mask") is None:
             raise ValueError(
-                f"The images were encoded with {latents.shape[1]} latent channels, but this transformer needs "
-                f"{extra}; encode them with the VAE of the transformer's release."
+                "This transformer only makes video from text and can't use images; load an inpainting (InP) "
+                "transformer, or remove EasyAnimate Image to Video."
             )
-        return self.process_latent_in(resized(latents, kwargs["noise"]).to(kwargs["device"]))
+        if conds.get("camera_conditions") is not None:
+            raise ValueError(
+                "This transformer only makes video from text and can't follow a camera; load a Camera transformer, or "
+                "remove the camera embedding."
+            )
 
     def extra_conds(self, **kwargs) -> dict:
-        """Text tokens with their mask, never padded by repetition as the host would."""
+        """Text tokens, never padded by repetition as the host would."""
         require_channels(kwargs["noise"], self.latent_format)
         require_text_width(kwargs.get("cross_attn"), self.diffusion_model.config.caption_channels)
         out, context = super().extra_conds(**kwargs), kwargs.get("cross_attn")
+        out.pop("attention_mask", None)
         if context is not None:
-            mask = text_mask(context, kwargs.get("attention_mask"))
             out["c_crossattn"] = comfy.conds.CONDRegular(context)
-            out.pop("attention_mask", None)
-            if mask is not None:
-                out["attention_mask"] = comfy.conds.CONDRegular(mask)
         return out
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
@@ -62,7 +55,18 @@ class VideoModel(comfy.model_base.BaseModel):
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
-class MotionVideoModel(VideoModel):
+class MaskedTextModel(VideoModel):
+    """Text tokens with their mask."""
+
+    def extra_conds(self, **kwargs) -> dict:
+        out, context = super().extra_conds(**kwargs), kwargs.get("cross_attn")
+        mask = None if context is None else text_mask(context, kwargs.get("attention_mask"))
+        if mask is not None:
+            out["attention_mask"] = comfy.conds.CONDRegular(mask)
+        return out
+
+
+class MotionVideoModel(MaskedTextModel):
     """V1 to V3: also CLIP tokens of the start image."""
 
     def extra_conds(self, **kwargs) -> dict:

@@ -6,6 +6,7 @@ A path is a weights file, an index file, a component folder (config.json beside 
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from .names.motion_module import with_motion_module
 from .names.pixart import control_with_our_names
 from .sampling.guard import guarded
 from .supported_models import Release
+from .text_encoders.qwen2_vl import INDEX, Qwen2VLTextEncoder
 from .vae.host_vae import HostVAE
 
 WEIGHT_DTYPES = {
@@ -58,6 +60,7 @@ def load_transformer(
     """
     checkpoint = read_transformer(path, motion_module)
     release = model_detection.detect_transformer(checkpoint)
+    _require_variant(release, checkpoint)
     weights = _fitting(release, checkpoint)
     tensors = prepare_quantised(release, weights, checkpoint.metadata)
     if tensors is None:
@@ -104,6 +107,14 @@ def read_transformer(path: str | Path, motion_module: str | Path | None = None) 
     if motion_module is None:
         return checkpoint
     return with_motion_module(checkpoint, read_checkpoint(motion_module, "motion_module"))
+
+
+def _require_variant(release: Release, checkpoint: Checkpoint) -> None:
+    """The network must be of a published variant, by its input channels."""
+    try:
+        release.require_variant()
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path.name} can't be used: {error}; choose another file.") from error
 
 
 def _fitting(release: Release, checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -170,13 +181,20 @@ def load_controlnet(path: str | Path) -> PixArtControl:
     return PixArtControl(patcher, checkpoint.path.name)
 
 
-def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
-    """A release's text encoder as the host's CLIP, which hands on the mask of its tokens."""
+def load_text_encoder(path: str | Path, *, padding_positions: str = INDEX) -> comfy.sd.CLIP:
+    """A release's text encoder as the host's CLIP, which hands on the mask of its tokens.
+
+    `padding_positions` is V5.1's: see `Qwen2VLText`.
+    """
     checkpoint = read_checkpoint(path, "text_encoder")
     checkpoint = model_detection.with_our_names(checkpoint, model_detection.TEXT_ENCODERS)
     encoder = model_detection.detect_text_encoder(checkpoint)
-    weights = require_fit(encoder.skeleton(), checkpoint, encoder.name, QUANTISATION)
-    tensors = readable_quantisation(checkpoint.tensors, checkpoint.metadata)
+    if isinstance(encoder, Qwen2VLTextEncoder):
+        encoder = replace(encoder, padding_positions=padding_positions)
+    (skeleton,) = encoder.skeletons()
+    weights = require_fit(skeleton, checkpoint, encoder.name, (*encoder.ignored, *QUANTISATION))
+    needed = {k: v for k, v in checkpoint.tensors.items() if not any(part in k for part in encoder.ignored)}
+    tensors = readable_quantisation(needed, checkpoint.metadata)
     if tensors is None:
         raise CheckpointError(UNREADABLE.format(checkpoint.path.name, encoder.precisions))
 
@@ -189,7 +207,7 @@ def load_text_encoder(path: str | Path) -> comfy.sd.CLIP:
 
     return clip_with_weights(
         Target,
-        tensors,
+        [tensors],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(weights),
         tokenizer_data={},

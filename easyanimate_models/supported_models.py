@@ -9,16 +9,25 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from .conditioning.inpainting import EncodedMask
+from .conditioning.concat import ConcatInputs
+from .conditioning.inpainting import EncodedMask, Inpainting
 from .configs.motion_dit import transformer_config
 from .configs.vae import vae_config
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
 from .files.checkpoint import embed_config
-from .latent_formats import ImageLatents, SliceLatents, WindowLatents
+from .latent_formats import (
+    CachedDecoderLatents,
+    CausalAttentionLatents,
+    CausalLatents,
+    ImageLatents,
+    SliceLatents,
+    WindowLatents,
+)
 from .model_base import MotionVideoModel, VideoModel
 from .sampling.schedules import DiscreteSchedule, LinearNoiseLevels, Schedule
 from .text_encoders.t5 import T5TextEncoder
+from .vae.cached_vae import CachedDecoderVAE, CachedVAE
 from .vae.image_vae import ImageVAE
 from .vae.slice_vae import SliceVAE, WindowVAE
 
@@ -39,7 +48,8 @@ class Release(comfy.supported_models_base.BASE):
     prediction: comfy.model_base.ModelType  # what the network predicts
     noise_levels: type  # between timesteps and sigmas, a model sampling of the host
     schedule: Schedule
-    inpainting: Any  # what an inpainting model is given beside the noise
+    inpainting: Inpainting  # what an inpainting model is given beside the noise
+    variants: tuple[ConcatInputs, ...] = ()  # of its networks that take more than the noise, inpainting among them
     text_encoder: type  # the kind that it was trained with
     vae: type[Any]
     vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
@@ -59,9 +69,25 @@ class Release(comfy.supported_models_base.BASE):
         return self.unet_config["config"]
 
     @property
+    def variant(self) -> ConcatInputs | None:
+        """What the network takes beside the noise; None for text to video."""
+        extra = self.config.in_channels - self.config.latent_channels
+        return next((variant for variant in self.variants if variant.channels == extra), None)
+
+    def require_variant(self) -> None:
+        """Raise `ValueError` when no published network takes so many input channels."""
+        latents = self.config.latent_channels
+        known = [latents + extra for extra in (0, *(variant.channels for variant in self.variants))]
+        if self.config.in_channels not in known:
+            raise ValueError(
+                f"it takes {self.config.in_channels} input channels, but transformers of EasyAnimate "
+                f"{self.latent_format.release} take {' or '.join(map(str, known))}"
+            )
+
+    @property
     def is_inpainting(self) -> bool:
-        """Whether the network takes more than the noise."""
-        return self.config.in_channels > self.config.latent_channels
+        """Whether the network is given masked images beside the noise."""
+        return isinstance(self.variant, Inpainting)
 
     @property
     def sees_start_image(self) -> bool:
@@ -116,6 +142,7 @@ class MotionRelease(Release):
     noise_levels = LinearNoiseLevels
     schedule = DiscreteSchedule()
     inpainting = EncodedMask()
+    variants = (inpainting,)
     text_encoder = T5TextEncoder
     ignored = (
         ".pos_encoder.pe",  # sinusoids, a seventh of the file; computed when needed
@@ -170,7 +197,46 @@ class EasyAnimateV3(MotionRelease):
     vae_flags = {"slice_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
 
 
-RELEASES: tuple[type[MotionRelease], ...] = (EasyAnimateV1, EasyAnimateV2, EasyAnimateV3)
+class EasyAnimateV4(Release):
+    """HunyuanDiT, latents of V3's encoder and a cached decoder."""
+
+    latent_format = CachedDecoderLatents
+    vae = CachedDecoderVAE
+    vae_flags = {"cache_compression_vae": True, "mini_batch_encoder": 8, "mini_batch_decoder": 2}
+
+
+class MMDiTRelease(Release):
+    """V5 and V5.1: an MMDiT over the latents of a causal VAE."""
+
+    vae = CachedVAE
+    vae_flags = {
+        "cache_mag_vae": True,
+        "spatial_group_norm": True,
+        "mini_batch_encoder": 4,
+        "mini_batch_decoder": 1,
+    }
+
+
+class EasyAnimateV5(MMDiTRelease):
+    """BERT and mT5 text; its VAE has attention."""
+
+    latent_format = CausalAttentionLatents
+
+
+class EasyAnimateV51(MMDiTRelease):
+    """Qwen2-VL text; its VAE has no attention."""
+
+    latent_format = CausalLatents
+
+
+RELEASES: tuple[type[Release], ...] = (
+    EasyAnimateV1,
+    EasyAnimateV2,
+    EasyAnimateV3,
+    EasyAnimateV4,
+    EasyAnimateV5,
+    EasyAnimateV51,
+)
 DEFAULT = EasyAnimateV3  # of an empty latent that no VAE says the release of
 
 

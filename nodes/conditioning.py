@@ -5,7 +5,12 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
-from ..easyanimate_models.conditioning.inpainting import given_frames, inpaint_latents, mask_for
+from ..easyanimate_models.conditioning.inpainting import (
+    NOISE_AUGMENTATION,
+    given_frames,
+    inpaint_latents,
+    mask_for,
+)
 from ..easyanimate_models.latent_formats import mark
 from ..easyanimate_models.vae.video_sizes import latent_size, shortest_video
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
@@ -72,6 +77,16 @@ class EasyAnimateImageToVideo(io.ComfyNode):
                 io.Image.Input("start_image", optional=True, tooltip="The first frame, or the first few as a batch."),
                 io.Image.Input("end_image", optional=True, tooltip="The last frame, or the last few as a batch."),
                 *_clip_vision_inputs(),
+                io.Float.Input(
+                    "noise_augmentation",
+                    default=NOISE_AUGMENTATION,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    optional=True,
+                    tooltip="V5 and V5.1: noise on the images given, as in training. More gives freer motion and less "
+                    "likeness; 0 = none.",
+                ),
             ],
             outputs=_outputs(),
         )
@@ -91,6 +106,7 @@ class EasyAnimateImageToVideo(io.ComfyNode):
         clip_vision_output=None,
         clip_start_percent=0.5,
         clip_end_percent=1.0,
+        noise_augmentation=NOISE_AUGMENTATION,
     ) -> io.NodeOutput:
         require_slice_vae(vae)
         size = latent_size(width, height, length, vae.plan)
@@ -101,7 +117,8 @@ class EasyAnimateImageToVideo(io.ComfyNode):
                 f"{shortest_video(vae.plan)}, or connect it as the start image."
             )
         video, mask = given_frames(frames, size[1] * SPACE_RATIO, size[2] * SPACE_RATIO, start_image, end_image)
-        positive, negative = with_images(positive, negative, inpaint_latents(vae, video, mask))
+        latents = inpaint_latents(vae, video, mask, noise_augmentation)
+        positive, negative = with_images(positive, negative, latents)
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         samples = torch.zeros([batch_size, vae.latent_channels, *size], device=mm.intermediate_device())
         return io.NodeOutput(positive, negative, mark({"samples": samples}, vae.latent_format), frames)

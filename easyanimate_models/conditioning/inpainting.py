@@ -7,14 +7,17 @@ video. How mask and video become latents is a strategy of the release; nodes fin
 import comfy.model_management as mm
 import comfy.utils
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..vae.host_vae import encoding_of
 from ..vae.masks import pixel_mask
 from ..vae.slicing import TimePlan
+from ..vae.video_vae import SPACE_RATIO
 
 BLACK, GREY, WHITE = 0.0, 0.5, 1.0  # images in 0..1; the VAE is shown -1, 0, 1
 THRESHOLD = 0.5  # of a mask; above it, a pixel is to be generated
+NOISE_AUGMENTATION = 0.0563  # standard deviation of the noise on given pixels (V5, V5.1)
 SAME_SHAPE = 0.02  # relative difference of aspect ratios that a resize may hide
 
 
@@ -56,7 +59,7 @@ def masked_clip(clip: Tensor, mask: Tensor, plan: TimePlan) -> tuple[Tensor, Ten
     `mask` is one of those that `pixel_mask` takes. Where the clip's latents decode to more or fewer frames than it has,
     given frames keep their distance to the nearer end, as those of `given_frames`.
     """
-    length, height, width, _ = clip.shape
+    clip, (length, height, width, _) = clip.float().cpu(), clip.shape
     of_latents = mask.ndim == 5 and mask.shape[2] == plan.latents_for(length)
     frames = plan.frames_for(mask.shape[2]) if of_latents else length
     made = mask_for(mask, frames, height, width)
@@ -67,33 +70,42 @@ def masked_clip(clip: Tensor, mask: Tensor, plan: TimePlan) -> tuple[Tensor, Ten
     return clip, made
 
 
-def inpaint_latents(vae, video: Tensor, mask: Tensor) -> Tensor:
+def inpaint_latents(vae, video: Tensor, mask: Tensor, noise_augmentation: float = NOISE_AUGMENTATION) -> Tensor:
     """What inpainting models of this VAE's release are given beside the noise, `[1, C, F, h, w]`, unscaled.
 
-    `video` `[T, H, W, 3]` in 0..1, `mask` `[T, H, W]` with 1 where a pixel is to be generated.
+    `video` `[T, H, W, 3]` in 0..1, `mask` `[T, H, W]` with 1 where a pixel is to be generated. `noise_augmentation` is
+    the standard deviation of the noise on given pixels (in -1..1), for releases that were trained with some.
     """
-    return vae.inpainting.latents(vae, video, mask)
+    inpainting = vae.inpainting
+    noise = augmentation_noise(video.shape, noise_augmentation) if inpainting.noise_augmented else None
+    return inpainting.encode(vae, video, mask, noise)
 
 
-class EncodedMask:
-    """V1 to V3: the mask as a video, then the masked video, both encoded, `[1, 2*C, F, h, w]`."""
+def augmentation_noise(shape: torch.Size, strength: float) -> Tensor | None:
+    """Noise for given pixels, in -1..1 and always the same; None for a strength of 0."""
+    if strength == 0:
+        return None
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * strength
 
-    def latents(self, vae, video: Tensor, mask: Tensor) -> Tensor:
-        """See `inpaint_latents`."""
-        masked = torch.where(mask[..., None] > THRESHOLD, BLACK, video)
-        return torch.cat([self._mask_latents(vae, mask), vae.encode(masked)], dim=1)
+
+class Inpainting:
+    """How a release's inpainting models are given mask and masked video: `encode`; `channels` of them in all."""
+
+    channels: int
+    noise_augmented = False  # whether given pixels carry noise
+
+    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See `inpaint_latents`; `noise` is added to the pixels that are given, in -1..1."""
+        raise NotImplementedError
 
     def without_images(self, noise: Tensor) -> Tensor:
-        """Latents for a run that was given none; these releases encode the empty video, which takes the VAE."""
-        raise ValueError(
-            "This is an inpainting (InP) transformer; connect EasyAnimate Image to Video between the prompt and the "
-            "sampler (without images it makes video from text)."
-        )
+        """Latents for a run that was given no images: zeros, as these releases were trained."""
+        return noise.new_zeros(len(noise), self.channels, *noise.shape[2:])
 
     def from_stock_nodes(self, latents: Tensor, mask: Tensor) -> Tensor:
         """Inpaint latents out of what WanFirstLastFrameToVideo or InpaintModelConditioning give, unscaled.
 
-        `latents` `[1, C, F, h, w]` show grey where pixels are to be generated, the model knows black; so the video they
+        `latents` `[1, C, F, h, w]` show grey where pixels are to be generated, the models know black; so the clip they
         were made of is encoded once more. `mask` is 1 there, in any of the shapes that `pixel_mask` takes.
         """
         encoding = encoding_of(latents)
@@ -103,16 +115,119 @@ class EncodedMask:
                 "EasyAnimate Image to Video or EasyAnimate Inpaint Video instead of the stock node."
             )
         loaded = mm.loaded_models(only_currently_used=True)
-        clips = (masked_clip(clip, mask, encoding.vae.plan) for clip in encoding.clips)
-        made = torch.cat([self.latents(encoding.vae, *clip) for clip in clips])
+        encoded = torch.cat([self._encode_again(encoding.vae, clip, mask) for clip in encoding.clips])
         mm.load_models_gpu(loaded)
-        return made.to(latents)
+        return encoded.to(latents)
+
+    def _encode_again(self, vae, clip: Tensor, mask: Tensor) -> Tensor:
+        clip, made = masked_clip(clip, mask, vae.plan)
+        noise = augmentation_noise(clip.shape, NOISE_AUGMENTATION) if self.noise_augmented else None
+        return self.encode(vae, clip, made, noise)
+
+    def concat(self, noise: Tensor, conds: dict, latent_format) -> Tensor:
+        """See `concat.ConcatInputs`."""
+        if conds.get("camera_conditions") is not None:
+            raise ValueError(
+                "This is an inpainting (InP) transformer and can't follow a camera; load a Camera transformer, or "
+                "remove the camera embedding."
+            )
+        latents, mask = conds.get("concat_latent_image"), conds.get("concat_mask")
+        if latents is None:
+            latents = self.without_images(noise)
+        if latents.shape[1] == latent_format.latent_channels and mask is not None:
+            latents = self.from_stock_nodes(latents, mask)
+        if latents.shape[1] == 2 * latent_format.latent_channels != self.channels:
+            raise ValueError(
+                "This is an inpainting (InP) transformer, but its conditioning is a control video; load a Control "
+                "transformer, or use EasyAnimate Image to Video."
+            )
+        require_inputs(latents, self.channels)
+        return latent_format.process_in(resized(latents, noise))
+
+
+class EncodedMask(Inpainting):
+    """V1 to V3: the mask as a video, then the masked video, both encoded, `[1, 2*C, F, h, w]`."""
+
+    channels = 8
+
+    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+        masked = torch.where(mask[..., None] > THRESHOLD, BLACK, video)
+        return torch.cat([self._mask_latents(vae, mask), vae.encode(masked)], dim=1)
+
+    def without_images(self, noise: Tensor) -> Tensor:
+        """These releases encode the empty video, which takes the VAE."""
+        raise ValueError(
+            "This is an inpainting (InP) transformer; connect EasyAnimate Image to Video between the prompt and the "
+            "sampler (without images it makes video from text)."
+        )
 
     @staticmethod
     def _mask_latents(vae, mask: Tensor) -> Tensor:
         """The mask as the VAE sees it: grey where pixels are given, white where they are to be generated."""
         generated = torch.where(mask > THRESHOLD, WHITE, GREY)
         return vae.encode(generated[..., None].expand(*generated.shape, 3))
+
+
+class EncodedMaskOrZeros(EncodedMask):
+    """V4: the same, but zeros where nothing is given at all."""
+
+    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+        if (mask > THRESHOLD).all():
+            return _zeros(vae, mask, self.channels)
+        return super().encode(vae, video, mask, noise)
+
+    def without_images(self, noise: Tensor) -> Tensor:
+        return Inpainting.without_images(self, noise)
+
+
+class ResizedMask(Inpainting):
+    """V5 and V5.1: a mask of what is given, in the size of the latents, then the encoded masked video.
+
+    `[1, 17, F, h, w]`. Given pixels carry a little noise, except black ones. Zeros where nothing is given at all.
+    """
+
+    channels = 17
+    noise_augmented = True
+
+    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+        generated = mask > THRESHOLD
+        if generated.all():
+            return _zeros(vae, mask, self.channels)
+        masked = torch.where(generated[..., None], BLACK, video)
+        if noise is not None:
+            masked = torch.where(masked == BLACK, masked, masked + noise / 2)  # images are 0..1, the noise -1..1
+        latents = vae.encode(masked)
+        given = resized_by_frame(1 - generated.float()[None, None], latents.shape[2:])
+        return torch.cat([given.to(latents), latents], dim=1)
+
+
+def _zeros(vae, mask: Tensor, channels: int) -> Tensor:
+    """Latents that give nothing, for a video in the size of `mask` `[T, H, W]`."""
+    frames, height, width = mask.shape
+    size = (vae.plan.latents_for(frames), height // SPACE_RATIO, width // SPACE_RATIO)
+    return torch.zeros(1, channels, *size, device=mm.intermediate_device())
+
+
+def resized_by_frame(maps: Tensor, size: torch.Size) -> Tensor:
+    """Maps of pixels `[B, C, T, H, W]` in the size of latents `(F, h, w)`, as V5 and V5.1 were given them.
+
+    Linear in time and space; the first frame belongs to the first latent alone.
+    """
+    frames, height, width = size
+    first = F.interpolate(maps[:, :, :1], (1, height, width), mode="trilinear", align_corners=False)
+    if frames == 1:
+        return first
+    rest = F.interpolate(maps[:, :, 1:], (frames - 1, height, width), mode="trilinear", align_corners=False)
+    return torch.cat([first, rest], dim=2)
+
+
+def require_inputs(latents: Tensor, channels: int) -> None:
+    """Raise `ValueError` when the network takes another number of further channels."""
+    if latents.shape[1] != channels:
+        raise ValueError(
+            f"The images were encoded with {latents.shape[1]} latent channels, but this transformer needs {channels}; "
+            "encode them with the VAE of the transformer's release."
+        )
 
 
 def resized(latents: Tensor, noise: Tensor) -> Tensor:

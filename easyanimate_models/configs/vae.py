@@ -1,8 +1,10 @@
-"""config.json of a V1 to V3 VAE: the original's words for our config."""
+"""config.json of a VAE: the original's words for our config."""
 
 from ..latent_formats import ImageLatents
 from ..vae.image_vae import ImageVAEConfig
 from ..vae.slice_vae import SliceVAEConfig
+
+ATTENTION_TYPES = {"slice": "3d", "frame": "spatial", None: "spatial"}
 
 
 def vae_config(config: SliceVAEConfig | ImageVAEConfig, flags: dict) -> dict:
@@ -19,7 +21,7 @@ def vae_config(config: SliceVAEConfig | ImageVAEConfig, flags: dict) -> dict:
         "_class_name": "AutoencoderKLMagvit",
         "down_block_types": ["SpatialDownBlock3D", *["SpatialTemporalDownBlock3D"] * 3],
         "up_block_types": ["SpatialUpBlock3D", *["SpatialTemporalUpBlock3D"] * 3],
-        "mid_block_attention_type": "3d",
+        "mid_block_attention_type": ATTENTION_TYPES[config.attention],
         **numbers,
         "scaling_factor": config.scaling_factor,
         **flags,

@@ -227,6 +227,9 @@ LOOKS_LIKE = (
     ("SelfAttention.q.weight", "a T5 text encoder"),
     ("vision_model.", "a CLIP vision model"),
     ("text_model.", "a CLIP text encoder"),
+    ("attention.self.query.weight", "a BERT text encoder"),
+    (".self_attn.q_proj.bias", "a Qwen language model"),
+    (".self_attn.q_proj.weight", "a language model"),
 )
 
 

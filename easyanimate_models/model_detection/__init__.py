@@ -6,12 +6,13 @@ general.
 
 from ..files.checkpoint import Checkpoint
 from ..supported_models import Release
+from ..text_encoders.qwen2_vl import Qwen2VLTextEncoder
 from ..text_encoders.t5 import T5TextEncoder
 from . import encoders, motion_dit, probes, vae
 
 TRANSFORMERS: list[probes.Detector] = [motion_dit.MOTION_DIT]
 VAES: list[probes.Detector] = [vae.VIDEO_VAE, vae.IMAGE_VAE]
-TEXT_ENCODERS: list[probes.Detector] = [encoders.T5]
+TEXT_ENCODERS: list[probes.Detector] = [encoders.T5, encoders.QWEN2_VL]
 
 
 def with_our_names(checkpoint: Checkpoint, detectors: list[probes.Detector]) -> Checkpoint:
@@ -33,7 +34,7 @@ def detect_vae(checkpoint: Checkpoint) -> vae.DetectedVAE:
     return probes.detect(VAES, checkpoint, "not an EasyAnimate video VAE; choose the VAE's file or folder")
 
 
-def detect_text_encoder(checkpoint: Checkpoint) -> T5TextEncoder:
+def detect_text_encoder(checkpoint: Checkpoint) -> T5TextEncoder | Qwen2VLTextEncoder:
     """Which text encoder a file under our names is. Raises `CheckpointError`."""
-    what = "not a T5 v1.1 text encoder; choose a t5xxl file or the release's text_encoder folder"
+    what = "not a text encoder of EasyAnimate; choose t5xxl (V1 to V3), Qwen2-VL (V5.1) or a release folder"
     return probes.detect(TEXT_ENCODERS, checkpoint, what)

@@ -1,10 +1,12 @@
 """Encoders of text and images, and ControlNets: the config of each by its tensors."""
 
+import logging
 from dataclasses import replace
 
 from ..dit.controlnet import ControlNetConfig
 from ..files.checkpoint import Checkpoint, CheckpointError, describe, number_in, shape_of
 from ..files.messages import shorten
+from ..text_encoders.qwen2_vl import HEAD_DIM, Qwen2VLTextEncoder
 from ..text_encoders.t5 import T5TextEncoder
 from .motion_dit import RELEASED_HEADS
 from .probes import HEADS, Detector, count, require_claim, require_division
@@ -16,6 +18,10 @@ TEXT_HALF = "text_model."
 T5_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 T5_GATED = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
 T5_WORDS, T5_WORDS_TWICE = "shared.weight", "encoder.embed_tokens.weight"
+QWEN_ROOTS = ("qwen2_vl.transformer.model.", "language_model.model.", "model.language_model.", "language_model.")
+QWEN_BIAS, QWEN_GATE = "model.layers.0.self_attn.q_proj.bias", "model.layers.0.mlp.gate_proj.weight"
+QWEN25_VISION = "visual.blocks.0.mlp.gate_proj.weight"  # of Qwen2.5-VL alone
+WANTED = "Qwen2-VL, which V5.1 needs; choose the release's text_encoder folder, or a file of Qwen2-VL-7B-Instruct."
 
 
 def detect_controlnet(checkpoint: Checkpoint) -> ControlNetConfig:
@@ -111,3 +117,53 @@ def _with_one_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
 
 
 T5 = Detector(((T5_BIAS, 2), (T5_GATED, 2)), detect_t5, _with_one_vocabulary)
+
+
+def detect_qwen2_vl(checkpoint: Checkpoint) -> Qwen2VLTextEncoder:
+    """The sizes of Qwen2-VL's text tower by its tensors."""
+    _require_qwen2_vl(checkpoint)
+    words, width = shape_of(checkpoint, "model.embed_tokens.weight", 2)
+    queries = shape_of(checkpoint, QWEN_BIAS, 1)[0]
+    keys = shape_of(checkpoint, "model.layers.0.self_attn.k_proj.bias", 1)[0]
+    if queries % HEAD_DIM or keys % HEAD_DIM:
+        raise CheckpointError(f"{checkpoint.path.name} has heads of another width than {HEAD_DIM}; it is not {WANTED}")
+    sizes = {
+        "vocab_size": words,
+        "hidden_size": width,
+        "intermediate_size": shape_of(checkpoint, QWEN_GATE, 2)[0],
+        "num_hidden_layers": count(checkpoint, "model.layers.", 12),
+        "num_attention_heads": queries // HEAD_DIM,
+        "num_key_value_heads": keys // HEAD_DIM,
+    }
+    for size, value in sizes.items():
+        require_claim(checkpoint, size, value)
+    return Qwen2VLTextEncoder(sizes)
+
+
+def _require_qwen2_vl(checkpoint: Checkpoint) -> None:
+    """Other models of Qwen have a text tower of the same sizes with other weights."""
+    name, kind = checkpoint.path.name, checkpoint.config.get("model_type")
+    if any(key.endswith(QWEN25_VISION) for key in checkpoint.tensors):
+        raise CheckpointError(f"{name} is Qwen2.5-VL, which has other weights than {WANTED}")
+    if kind is not None and not str(kind).startswith("qwen2_vl"):
+        raise CheckpointError(f"{name} is {shorten(kind)} according to its config.json, not {WANTED}")
+    if kind is None and not any("visual." in key for key in checkpoint.tensors):
+        logging.warning(
+            "%s has neither a vision tower nor a config.json, by which Qwen2-VL is told from Qwen2.5-VL and others of "
+            "the same size; only Qwen2-VL-7B-Instruct gives V5.1 the right text.",
+            name,
+        )
+
+
+def _as_text_tower(checkpoint: Checkpoint) -> Checkpoint:
+    """Newer libraries, other models that hold Qwen2-VL, and the host's CLIPSave name the text tower differently."""
+    probe = QWEN_BIAS.removeprefix("model.")
+    root = next((root for root in QWEN_ROOTS if root + probe in checkpoint.tensors), None)
+    if root is None:
+        return checkpoint
+    renamed = {f"model.{k.removeprefix(root)}" if k.startswith(root) else k: v for k, v in checkpoint.tensors.items()}
+    renamed.pop("qwen2_vl.logit_scale", None)
+    return replace(checkpoint, tensors=renamed)
+
+
+QWEN2_VL = Detector(((QWEN_BIAS, 1), (QWEN_GATE, 2)), detect_qwen2_vl, _as_text_tower)

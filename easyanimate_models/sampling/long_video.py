@@ -24,7 +24,7 @@ def in_windows(model, length: int, overlap: int, plan: TimePlan):
     """A copy of the host's MODEL that samples windows of `length` frames, of which neighbours share `overlap`."""
     window, shared = window_size(length, overlap, plan)
     clone = model.clone()
-    clone.model_options["context_handler"] = context_handler(window, shared)
+    clone.model_options["context_handler"] = context_handler(window, shared, bool(plan.lone))
     prepares_for_windows(clone)
 
     def sample(executor, noise: Tensor, *args, **kwargs):
@@ -53,9 +53,11 @@ def with_any_batch(handler):
     """The host's context handler, for more than one video and for samplers that step between the noise levels.
 
     The host looks for the one sigma of a batch among those of the run, and cuts the sigmas of a batch as if they were
-    frames.
+    frames. A handler that `needs_anchor` shows each window the frame before it: the first of causal latents stands for
+    a single frame, and the network expects one there.
     """
     kind: Any = type(handler)
+    needs_anchor = getattr(handler, "needs_anchor", False)
 
     class AnyBatch(kind):
         def set_step(self, timestep: Tensor, model_options: dict) -> None:
@@ -67,7 +69,15 @@ def with_any_batch(handler):
             for window in windows:
                 kind: Any = type(window)
                 window.__class__ = _of_frames(kind)
+                window.anchor = window.index_list[0] - 1 if needs_anchor else -1
             return windows
+
+        def evaluate_context_windows(self, *args, **kwargs) -> list:
+            results = super().evaluate_context_windows(*args, **kwargs)
+            for result in results:
+                if result.window.anchor >= 0:
+                    result.sub_conds_out[:] = [_without_first(out, self.dim) for out in result.sub_conds_out]
+            return results
 
     safe = copy.copy(handler)
     safe.__class__ = AnyBatch
@@ -76,15 +86,23 @@ def with_any_batch(handler):
 
 @functools.cache
 def _of_frames(kind: Any) -> Any:
-    """The host's context window, which leaves the batch whole."""
+    """The host's context window, which leaves the batch whole; before it comes frame `anchor`, if that is not -1."""
 
     class FrameWindow(kind):
         def get_tensor(self, full: Tensor, device=None, dim: int | None = None, **kwargs) -> Tensor:
             if dim == 0 and self.dim != 0:
                 return full.to(device)
-            return super().get_tensor(full, device, dim, **kwargs)
+            frames = super().get_tensor(full, device, dim, **kwargs)
+            if self.anchor < 0:
+                return frames
+            dim = self.dim if dim is None else dim
+            return torch.cat([full.narrow(dim, self.anchor, 1).to(frames.device), frames], dim)
 
     return FrameWindow
+
+
+def _without_first(out: Tensor, dim: int) -> Tensor:
+    return out.narrow(dim, 1, out.shape[dim] - 1)
 
 
 def cut_to_window(latents: Tensor, x: Tensor, options: dict) -> Tensor:

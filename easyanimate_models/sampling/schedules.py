@@ -9,11 +9,13 @@ from torch import Tensor
 
 TIMESTEPS = 1000
 STEPS_OFFSET = 1
+PURE_NOISE = 4096.0  # the sigma that stands for infinity
+FLOW_END = 0.001
 LEADING = ("ddim",)  # samplers that the releases space from the start of each interval
 ROUNDED = "dpmpp"  # these stop one step short of timestep 0, at whole timesteps
 
 
-class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+class LinearLevels(comfy.model_sampling.ModelSamplingDiscrete):
     """Between two trained noise levels, timestep and sigma go linearly, as in the original; the host would round."""
 
     def timestep(self, sigma: Tensor) -> Tensor:
@@ -28,6 +30,26 @@ class LinearNoiseLevels(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_
         return torch.lerp(low, high, t.frac()).to(timestep.device)
 
 
+class LinearNoiseLevels(LinearLevels, comfy.model_sampling.EPS):
+    """For networks that predict the noise (V1 to V3)."""
+
+
+class LinearVelocityLevels(LinearLevels, comfy.model_sampling.V_PREDICTION):
+    """For networks that predict the velocity between noise and video (V4)."""
+
+
+class ZeroTerminalLevels(LinearVelocityLevels):
+    """The same where training ended in pure noise (V5): the last sigma is that of the original's Euler, 4096."""
+
+    def set_sigmas(self, sigmas: Tensor) -> None:
+        sigmas[-1] = PURE_NOISE
+        super().set_sigmas(sigmas)
+
+
+class FlowLevels(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    """For networks that predict the flow from video to noise (V5.1)."""
+
+
 class Schedule(Protocol):
     """How a release spaces its steps."""
 
@@ -36,7 +58,7 @@ class Schedule(Protocol):
 
 
 class DiscreteSchedule:
-    """V1 to V3: evenly spaced timesteps from 999 to 0, or DDIM's own spacing."""
+    """V1 to V4: evenly spaced timesteps from 999 to 0, or DDIM's own spacing."""
 
     def sigmas(self, model_sampling, sampler: str, steps: int) -> Tensor:
         """See `Schedule`."""
@@ -49,6 +71,24 @@ class DiscreteSchedule:
         if sampler.startswith(ROUNDED):
             return torch.linspace(TIMESTEPS - 1, 0, steps + 1, dtype=torch.float64).round()[:-1].float()
         return torch.linspace(TIMESTEPS - 1, 0, steps)
+
+
+class TrailingSchedule:
+    """V5: timesteps from 999 on, spaced from the end of each interval."""
+
+    def sigmas(self, model_sampling, sampler: str, steps: int) -> Tensor:
+        """See `Schedule`."""
+        steps = min(steps, TIMESTEPS)
+        timesteps = torch.linspace(TIMESTEPS, 0, steps + 1, dtype=torch.float64)[:-1].round() - 1
+        return torch.stack([model_sampling.sigma(t) for t in timesteps.float()])
+
+
+class FlowSchedule:
+    """V5.1: even steps from 1 to 0.001, then shifted as the model sampling says."""
+
+    def sigmas(self, model_sampling, sampler: str, steps: int) -> Tensor:
+        """See `Schedule`."""
+        return model_sampling.sigma(torch.linspace(1.0, FLOW_END, steps) * model_sampling.multiplier)
 
 
 def release_sigmas(model, sampler: str, steps: int, denoise: float = 1.0) -> Tensor:

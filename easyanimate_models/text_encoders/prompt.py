@@ -12,6 +12,7 @@ from torch import Tensor
 from .prompt_cleaning import clean_prompt
 
 SHOWN_LETTERS = 8  # of those that are lost
+ENCODED_FOR = "easyanimate_text"  # in a CONDITIONING: the release whose way of reading prompts made it
 
 Encode = Callable[[Any, list[Any]], list]  # a CLIP and the tokens of each text -> CONDITIONING
 
@@ -46,8 +47,7 @@ def lost_text(clip, text: str, clean: bool = True) -> list[str]:
         notes.append(f"Cleaning removed characters that the text encoder can't read ({shown}); write in English.")
     elif text.strip() and not read.strip():
         notes.append("Cleaning left nothing of the prompt; turn clean_text off, or write it differently.")
-    tokenizer: Any = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
-    return notes + (tokenizer.notes(read) if hasattr(tokenizer, "notes") else [])
+    return notes + (clip.tokenizer.notes(read) if hasattr(clip.tokenizer, "notes") else [])
 
 
 def embeddings_of(conditioning: list) -> TextEmbeddings:

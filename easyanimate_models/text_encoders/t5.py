@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -14,6 +14,7 @@ from comfy import sd1_clip
 
 from ..host import t5_options
 from .prompt_cleaning import clean_prompt
+from .tokens import ids_of, too_long
 
 TOKENS = 120
 END, UNKNOWN = 1, 2
@@ -40,15 +41,12 @@ class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
         return self._notes(super().tokenize_with_weights(text)[0])
 
     def _notes(self, row: list) -> list[str]:
-        found = []
-        tokens = [token for token, *_ in row if isinstance(token, int)]
+        found, tokens = [], ids_of(row)
         if unknown := tokens.count(UNKNOWN):
             found.append(f"The text encoder does not know {unknown} parts of the prompt; write it in English.")
         if len(row) > TOKENS:
             lost = self.tokenizer.decode(tokens[TOKENS - 1 :], skip_special_tokens=True)
-            found.append(
-                f"The prompt is {len(row)} tokens long and the model reads {TOKENS}; these words are dropped: {lost}"
-            )
+            found.append(too_long(len(row), TOKENS, lost))
         return found
 
 
@@ -60,6 +58,10 @@ class EasyAnimateTokenizer(sd1_clip.SD1Tokenizer):
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         super().__init__(embedding_directory, tokenizer_data or {}, clip_name="t5xxl", tokenizer=T5Tokenizer)
+
+    def notes(self, text: str) -> list[str]:
+        """What of a prompt does not reach the model, in sentences."""
+        return getattr(self, self.clip).notes(text)
 
 
 class T5Encoder(comfy.text_encoders.sd3_clip.T5XXLModel):
@@ -78,14 +80,16 @@ class T5TextEncoder:
     """A T5 v1.1 encoder of these sizes (by the names in its config.json), to be loaded as the host's CLIP."""
 
     sizes: dict[str, int]
+    tokenizer_data: dict = field(default_factory=dict)
     name = "T5 text encoder"
     precisions = "fp16 or fp8"  # of its files that every host reads
+    ignored = ()
     tokenizer = EasyAnimateTokenizer
 
-    def skeleton(self) -> comfy.text_encoders.t5.T5:
+    def skeletons(self) -> list[torch.nn.Module]:
         """The host's T5 without memory behind its weights, to compare a file with."""
-        fixed = json.loads(XXL_CONFIG.read_text(encoding="utf-8"))
-        return comfy.text_encoders.t5.T5({**fixed, **self.sizes}, torch.float32, "meta", comfy.ops.disable_weight_init)
+        config = {**json.loads(XXL_CONFIG.read_text(encoding="utf-8")), **self.sizes}
+        return [comfy.text_encoders.t5.T5(config, torch.float32, "meta", comfy.ops.disable_weight_init)]
 
     def model_class(self, tensors: dict[str, torch.Tensor]) -> type:
         """What the host's CLIP builds for these weights."""

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 EPS = 1e-6
+KERNEL = 3  # of the convolutions, in time
 Cache = dict[nn.Module, Tensor]  # by the convolution that left it
 
 
@@ -28,8 +29,8 @@ class SliceTime:
         """`conv` over a slice; nothing is kept for the next."""
         return conv(x)
 
-    def double(self, x: Tensor) -> Tensor:
-        """Twice the frames; a single frame stays single."""
+    def double(self, x: Tensor, first: bool) -> Tensor:
+        """Twice the frames; a single frame stays single. `first` says that no slice came before."""
         return x if x.shape[2] == 1 else F.interpolate(x, scale_factor=(2, 1, 1), mode="trilinear")
 
 
@@ -42,12 +43,46 @@ class WindowTime:
         """`conv` over a window, two copies of its first frame in front; nothing is kept for the next."""
         return conv(torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2))
 
-    def double(self, x: Tensor) -> Tensor:
-        """Twice the frames, all but the first."""
+    def double(self, x: Tensor, first: bool) -> Tensor:
+        """Twice the frames, all but the first of every window."""
         if x.shape[2] == 1:
             return x
         rest = F.interpolate(x[:, :, 1:], scale_factor=(2, 1, 1), mode="trilinear")
         return torch.cat([x[:, :, :1], rest], dim=2)
+
+
+class CausalTime:
+    """V5 and V5.1: causal over the whole video; every convolution keeps the last frames of what it saw for the next.
+
+    The first slice is one frame, which stays one and is seen twice more; each later frame is doubled.
+    """
+
+    zeros = 0
+
+    def convolve(self, conv: Any, x: Tensor, cache: Cache) -> Tensor:
+        """`conv` over a slice, what it left of the slice before in front."""
+        before = [x[:, :, :1]] * (KERNEL - 1) if conv not in cache else [cache[conv]]
+        x = torch.cat([*before, x], dim=2)
+        cache[conv] = x[:, :, conv.stride[0] - KERNEL :].clone()  # the whole of `x` would stay alive with a view
+        return conv(x)
+
+    def double(self, x: Tensor, first: bool) -> Tensor:
+        """Every frame twice, but for the first of the video."""
+        return x if first else F.interpolate(x, scale_factor=(2, 1, 1), mode="nearest")
+
+
+class PairTime(CausalTime):
+    """V4's decoder: the same over pairs of latents, the first pair too; a video of one latent goes by V3's rule."""
+
+    def convolve(self, conv: Any, x: Tensor, cache: Cache) -> Tensor:
+        """`conv` over a pair; over a still image, between two frames of zeros."""
+        if conv not in cache and x.shape[2] == 1:
+            return conv(F.pad(x, (0, 0, 0, 0, SliceTime.zeros, SliceTime.zeros)))
+        return super().convolve(conv, x, cache)
+
+    def double(self, x: Tensor, first: bool) -> Tensor:
+        """Twice the frames, which fade inside the pair; a still image stays one frame."""
+        return x if first and x.shape[2] == 1 else F.interpolate(x, scale_factor=(2, 1, 1), mode="trilinear")
 
 
 @dataclass(frozen=True)
@@ -197,8 +232,9 @@ class Upsampler(nn.Module):
         self.conv = make.doubling(channels)
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        first = self.conv not in cache
         x = self.time.convolve(self.conv, x, cache)
-        return x if self.time_factor == 1 else self.time.double(x)
+        return x if self.time_factor == 1 else self.time.double(x, first)
 
 
 @memoised

@@ -1,13 +1,13 @@
-"""The video VAEs of V2 and V3 (paper section 3.2): pixels <-> latents, 8x8 in space and 4x in time."""
+"""The video VAEs (paper section 3.2): pixels <-> latents, 8x8 in space and 4x in time. Here those of V2 and V3."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.ops
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Cache, DownBlock, LayerFactory, MidBlock, SliceTime, UpBlock, WindowTime
+from .layers import Cache, CausalTime, DownBlock, LayerFactory, MidBlock, PairTime, SliceTime, UpBlock, WindowTime
 from .onednn_conv import for_single_clips
 from .slicing import SLICES, WINDOWS
 from .video_vae import VideoVAE
@@ -83,14 +83,15 @@ class SliceVAE(VideoVAE):
     """Encoder and decoder of V3."""
 
     plan = SLICES
-    time: SliceTime | WindowTime = SliceTime()
+    time: SliceTime | WindowTime | CausalTime = SliceTime()
+    decoder_time: PairTime | None = None  # where the decoder goes by another rule
 
     def __init__(self, config: SliceVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__(config)
         make = config.layer_factory(self.time, dtype, device, for_single_clips(operations))
         latent, moments = config.latent_channels, 2 * config.latent_channels
         self.encoder = Encoder(config, make)
-        self.decoder = Decoder(config, make)
+        self.decoder = Decoder(config, make if self.decoder_time is None else replace(make, time=self.decoder_time))
         self.quant_conv = make.pointwise(moments, moments)
         self.post_quant_conv = make.pointwise(latent, latent)
 

@@ -1,7 +1,8 @@
 """How a video is cut for each VAE, in plain ints (paper section 3.2). Peak memory depends on the cut, not on the video.
 
 V3 cuts slices: pixel frames are encoded on their own, latent frames are decoded with a view of the slice before and
-after, so that neighbours agree. V2 cuts windows that never see each other, V1 single frames.
+after, so that neighbours agree. V2 cuts windows that never see each other, V1 single frames. V5 encodes and decodes one
+latent after the other, the network remembering those before; so does V4's decoder with pairs of them.
 """
 
 from collections.abc import Callable
@@ -154,9 +155,35 @@ def plan_frame_decode(latents: int) -> list[DecodeSlice]:
     return [DecodeSlice(i, i + 1, i, i + 1, i, i + 1) for i in range(latents)]
 
 
+def plan_causal_encode(frames: int) -> list[EncodeSlice]:
+    """The first frame alone, then four at a time; `frames` are 4n + 1."""
+    first = [EncodeSlice(0, 1, 0, 1)] if frames else []
+    return first + [EncodeSlice(TIME_RATIO * i - 3, TIME_RATIO * i + 1, i, i + 1) for i in range(1, frames // 4 + 1)]
+
+
+def plan_causal_decode(latents: int) -> list[DecodeSlice]:
+    """One latent at a time: the first is one frame, each later one four."""
+    first = [DecodeSlice(0, 1, 0, 1, 0, 1)] if latents else []
+    rest = ((i, TIME_RATIO * (i - 1) + 1) for i in range(1, latents))
+    return first + [DecodeSlice(i, i + 1, i, i + 1, frame, frame + TIME_RATIO) for i, frame in rest]
+
+
+def plan_pair_decode(latents: int) -> list[DecodeSlice]:
+    """Pairs of latents, a last one maybe alone; a video of one latent is one frame."""
+    if latents == 1:
+        return [DecodeSlice(0, 1, 0, 1, 0, 1)]
+    pairs = ((i, min(i + LATENTS_PER_SLICE, latents)) for i in range(0, latents, LATENTS_PER_SLICE))
+    return [DecodeSlice(a, b, a, b, TIME_RATIO * a, TIME_RATIO * b) for a, b in pairs]
+
+
 def all_frames(frames: int) -> int:
     """Every length can be encoded."""
     return frames
+
+
+def one_and_fours(frames: int) -> int:
+    """4n + 1 frames can be encoded."""
+    return frames - (frames - 1) % TIME_RATIO if frames else 0
 
 
 @dataclass(frozen=True)
@@ -165,6 +192,8 @@ class TimePlan:
 
     `overlapping` are slices for decoding that share frames, where the network allows it. `crop` is how many of so
     many frames can be encoded; `trained_length` is the longest video that the release's transformer was trained on.
+    `lone` latents at the start stand for a single frame, outside of all slices. `seamless` are slices that remember
+    those before.
     """
 
     encode: Callable[[int], list[EncodeSlice]]
@@ -174,6 +203,8 @@ class TimePlan:
     trained_length: int
     overlapping: Callable[[int], list[DecodeSlice]] | None = None
     crop: Callable[[int], int] = all_frames
+    lone: int = 0
+    seamless: bool = False
 
     @property
     def unit(self) -> int:
@@ -198,5 +229,9 @@ class TimePlan:
 FRAMES = TimePlan(plan_frame_encode, plan_frame_decode, frames_per_slice=1, time_ratio=1, trained_length=80)  # V1
 WINDOWS = TimePlan(plan_window_encode, plan_window_decode, FRAMES_PER_WINDOW, TIME_RATIO, trained_length=144)  # V2
 SLICES = TimePlan(plan_encode, plan_decode, FRAMES_PER_SLICE, TIME_RATIO, 144, plan_overlapping_decode)  # V3
+PAIRS = TimePlan(plan_encode, plan_pair_decode, FRAMES_PER_SLICE, TIME_RATIO, 144, seamless=True)  # V4
+CAUSAL = TimePlan(  # V5, V5.1
+    plan_causal_encode, plan_causal_decode, TIME_RATIO, TIME_RATIO, 49, crop=one_and_fours, lone=1, seamless=True
+)
 
 latents_for, frames_for = SLICES.latents_for, SLICES.frames_for

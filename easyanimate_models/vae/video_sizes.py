@@ -21,7 +21,7 @@ def latent_size(width: int, height: int, length: int, plan: TimePlan = SLICES) -
 def decoded_length(length: int, plan: TimePlan = SLICES) -> int:
     """How many frames come out when `length` are asked for. The same, for these lengths:
 
-    V1 any; V2 1, 9n and what leaves 1 or 5 over; V3 1, 8n and 8n + 1.
+    V1 any; V2 1, 9n and what leaves 1 or 5 over; V3 1, 8n and 8n + 1; V4 1 and 8n; V5 and V5.1 4n + 1.
     """
     return plan.frames_for(plan.latents_for(length))
 
@@ -38,6 +38,6 @@ def window_size(length: int, overlap: int, plan: TimePlan = SLICES) -> tuple[int
     """
     if not 0 <= overlap < length:
         raise ValueError(f"Windows of {length} frames can't overlap by {overlap}; make the overlap smaller.")
-    slices = max(1, length // plan.frames_per_slice)
+    slices = max(1, (length - plan.lone) // plan.frames_per_slice)
     shared = min(-(-overlap // plan.frames_per_slice), slices - 1)
-    return slices * plan.unit, shared * plan.unit
+    return plan.lone + slices * plan.unit, shared * plan.unit

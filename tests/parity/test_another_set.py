@@ -19,7 +19,7 @@ NOT_VARIED = {  # what the other set holds no recordings of
     "test_a_run_whose_norms_see_two_values_can_not_be_followed",
     *("test_transformers", "test_v1_in_two_files_or_in_one", "test_the_v1_base_alone_is_an_image_model"),
     *("test_transformers_of_later_releases_are_named", "test_a_motion_module_alone_is_named"),
-    *("test_vaes_of_later_releases_are_named", "test_t5", "test_the_image_encoder_has_the_weights_of_the_host_network"),
+    *("test_t5", "test_the_image_encoder_has_the_weights_of_the_host_network"),
     *("test_another_recorded_set_stands_in", "test_wrong_numbers_fail"),
 }
 NOTICE = {  # of the tests that compare with a wrong recording

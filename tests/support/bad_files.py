@@ -143,8 +143,11 @@ def _releases(folder: Path) -> None:
 
 
 def _vaes(folder: Path) -> None:
-    """VAEs of later releases and of SDXL, by what their config.json says, and one of V2."""
-    for name, change in {"v4": {"cache_compression_vae": True}, "v5": {"cache_mag_vae": True}}.items():
+    """V2's VAE with the flags of later releases in config.json, SDXL's, and one of V1."""
+    for name, change in {
+        "v4": {"cache_compression_vae": True},
+        "v5": {"slice_mag_vae": False, "cache_mag_vae": True},
+    }.items():
         (folder / name).mkdir()
         recorded = golden("v2_mag_vae/mag_vae")
         save_file(recorded.weights, folder / name / "vae.safetensors")

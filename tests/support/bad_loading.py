@@ -46,7 +46,7 @@ NOT_ONE = {
         ),
     ),
     C: (
-        "not a T5 v1.1 text encoder; choose a t5xxl file",
+        "not a text encoder of EasyAnimate; choose t5xxl .V1 to V3., Qwen2-VL .V5.1.",
         (
             ("a transformer", "a-transformer.safetensors", "an EasyAnimate V1-V3 transformer"),
             ("CLIP-L", "clip-l.safetensors", "a CLIP text encoder"),
@@ -185,8 +185,8 @@ LOADING = (
         transformer("gone.safetensors"),
         deleted=f"diffusion_models/{FOLDER}/gone.safetensors",
     ),
-    Row("V4's VAE", V, "is an EasyAnimate V4 VAE; only those of V1 to V3", vae("v4/vae.safetensors")),
-    Row("V5's VAE", V, "is an EasyAnimate V5 or V5.1 VAE; only those of V1 to V3", vae("v5/vae.safetensors")),
+    Row("V2's VAE as V4's", V, "says both slice_mag_vae and cache_compression_vae", vae("v4/vae.safetensors")),
+    Row("V2's VAE as V5's", V, "has 4 latent channels, but the VAE of V5 has 16", vae("v5/vae.safetensors")),
     Row("SDXL's VAE", V, "scales its latents by 0.13025, but V1 needs 0.18215; choose", vae("sdxl.safetensors")),
     Row("Flux's VAE", V, "an image VAE with 16 latent channels, but V1 needs 4; choose", vae("flux-vae.safetensors")),
     Row(

@@ -159,7 +159,7 @@ SAMPLING = (
     Row(
         "a latent of another model",
         SAMPLER,
-        "^The latent has 16 channels, but EasyAnimate V1 to V3 need 4; .* use",
+        "^The latent has 16 channels, but EasyAnimate V3 needs 4; .* use",
         {**SIXTEEN, **NOISY, **other("sampler", latent=["noisy", 0], denoise=0.5)},
     ),
     Row(
@@ -289,7 +289,7 @@ SAMPLING = (
     Row(
         "another model's latent to decode",
         DECODE,
-        "^The latent has 16 channels, but EasyAnimate V1 to V3 need 4; .* use",
+        "^The latent has 16 channels, but EasyAnimate V3 needs 4; .* use",
         {**SIXTEEN, **other("decode", latent=["empty", 0])},
     ),
     Row(

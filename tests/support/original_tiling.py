@@ -23,8 +23,14 @@ class WeightedTile(tiling.Tile):
         return x * self.weights[:height, :width]
 
 
+@dataclass(frozen=True)
 class OriginalTiling(tiling.Tiling):
-    """The original blends tiles in place, first down, then to the right. What that does to each is a weight."""
+    """The original blends tiles in place, first down, then to the right. What that does to each is a weight.
+
+    With `corner`, as from V4 on, a last tile covers the end of the frame and fades in from its upper left corner.
+    """
+
+    corner: bool = False
 
     def tiles(self, height: int, width: int, ratio: int) -> Iterator[tiling.Tile]:
         if max(height, width) <= self.side:
@@ -42,10 +48,13 @@ class OriginalTiling(tiling.Tiling):
                 part_of = weights[:, :keep, :keep]
                 rows, columns = part_of.shape[1:]
                 whole[:, top * ratio : top * ratio + rows, left * ratio : left * ratio + columns] = part_of
-        for number, (top, left) in enumerate(corner for row in corners for corner in row):
-            side = self.side * ratio
-            weights = whole[number, top * ratio : top * ratio + side, left * ratio : left * ratio + side]
-            yield WeightedTile(top, left, self.side, torch.empty(0), torch.empty(0), weights)
+        places = [place for row in corners for place in row]
+        if self.corner:
+            places.append((max(0, height - self.side), max(0, width - self.side)))
+            whole = _with_corner(whole, *(min(self.side, n) * ratio for n in (height, width)))
+        for weights, (top, left) in zip(whole, places, strict=True):
+            rows, columns = (slice(at * ratio, (at + self.side) * ratio) for at in (top, left))
+            yield WeightedTile(top, left, self.side, torch.empty(0), torch.empty(0), weights[rows, columns])
 
     def _join(self, rows: list[list[Tensor]], ratio: int) -> None:
         for i, row in enumerate(rows):
@@ -54,6 +63,14 @@ class OriginalTiling(tiling.Tiling):
                     _cross_fade(rows[i - 1][j], tile, self.overlap * ratio, dim=1)
                 if j:
                     _cross_fade(row[j - 1], tile, self.overlap * ratio, dim=2)
+
+
+def _with_corner(whole: Tensor, height: int, width: int) -> Tensor:
+    """Weights `[tiles, H, W]` with those of one more tile, which covers the last `height` rows and `width` columns."""
+    last = torch.zeros_like(whole[:1])
+    rise = torch.minimum(torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width))
+    last[:, -height:, -width:] = rise
+    return torch.cat([whole * (1 - last), last])
 
 
 def _alone(number: int, count: int, *size: int) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .components import write_component
 from .pack import part
-from .recorded import recorded
+from .recorded import Golden, model_of, recorded
 
 sd = part("easyanimate_models.sd")
 INPUTS = {  # the original's names of the transformer's inputs -> ours
@@ -32,7 +32,7 @@ class Loaders:
     def __init__(self, new_folder: Callable[[], Path]):
         def folder_of(name: str) -> Path:
             """The component folder that a release would hold."""
-            return write_component(new_folder(), recorded(name).weights, recorded(name).config["constructor"])
+            return write_component(new_folder(), *with_whole_vocabulary(recorded(model_of(name))))
 
         def text_encoder_in_float32(name: str):
             with float32_text_encoder():
@@ -42,7 +42,24 @@ class Loaders:
         self.vae = functools.cache(lambda name: sd.load_vae(folder_of(name)))
         self.text_encoder = functools.cache(lambda name: sd.load_text_encoder(folder_of(name)))
         self.text_encoder_in_float32 = functools.cache(text_encoder_in_float32)
+        self.qwen2_vl = functools.cache(
+            lambda name, padding: sd.load_text_encoder(folder_of(name), padding_positions=padding)
+        )
         self.image_encoder = functools.cache(lambda name: sd.load_image_encoder(folder_of(name)))
+
+
+def with_whole_vocabulary(model: Golden) -> tuple[dict[str, torch.Tensor], dict]:
+    """Weights and config of a recorded model; the rows of a vocabulary that was cut go back to where they were."""
+    kept, config = model.tensors.get("inputs.kept_token_ids"), model.config["constructor"]
+    if kept is None:
+        return model.weights, config
+    size, weights = int(kept.max()) + 1, dict(model.weights)
+    for key in weights:
+        if key.endswith(("embed_tokens.weight", "word_embeddings.weight")):
+            words = torch.zeros(size, weights[key].shape[1], dtype=torch.float16)
+            words[kept] = weights[key].half()
+            weights[key] = words
+    return weights, {**config, "vocab_size": size}
 
 
 @contextlib.contextmanager

@@ -18,13 +18,16 @@ from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RECORDED = Path(os.environ.get("EASYANIMATE_GOLDEN") or GOLDEN)
-SUPPORTED = "v[123]_*"  # folders of the releases that are implemented
+SUPPORTED = ("v[1-5]*_*", "qwen2_vl", "bert_mt5")  # folders of what is implemented
 TOLERANCE = 1e-4  # relative, where the JSON names no other
+WEIGHTS_FILE = "weights_file"  # in the JSON of further cases of a model: the recording that holds it
 CLASSES = {  # reference_class, without its package -> kind
     "Transformer3DModel": "transformer",
     "AutoencoderKL": "image VAE",
     "AutoencoderKLMagvit": "video VAE",
     "T5EncoderModel": "text encoder",
+    "Qwen2VLForConditionalGeneration": "Qwen2-VL",
+    "BertModel": "BERT",
     "CLIPVisionModelWithProjection": "image encoder",
 }
 
@@ -69,6 +72,11 @@ def config_of(name: str) -> dict:
     return json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def model_of(name: str) -> str:
+    """The recording that holds the weights and the constructor of a recording."""
+    return config_of(name).get(WEIGHTS_FILE, name)
+
+
 @functools.cache
 def shapes_of(name: str) -> dict[str, list[int]]:
     """Only the names and shapes of a recording's tensors."""
@@ -79,7 +87,7 @@ def shapes_of(name: str) -> dict[str, list[int]]:
 @functools.cache
 def names(kind: str) -> list[str]:
     """Recordings of a kind: one of `CLASSES`, "run" or "LoRA"."""
-    files = sorted(RECORDED.glob(f"{SUPPORTED}/*.json"))
+    files = sorted(file for folder in SUPPORTED for file in RECORDED.glob(f"{folder}/*.json"))
     found = [file.relative_to(RECORDED).with_suffix("").as_posix() for file in files]
     return [name for name in found if (RECORDED / f"{name}.safetensors").exists() and _kind(config_of(name)) == kind]
 
@@ -87,6 +95,8 @@ def names(kind: str) -> list[str]:
 def _kind(config: dict | list) -> str | None:
     if not isinstance(config, dict):
         return None
+    if WEIGHTS_FILE in config:
+        return _kind(config_of(config[WEIGHTS_FILE]))
     if "pipeline" in config:
         return "run"
     if "base_model" in config and "multiplier" in config:
@@ -102,6 +112,21 @@ def cases(kind: str, *tensors: str) -> list[tuple[str, str]]:
         for case in config_of(name).get("cases", {})
         if all(tensor.format(case) in shapes_of(name) for tensor in tensors)
     ]
+
+
+def texts_of(kind: str) -> list[tuple[str, str, str]]:
+    """(name, recording, case) of every text that a text encoder `name` of a kind read; some are in files of their own.
+
+    The tokens of a case are `inputs.CASE.input_ids`.
+    """
+    found = []
+    for name in names(kind):
+        folder = (RECORDED / name).parent
+        for file in sorted(f"{folder.name}/{path.stem}" for path in folder.glob("*.json")):
+            if file == name or config_of(file).get("weights_file") == name:
+                keys = [key.split(".") for key in shapes_of(file)]
+                found += [(name, file, key[1]) for key in keys if key[0] == "inputs" and key[-1] == "input_ids"]
+    return found
 
 
 def each(arguments: str, found: Iterable, ids=None):

@@ -315,9 +315,9 @@ def test_an_image_vae_of_more_channels(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mini_batch_encoder": 8}, "says mini_batch_encoder 8, but V2 has 9 and 3"),
-        ({"cache_compression_vae": True}, "an EasyAnimate V4 VAE"),
-        ({"cache_mag_vae": True}, "an EasyAnimate V5 or V5.1 VAE"),
+        ({"mini_batch_encoder": 8}, "says mini_batch_encoder 8, but V2 has 9; replace"),
+        ({"cache_compression_vae": True}, "says both slice_mag_vae and cache_compression_vae"),
+        ({"slice_mag_vae": False, "cache_mag_vae": True}, "has 4 latent channels, but the VAE of V5 has 16; choose"),
     ],
 )
 def test_video_vaes_of_no_release_that_we_know(change, message, tmp_path):

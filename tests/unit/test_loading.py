@@ -155,7 +155,7 @@ def test_the_host_pixart_text_encoder_says_the_same():
         part("easyanimate_models.files.checkpoint").read_checkpoint(TINY, "text_encoder")
     )
     options = {"tokenizer_data": {}, "parameters": 1, "model_options": {"t5xxl_model_config": t5.sizes}}
-    host = part("easyanimate_models.host").clip_with_weights(Target, weights_of("text_encoder"), **options)
+    host = part("easyanimate_models.host").clip_with_weights(Target, [weights_of("text_encoder")], **options)
     denoiser = network(sd.load_transformer(TINY, weight_dtype="fp32"))
     x, t = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0])
     outputs = []

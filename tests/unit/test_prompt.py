@@ -37,7 +37,7 @@ def stock(ours):
     file = checkpoint.read_checkpoint(TINY, "text_encoder")
     sizes = part("easyanimate_models.model_detection").detect_text_encoder(file).sizes
     options = {"tokenizer_data": {}, "parameters": 1, "model_options": {"t5xxl_model_config": sizes}}
-    return host.clip_with_weights(Target, file.tensors, **options)
+    return host.clip_with_weights(Target, [file.tensors], **options)
 
 
 def test_one_text_is_what_the_host_encodes(ours):
