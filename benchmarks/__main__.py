@@ -8,6 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SCRIPTS = (
     "dit_step",
+    "hunyuan_dit",
     "pixart",
     "slice_vae",
     "memory",
