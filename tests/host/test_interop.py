@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+import support.interop_output_rows  # noqa: F401  (adds its rows)
 from support.interop import Bench, Cell, Unsupported, read_table, write_table
 from support.interop_rows import CONTROL, LORA, ROWS, SAVED, UPSCALER
 from support.stand_ins import pixart_control, stand_ins
