@@ -68,15 +68,16 @@ RELEASED_HUNYUAN_DIT = replace(
 
 def tiny_transformer(**changed):
     """A ModelPatcher around `DIT`, in float32 on the CPU."""
-    return _patcher(supported_models.EasyAnimateV3(replace(DIT, **changed)))
+    return tiny_patcher(supported_models.EasyAnimateV3(replace(DIT, **changed)))
 
 
 def tiny_hunyuan_dit(**changed):
     """A ModelPatcher around `HUNYUAN_DIT`, in float32 on the CPU."""
-    return _patcher(supported_models.EasyAnimateV4(replace(HUNYUAN_DIT, **changed)))
+    return tiny_patcher(supported_models.EasyAnimateV4(replace(HUNYUAN_DIT, **changed)))
 
 
-def _patcher(release):
+def tiny_patcher(release):
+    """A ModelPatcher around a release's network with random weights, in float32 on the CPU."""
     release.set_inference_dtype(torch.float32, None)
     model = release.get_model({})
     randomise(model.diffusion_model)
