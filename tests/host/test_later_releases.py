@@ -44,7 +44,9 @@ def release(request):
     network = NETWORKS[request.param]().model.diffusion_model
     kind = getattr(supported_models, f"EasyAnimate{name.replace('.', '')}")
     write_component(folder / "transformer", network.state_dict(), kind.config_json(network.config))
-    weights = {key: tensor.contiguous() for key, tensor in tiny_release_vae(name).first_stage_model.state_dict().items()}
+    weights = {
+        key: tensor.contiguous() for key, tensor in tiny_release_vae(name).first_stage_model.state_dict().items()
+    }
     write_component(folder / "vae", weights, json.loads(json.dumps(kind.vae_config_json(VAE_CONFIGS[name]))))
     yield request.param
     shutil.rmtree(folder)
