@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def aesthetic_head(path: Path) -> None:
 def text_encoder_of_a_later_release(path: Path, second: Path | None = None) -> None:
     """All that is done with a file; building the CLIP, which takes the longest, is left out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sd, "clip_with_weights", lambda *_, **__: None)
+        patch.setattr(sd, "clip_with_weights", lambda *_, **__: SimpleNamespace(cond_stage_model=torch.nn.Module()))
         sd.load_text_encoder(path, second)
 
 
