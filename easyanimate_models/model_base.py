@@ -8,7 +8,7 @@ from torch import Tensor
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
 from .latent_formats import require_channels
 from .sampling.long_video import cut_to_window
-from .text_encoders.prompt import ENCODED_FOR, SECOND, SECOND_MASK
+from .text_encoders.prompt import SECOND, SECOND_MASK, require_text_of
 
 CLIP_PATCHES = 256  # of ViT-L/14
 
@@ -53,14 +53,10 @@ class VideoModel(comfy.model_base.BaseModel):
 
     def _require_text(self, conds: dict) -> None:
         """Raise `ValueError` when the prompt was encoded by a text encoder of another release."""
-        encoder, release = self.model_config.text_encoder.name, self.latent_format.release
-        require_text_width(conds.get("cross_attn"), self.diffusion_model.config.caption_channels, encoder)
-        encoded_for = conds.get(ENCODED_FOR)
-        if encoded_for is not None and encoded_for != release:
-            raise ValueError(
-                f"The prompt was encoded for {encoded_for}, but this transformer is of {release}; choose {release} as "
-                "release in Load EasyAnimate Text Encoder."
-            )
+        require_text_width(
+            conds.get("cross_attn"), self.diffusion_model.config.caption_channels, self.model_config.text_encoder.name
+        )
+        require_text_of(self.latent_format.release, conds)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
