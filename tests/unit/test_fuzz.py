@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,12 +57,8 @@ def text_encoder_of_a_later_release(path: Path, second: Path | None = None) -> N
         sd.load_text_encoder(path, second)
 
 
-@functools.cache
-def mt5() -> Path:
-    folder = Path(tempfile.mkdtemp())
-    save_file(bert_and_mt5(words=64)[1], folder / "model.safetensors")
-    (folder / "spiece.model").write_bytes(spiece())
-    return folder
+def bert_beside_mt5(path: Path) -> None:
+    text_encoder_of_a_later_release(path, (path if path.is_dir() else path.parent) / "mt5")
 
 
 LOADERS = {  # kind of file -> loader, file name, and the tensors that it looks at first
@@ -83,7 +78,7 @@ LOADERS = {  # kind of file -> loader, file name, and the tensors that it looks 
         "model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.k_proj.bias", "model.embed_tokens.weight",
         "model.layers.0.mlp.gate_proj.weight", "model.norm.weight",
     )),
-    "bert": (lambda path: text_encoder_of_a_later_release(path, mt5()), "model", (
+    "bert": (bert_beside_mt5, "model", (
         "embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight",
         "encoder.layer.0.intermediate.dense.weight", "embeddings.LayerNorm.weight",
     )),
@@ -119,7 +114,11 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         shutil.copytree(TINY / name, root / name)
     for name in ("image_encoder", "controlnet", "motion_module", "head", "qwen2_vl", "bert"):
         (root / name).mkdir()
-    for name, weights, sizes in (("qwen2_vl", qwen(words=64), QWEN), ("bert", bert_and_mt5(words=64)[0], BERT)):
+    bert, mt5 = bert_and_mt5(words=64)
+    (root / "bert" / "mt5").mkdir()
+    save_file(mt5, root / "bert" / "mt5" / "model.safetensors")
+    (root / "bert" / "mt5" / "spiece.model").write_bytes(spiece())
+    for name, weights, sizes in (("qwen2_vl", qwen(words=64), QWEN), ("bert", bert, BERT)):
         save_file(weights, root / name / "model.safetensors")
         config = {**sizes, "vocab_size": 64, "model_type": name}
         (root / name / "config.json").write_text(json.dumps(config))

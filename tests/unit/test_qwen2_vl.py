@@ -191,3 +191,11 @@ def test_the_published_sizes_load_whole():
     (found,) = encoder.skeletons()
     assert encoder.sizes == tiny.QWEN_7B and len(found.state_dict()) == 28 * 12 + 2
     assert set(checkpoint.require_fit(found, file, encoder.name, encoder.ignored)) == set(found.state_dict())
+
+
+def test_a_scale_without_its_weight_is_refused(tmp_path):
+    """Else its weight would be taken as it is stored."""
+    scale = {"language.layers.0.mlp.up_proj.scale_weight": torch.ones(())}
+    save_file({**tiny.qwen(), **scale}, tmp_path / "qwen.safetensors")
+    with pytest.raises(CheckpointError, match="is quantised in a way that this version of ComfyUI can't read"):
+        sd.load_text_encoder(tmp_path / "qwen.safetensors")
