@@ -76,15 +76,11 @@ def inpaint_latents(vae, video: Tensor, mask: Tensor, noise_augmentation: float 
     `video` `[T, H, W, 3]` in 0..1, `mask` `[T, H, W]` with 1 where a pixel is to be generated. `noise_augmentation` is
     the standard deviation of the noise on given pixels (in -1..1), for releases that were trained with some.
     """
-    inpainting = vae.inpainting
-    noise = augmentation_noise(video.shape, noise_augmentation) if inpainting.noise_augmented else None
-    return inpainting.encode(vae, video, mask, noise)
+    return vae.inpainting.encode(vae, video, mask, noise_augmentation)
 
 
-def augmentation_noise(shape: torch.Size, strength: float) -> Tensor | None:
-    """Noise for given pixels, in -1..1 and always the same; None for a strength of 0."""
-    if strength == 0:
-        return None
+def augmentation_noise(shape: torch.Size, strength: float) -> Tensor:
+    """Noise for given pixels, in -1..1 and always the same."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * strength
 
 
@@ -93,10 +89,9 @@ class Inpainting:
 
     name = "InP"
     channels: int
-    noise_augmented = False  # whether given pixels carry noise
 
-    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
-        """See `inpaint_latents`; `noise` is added to the pixels that are given, in -1..1."""
+    def encode(self, vae, video: Tensor, mask: Tensor, noise_augmentation: float) -> Tensor:
+        """See `inpaint_latents`."""
         raise NotImplementedError
 
     def without_images(self, noise: Tensor) -> Tensor:
@@ -147,7 +142,7 @@ class EncodedMask(Inpainting):
 
     channels = 8
 
-    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+    def encode(self, vae, video: Tensor, mask: Tensor, noise_augmentation: float) -> Tensor:
         masked = torch.where(mask[..., None] > THRESHOLD, BLACK, video)
         return torch.cat([self._mask_latents(vae, mask), vae.encode(masked)], dim=1)
 
@@ -168,10 +163,10 @@ class EncodedMask(Inpainting):
 class EncodedMaskOrZeros(EncodedMask):
     """V4: the same, but zeros where nothing is given at all."""
 
-    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+    def encode(self, vae, video: Tensor, mask: Tensor, noise_augmentation: float) -> Tensor:
         if (mask > THRESHOLD).all():
             return _zeros(vae, mask, self.channels)
-        return super().encode(vae, video, mask, noise)
+        return super().encode(vae, video, mask, noise_augmentation)
 
     def without_images(self, noise: Tensor) -> Tensor:
         return Inpainting.without_images(self, noise)
@@ -184,14 +179,14 @@ class ResizedMask(Inpainting):
     """
 
     channels = 17
-    noise_augmented = True
 
-    def encode(self, vae, video: Tensor, mask: Tensor, noise: Tensor | None = None) -> Tensor:
+    def encode(self, vae, video: Tensor, mask: Tensor, noise_augmentation: float) -> Tensor:
         generated = mask > THRESHOLD
         if generated.all():
             return _zeros(vae, mask, self.channels)
         masked = torch.where(generated[..., None], BLACK, video)
-        if noise is not None:
+        if noise_augmentation > 0:
+            noise = augmentation_noise(video.shape, noise_augmentation)
             masked = torch.where(masked == BLACK, masked, masked + noise / 2)  # images are 0..1, the noise -1..1
         latents = vae.encode(masked)
         given = 1 - generated[: vae.plan.crop(len(generated))].float()

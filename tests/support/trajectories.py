@@ -217,13 +217,10 @@ def _pixels(name: str, key: str) -> torch.Tensor | None:
     return (pixels[0].movedim(0, -1) if pixels.ndim == 5 else pixels[None]).float() / 255
 
 
-def _augmentation(name: str, strength: float) -> torch.Tensor | None:
-    """The recorded noise on given pixels, `[T, H, W, 3]`; None where nothing is given."""
-    noise = _tensor(name, NOISE)
-    if noise is None:
-        return None
+def _augmentation(name: str, strength: float) -> torch.Tensor:
+    """The recorded noise on given pixels, `[T, H, W, 3]`."""
     assert strength == config_of(name)["noise_aug_strength"]
-    return noise[0].movedim(0, -1) * strength
+    return _tensor(name, NOISE)[0].movedim(0, -1) * strength
 
 
 def _given_frames(video: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
