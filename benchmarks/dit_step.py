@@ -5,9 +5,8 @@ import time
 import comfy.model_management as mm
 import comfy.sample
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from .measure import CUDA, Row, alternating, matrix_product, report
+from .measure import CUDA, Row, alternating, matrix_share, report
 from .networks import V3, shallow, step_inputs, transformer
 
 ORIGINAL, ITS_MACHINE = 10.6, 169.0  # seconds a step, and GFLOP/s of a large product there
@@ -19,21 +18,11 @@ def step_rows() -> list[Row]:
     """One step, against a large product in the same run and against the original's figure."""
     frames, side = (12, 64) if CUDA else (FRAMES, SIDE)
     network, inputs = transformer(dtype=DTYPE), step_inputs(V3, 2, frames, (side, side), DTYPE)
-    size = 8192 if CUDA else 2048
-    product, product_operations = matrix_product(size, size, size, DTYPE)
-    with FlopCounterMode(display=False) as counter:
-        network(**inputs)
-    took = alternating(3, step=lambda: network(**inputs), product=product)
-    limit = product_operations / took["product"] / 1e9
-    rate = counter.get_total_flops() / took["step"] / 1e9
-    tokens = frames * side * side // 4
-    how = f"28 layers, 1.45 B parameters, batch 2 of {tokens} tokens; a {size}² product in the same run"
-    name = str(DTYPE).removeprefix("torch.")
-    share = rate / limit
-    figure = f"{share:.0%} ({took['step']:.2f} s; {rate:,.0f} of {limit:,.0f} GFLOP/s)"
-    rows = [Row(f"DiT step, {name}: share of the matrix-product rate", "≥ 85 %", figure, share >= 0.85, how)]
+    share = matrix_share(lambda: network(**inputs), DTYPE)
+    how = f"28 layers, 1.45 B parameters, batch 2 of {frames * side * side // 4} tokens"
+    rows = [share.row("DiT step", DTYPE, how)]
     if not CUDA:
-        against = ORIGINAL * ITS_MACHINE / (took["step"] * limit)
+        against = ORIGINAL * ITS_MACHINE / (share.seconds * share.limit)
         how = "the original's 10.6 s where a product ran at 169 GFLOP/s, scaled by the products' rates"
         rows.append(Row("DiT step, float32: against the original", "≥ 1.1 ×", f"{against:.2f} ×", against >= 1.1, how))
     return rows

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 RESULTS = Path(__file__).parent / "results"
 CUDA = torch.cuda.is_available()
@@ -94,6 +95,35 @@ def matrix_product(rows: int = 2048, inner: int = 2048, columns: int = 2048, dty
     """A product as large as those of the network: the work, and its floating point operations."""
     a, b = (torch.randn(s, device=DEVICE, dtype=dtype) for s in ((rows, inner), (inner, columns)))
     return lambda: a @ b, 2 * rows * inner * columns
+
+
+@dataclass(frozen=True)
+class MatrixShare:
+    """How near a step comes to the rate of a large product, in seconds and GFLOP/s of one run."""
+
+    seconds: float
+    rate: float
+    limit: float
+    size: int  # of the product's sides
+
+    def row(self, step: str, dtype: torch.dtype, how: str) -> Row:
+        """The line of RESULTS.md about this `step`; `how` says what it was."""
+        share = self.rate / self.limit
+        figure = f"{share:.0%} ({self.seconds:.2f} s; {self.rate:,.0f} of {self.limit:,.0f} GFLOP/s)"
+        question = f"{step}, {str(dtype).removeprefix('torch.')}: share of the matrix-product rate"
+        how = f"{how}; a {self.size}² product in the same run"
+        return Row(question, "≥ 85 %", figure, share >= 0.85, how)
+
+
+def matrix_share(step: Callable[[], object], dtype: torch.dtype) -> MatrixShare:
+    """A step of a network, in turn with a product."""
+    size = 8192 if CUDA else 2048
+    product, operations = matrix_product(size, size, size, dtype)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    took = alternating(3, step=step, product=product)
+    rate, limit = counter.get_total_flops() / took["step"] / 1e9, operations / took["product"] / 1e9
+    return MatrixShare(took["step"], rate, limit, size)
 
 
 def convolution(channels: int = 128, frames: int = 8, side: int = 128, dtype=torch.float32):

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import json
+import logging
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -166,3 +167,10 @@ def show_text(node: str, text: str) -> None:
 
     if hasattr(PromptServer.instance, "send_progress_text"):
         PromptServer.instance.send_progress_text(text, node)
+
+
+def show_warnings(node: str, sentences: list[str]) -> None:
+    """Sentences below a node while it runs, and in the log."""
+    text = "\n".join(sentences)
+    logging.warning("%s", text)
+    show_text(node, text)

@@ -58,6 +58,11 @@ class VideoModel(comfy.model_base.BaseModel):
         )
         require_text_of(self.latent_format.release, conds)
 
+    def _second_text(self, conds: dict, width: int) -> Tensor | None:
+        """The tokens of a second text encoder, `[B, L, width]`, where the prompt went through one."""
+        require_text_width(conds.get(SECOND), width, self.model_config.text_encoder.name)
+        return conds.get(SECOND)
+
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
         if c_concat is not None:
@@ -92,9 +97,8 @@ class HunyuanVideoModel(MaskedTextModel):
 
     def extra_conds(self, **kwargs) -> dict:
         out, config = super().extra_conds(**kwargs), self.diffusion_model.config
-        second = kwargs.get(SECOND)
+        second = self._second_text(kwargs, config.caption_channels_2)
         if second is not None:
-            require_text_width(second, config.caption_channels_2, self.model_config.text_encoder.name)
             out["context_t5"] = comfy.conds.CONDRegular(second)
             mask = text_mask(second, kwargs.get(SECOND_MASK))
             if mask is not None:
@@ -110,10 +114,9 @@ class MMDiTVideoModel(VideoModel):
     """V5 and V5.1: every row of the text counts, its padding too. V5 reads a second text."""
 
     def extra_conds(self, **kwargs) -> dict:
-        out, second = super().extra_conds(**kwargs), kwargs.get(SECOND)
-        width = self.diffusion_model.config.caption_channels_2
-        if second is not None and width is not None:
-            require_text_width(second, width, self.model_config.text_encoder.name)
+        out, width = super().extra_conds(**kwargs), self.diffusion_model.config.caption_channels_2
+        second = None if width is None else self._second_text(kwargs, width)
+        if second is not None:
             out["context_t5"] = comfy.conds.CONDRegular(second)
         return out
 

@@ -70,7 +70,7 @@ def load_transformer(
     """
     checkpoint = read_transformer(path, motion_module)
     release = model_detection.detect_transformer(checkpoint)
-    _require_variant(release, checkpoint)
+    release.require_variant(checkpoint.path.name)
     weights = _fitting(release, checkpoint)
     tensors = prepare_quantised(release, weights, checkpoint.metadata)
     if tensors is None:
@@ -118,14 +118,6 @@ def read_transformer(path: str | Path, motion_module: str | Path | None = None) 
     if motion_module is None:
         return checkpoint
     return with_motion_module(checkpoint, read_checkpoint(motion_module, "motion_module"))
-
-
-def _require_variant(release: Release, checkpoint: Checkpoint) -> None:
-    """The network must be of a published variant, by its input channels."""
-    try:
-        release.require_variant(checkpoint.path.name)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def _fitting(release: Release, checkpoint: Checkpoint) -> dict[str, Tensor]:

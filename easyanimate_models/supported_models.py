@@ -19,7 +19,7 @@ from .dit.hunyuan_dit import HunyuanDiT
 from .dit.mmdit import MMDiT
 from .dit.motion_dit import LongSkips, MotionDiT, MotionDiTConfig
 from .dit.motion_module import MotionConfig
-from .files.checkpoint import embed_config
+from .files.checkpoint import CheckpointError, embed_config
 from .latent_formats import (
     CachedDecoderLatents,
     CausalAttentionLatents,
@@ -90,12 +90,12 @@ class Release(comfy.supported_models_base.BASE):
         return next((variant for variant in self.variants if variant.channels == extra), None)
 
     def require_variant(self, file: str) -> None:
-        """Raise `ValueError` when no published network takes so many input channels; `file` names it."""
+        """Raise `CheckpointError` when no published network takes so many input channels; `file` names it."""
         latents = self.config.latent_channels
         known = {latents: "text to video", **{latents + variant.channels: variant.name for variant in self.variants}}
         if self.config.in_channels not in known:
             listed = ", ".join(f"{channels} ({name})" for channels, name in known.items())
-            raise ValueError(
+            raise CheckpointError(
                 f"{file} takes {self.config.in_channels} channels, but the transformers of "
                 f"{self.latent_format.release} take {listed}; choose another file."
             )

@@ -1,18 +1,17 @@
 """Control videos, camera paths and trajectories -> what Control and Camera transformers follow."""
 
-import logging
-
 import comfy.model_management as mm
 import node_helpers
 import torch
 from comfy_api.latest import io
 
-from ..easyanimate_models.conditioning.camera import POSE_SIZE, pack, plucker_maps, whole_frames
+from ..easyanimate_models.conditioning.camera import POSE_SIZE, pack, plucker_maps
 from ..easyanimate_models.conditioning.control import ControlInputs, control_latents
 from ..easyanimate_models.conditioning.poses import parse_poses, resampled
 from ..easyanimate_models.conditioning.trajectory import parse_tracks, trajectory_video
-from ..easyanimate_models.host import show_text
+from ..easyanimate_models.host import show_text, show_warnings
 from ..easyanimate_models.latent_formats import mark
+from ..easyanimate_models.vae.slicing import CAUSAL
 from ..easyanimate_models.vae.video_sizes import SIDE_STEP, latent_size
 from .conditioning import CATEGORY, outputs, shared_inputs
 from .decoding import require_slice_vae
@@ -107,8 +106,7 @@ class EasyAnimateControlToVideo(io.ComfyNode):
         frames = vae.plan.frames_for(size[0])
         notes = _notes(frames, control_video, ref_image)
         if notes:
-            logging.warning("%s", " ".join(notes))
-            show_text(cls.hidden.unique_id, "\n".join(notes))
+            show_warnings(cls.hidden.unique_id, notes)
         samples = torch.zeros([batch_size, vae.latent_channels, *size], device=mm.intermediate_device())
         return io.NodeOutput(positive, negative, mark({"samples": samples}, vae.latent_format), frames)
 
@@ -201,7 +199,7 @@ class EasyAnimateTrajectory(io.ComfyNode):
 
 def _whole_size(width: int, height: int, length: int) -> tuple[int, int, int]:
     """The size in pixels and the length in frames that latents of V5.1 stand for, no more than asked for."""
-    return width // SIDE_STEP * SIDE_STEP, height // SIDE_STEP * SIDE_STEP, whole_frames(length)
+    return width // SIDE_STEP * SIDE_STEP, height // SIDE_STEP * SIDE_STEP, CAUSAL.crop(length)
 
 
 def _control_variant(vae) -> ControlInputs:

@@ -101,6 +101,11 @@ def _outputs() -> list:
     ]
 
 
+def fps_input(tooltip: str) -> io.Float.Input:
+    """The frame rate that footage or clips are resampled to."""
+    return io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, optional=True, tooltip=tooltip)
+
+
 class EasyAnimateSplitVideos(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -131,15 +136,7 @@ class EasyAnimateSplitVideos(io.ComfyNode):
                     step=0.1,
                     tooltip="Longer shots are split evenly; the paper uses 10. At least twice min_seconds.",
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=0.0,
-                    min=0.0,
-                    max=240.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Resamples the videos to this frame rate: 24 for V3. 0 = each video's own rate.",
-                ),
+                fps_input("Resamples the videos to this frame rate: 24 for V3. 0 = each video's own rate."),
             ],
             outputs=_outputs(),
         )

@@ -1,10 +1,8 @@
 """Text -> CONDITIONING."""
 
-import logging
-
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import show_text
+from ..easyanimate_models.host import show_warnings
 from ..easyanimate_models.text_encoders.prompt import encode_prompt, lost_text
 
 
@@ -48,8 +46,7 @@ class EasyAnimateEncodePrompt(io.ComfyNode):
         require_text_encoder(clip)
         notes = [note for text in (positive, negative) for note in lost_text(clip, text, clean_text)]
         if notes:
-            logging.warning("%s", "\n".join(notes))
-            show_text(cls.hidden.unique_id, "\n".join(notes))
+            show_warnings(cls.hidden.unique_id, notes)
         return io.NodeOutput(*(encode_prompt(clip, [text], clean_text) for text in (positive, negative)))
 
 

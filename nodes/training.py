@@ -12,11 +12,12 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..easyanimate_models.host import require_choice, show_text
-from .dataset import dataset_folder, input_digest, input_folder, input_folders
+from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
 from .prompts import require_text_encoder
 
 CATEGORY = "EasyAnimate/training"
+FPS = "Resamples the clips of a folder or dataset to this frame rate: 24 for V3. 0 = each clip's own rate."
 NO_FOLDER = "clips that are connected"
 NAMES = ["comfyui", "original"]
 
@@ -105,18 +106,6 @@ def _dataset() -> io.String.Input:
     return io.String.Input("dataset", optional=True, force_input=True, tooltip=tooltip)
 
 
-def _fps() -> io.Float.Input:
-    return io.Float.Input(
-        "fps",
-        default=0.0,
-        min=0.0,
-        max=240.0,
-        step=0.01,
-        optional=True,
-        tooltip="Resamples the clips of a folder or dataset to this frame rate: 24 for V3. 0 = each clip's own rate.",
-    )
-
-
 def _outputs() -> list:
     return [
         io.Model.Output(tooltip="The trained transformer."),
@@ -170,7 +159,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 ),
                 _image_encoder(),
                 _dataset(),
-                _fps(),
+                fps_input(FPS),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
         )
@@ -238,7 +227,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 *_samples(),
                 _image_encoder(),
                 _dataset(),
-                _fps(),
+                fps_input(FPS),
             ],
             outputs=_outputs(),
         )

@@ -1,4 +1,4 @@
-"""A camera path -> what a camera model is told of every pixel's ray: Pluecker coordinates.
+"""A camera path -> what a camera model is given of every pixel's ray: Pluecker coordinates.
 
 After CameraCtrl (He et al. 2024) and light field networks (Sitzmann et al. 2021).
 """
@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..vae.slicing import CAUSAL, TIME_RATIO
 from ..vae.video_sizes import SIDE_STEP
 from .inpainting import SAME_SHAPE, resized_by_frame
 from .poses import CameraPath
 
 RAY_CHANNELS = 6  # moment, direction
-FRAMES_PER_LATENT = 4  # of V5 and V5.1; the first latent is one frame
-EMBEDDING_CHANNELS = RAY_CHANNELS * FRAMES_PER_LATENT
+EMBEDDING_CHANNELS = RAY_CHANNELS * TIME_RATIO
 STRENGTH = 6.0  # the maps were multiplied by it in training
 POSE_SIZE = (1280, 720)  # width and height of RealEstate10K
 
@@ -50,10 +50,10 @@ def pack(maps: Tensor) -> Tensor:
 
     Channel c * 4 + k of latent frame f is channel c of frame 4f - 3 + k; all four of latent frame 0 are frame 0.
     """
-    embedding = maps.new_empty(RAY_CHANNELS, FRAMES_PER_LATENT, 1 + len(maps) // FRAMES_PER_LATENT, *maps.shape[2:])
+    embedding = maps.new_empty(RAY_CHANNELS, TIME_RATIO, 1 + len(maps) // TIME_RATIO, *maps.shape[2:])
     embedding[:, :, 0] = maps[0, :, None]
     if len(maps) > 1:
-        embedding[:, :, 1:] = maps[1:].unflatten(0, (-1, FRAMES_PER_LATENT)).permute(2, 1, 0, 3, 4)
+        embedding[:, :, 1:] = maps[1:].unflatten(0, (-1, TIME_RATIO)).permute(2, 1, 0, 3, 4)
     return embedding.flatten(0, 1)[None]
 
 
@@ -64,8 +64,8 @@ def unpack(embedding: Tensor) -> Tensor:
             f"A camera embedding of shape {list(embedding.shape)} can't be used; connect EasyAnimate Camera Path or "
             "WanCameraEmbedding."
         )
-    frames = embedding[0].unflatten(0, (RAY_CHANNELS, FRAMES_PER_LATENT)).permute(2, 1, 0, 3, 4)
-    return frames.flatten(0, 1)[FRAMES_PER_LATENT - 1 :]
+    frames = embedding[0].unflatten(0, (RAY_CHANNELS, TIME_RATIO)).permute(2, 1, 0, 3, 4)
+    return frames.flatten(0, 1)[TIME_RATIO - 1 :]
 
 
 def camera_latents(embedding: Tensor, latent: torch.Size) -> Tensor:
@@ -77,7 +77,7 @@ def camera_latents(embedding: Tensor, latent: torch.Size) -> Tensor:
     (count, height, width), (frames, rows, columns) = embedding.shape[-3:], latent[2:]
     if count != frames or abs(width / height * rows / columns - 1) > SAME_SHAPE:
         here, there = (
-            f"{w}x{h} with {(n - 1) * FRAMES_PER_LATENT + 1} frames"
+            f"{w}x{h} with {CAUSAL.frames_for(n)} frames"
             for w, h, n in ((width, height, count), (columns * SIDE_STEP // 2, rows * SIDE_STEP // 2, frames))
         )
         raise ValueError(
@@ -86,8 +86,3 @@ def camera_latents(embedding: Tensor, latent: torch.Size) -> Tensor:
         )
     maps = unpack(embedding).movedim(1, 0)[None]
     return resized_by_frame(maps, torch.Size((frames, rows, columns))) * STRENGTH
-
-
-def whole_frames(length: int) -> int:
-    """The most frames that latents of V5 and V5.1 can stand for, 4n + 1, up to `length`."""
-    return (length - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1

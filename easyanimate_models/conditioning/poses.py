@@ -58,14 +58,14 @@ def resampled(path: CameraPath, frames: int) -> CameraPath:
     times = path.times
     if not (times.diff() > 0).all():
         times = torch.arange(len(times), dtype=torch.float64)
-    wanted = torch.linspace(float(times[0]), float(times[-1]), frames, dtype=torch.float64)
-    before = (torch.searchsorted(times, wanted, right=True) - 1).clamp(0, max(len(times) - 2, 0))
+    new_times = torch.linspace(float(times[0]), float(times[-1]), frames, dtype=torch.float64)
+    before = (torch.searchsorted(times, new_times, right=True) - 1).clamp(0, max(len(times) - 2, 0))
     after = (before + 1).clamp(max=len(times) - 1)
-    weights = (wanted - times[before]) / torch.where(after > before, times[after] - times[before], 1.0)
+    weights = (new_times - times[before]) / torch.where(after > before, times[after] - times[before], 1.0)
     start, end = path.camera_to_world[before], path.camera_to_world[after]
     poses = torch.lerp(start, end, weights[:, None, None])
     poses[:, :3, :3] = _between(start[:, :3, :3], end[:, :3, :3], weights, before)
-    return CameraPath(wanted, torch.lerp(path.intrinsics[before], path.intrinsics[after], weights[:, None]), poses)
+    return CameraPath(new_times, torch.lerp(path.intrinsics[before], path.intrinsics[after], weights[:, None]), poses)
 
 
 def _rows(text: str) -> list[list]:

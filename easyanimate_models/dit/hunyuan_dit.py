@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from einops import rearrange
 from torch import Tensor, nn
 
+from .denoiser import Denoiser
 from .hunyuan_embedders import Resampler, ResamplerConfig, SiluMLP, TimestepTextSizeStyle, with_learned_padding
 from .layers import FeedForward, in_parts, modulate
 from .motion_module import frame_positions
@@ -19,7 +19,7 @@ from .rotary import fitted, rotations
 
 BASE_GRID = 32  # rows and columns of tokens that rotary positions are fitted into
 SPACE_RATIO = 8
-SOURCE_SIZE = (1024, 1024)  # of the videos it was trained on, as it is told by default
+SOURCE_SIZE = (1024, 1024)  # of the source videos, by default
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class HunyuanDiTConfig:
 
 
 class Conditions(NamedTuple):
-    """What the network is told beside latents and timestep.
+    """What the network is given beside latents and timestep.
 
     `context` [B, L, C] are BERT's tokens, `context_t5` [B, L2, C2] mT5's, each with a mask of 1 keep, 0 drop.
     `clip_embeds` [B, tokens, C3] are CLIP's last hidden states, `clip_mask` [B, queries] those of their 16 tokens that
@@ -205,17 +205,13 @@ class Patches(nn.Module):
         return rearrange(x, "(b f) d h w -> b (f h w) d", b=batch).contiguous()
 
 
-class HunyuanDiT(nn.Module):
-    """Predicts the velocity (v) of video latents; see `forward` for the shapes."""
+class HunyuanDiT(Denoiser):
+    """Predicts the velocity (v) of video latents; see `_forward` for the inputs."""
 
     def __init__(self, config: HunyuanDiTConfig, dtype=None, device=None, operations: Any = None, **_):
-        super().__init__()
+        super().__init__(config, dtype)
         leaf = (dtype, device, operations)
         width, context, context_2 = config.width, config.caption_channels, config.caption_channels_2
-        self.config = config
-        self.dtype = dtype
-        self.in_channels, self.out_channels = config.in_channels, config.latent_channels  # nodes of the host read these
-        self.patch_size = config.patch
         self.pos_embed = Patches(config.in_channels, width, config.patch, *leaf)
         self.text_embedder = SiluMLP(context_2, 4 * context_2, context, *leaf)
         rows = config.text_length + config.text_length_2
@@ -232,17 +228,8 @@ class HunyuanDiT(nn.Module):
         outputs = config.patch**2 * 2 * config.latent_channels
         self.proj_out = operations.Linear(width, outputs, dtype=dtype, device=device)
 
-    def forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
-        """The velocity `[B, latent channels, F, H, W]` in `x` `[B, in channels, F, H, W]`.
-
-        `timesteps` [B]; all else is as in `Conditions`, the text by position or by name.
-        """
-        options = transformer_options or {}
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
-        return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
-
     def _forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
+        """`timesteps` [B]; all else is as in `Conditions`, the text by position or by name."""
         if kwargs.get("control"):
             raise ValueError("There are no ControlNets for EasyAnimate V4; remove Apply ControlNet.")
         conditions = Conditions(*args, **{k: v for k, v in kwargs.items() if k in Conditions._fields})

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from einops import rearrange
 from torch import Tensor, nn
 
+from .denoiser import Denoiser
 from .layers import TOKENS_AT_ONCE, FeedForward, TwoLayer, modulate, sinusoid
 from .rotary import Span, fitted, rotations
 
@@ -166,18 +166,14 @@ class MMDiTBlock(nn.Module):
         return _in_parts(x, lambda part: torch.addcmul(x[:, part], gate, ff(self.norm2(x[:, part], shift, scale))))
 
 
-class MMDiT(nn.Module):
+class MMDiT(Denoiser):
     """Predicts the velocity of video latents; see `_forward` for the shapes."""
 
     def __init__(self, config: MMDiTConfig, dtype=None, device=None, operations: Any = None, **_):
-        super().__init__()
+        super().__init__(config, dtype)
         leaf = (dtype, device, operations)
         kw = {"dtype": dtype, "device": device}
         width, patch = config.width, config.patch
-        self.config = config
-        self.dtype = dtype
-        self.in_channels, self.out_channels = config.in_channels, config.latent_channels  # nodes of the host read these
-        self.patch_size = patch
         self.time_embedding = TwoLayer(width, config.timestep_channels, nn.SiLU(), *leaf)
         self.proj = operations.Conv2d(config.in_channels, width, patch, stride=patch, **kw)
         self.text_proj = _text_projection(config.caption_channels, width, config.text_norm, *leaf)
@@ -190,13 +186,6 @@ class MMDiT(nn.Module):
         self.norm_final = operations.LayerNorm(width, eps=config.eps, **kw)
         self.norm_out = AdaLayerNorm(config, 2, *leaf)
         self.proj_out = operations.Linear(width, patch**2 * config.latent_channels, **kw)
-
-    def forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
-        """The velocity `[B, latent channels, F, H, W]` in `x` `[B, in channels, F, H, W]`; see `_forward`."""
-        options = transformer_options or {}
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
-        return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
 
     def _forward(
         self,

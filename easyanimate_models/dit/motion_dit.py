@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import comfy.ldm.common_dit
 import torch
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from einops import rearrange
 from torch import Tensor, nn
 
+from .denoiser import Denoiser
 from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias, modulate
 from .motion_module import Grid, MotionConfig, MotionModule
 
@@ -101,17 +101,13 @@ class MotionDiTBlock(nn.Module):
         return rearrange(h, "(b f) n d -> b (f n) d", f=grid[0])
 
 
-class MotionDiT(nn.Module):
-    """Predicts the noise in video latents; see `forward` for the shapes."""
+class MotionDiT(Denoiser):
+    """Predicts the noise in video latents; see `embed` for the inputs."""
 
     def __init__(self, config: MotionDiTConfig, dtype=None, device=None, operations: Any = None, **_):
-        super().__init__()
+        super().__init__(config, dtype)
         leaf = (dtype, device, operations)
         width = config.width
-        self.config = config
-        self.dtype = dtype
-        self.in_channels, self.out_channels = config.in_channels, config.latent_channels  # nodes of the host read these
-        self.patch_size = config.patch
         kinds = [config.motion[i % len(config.motion)] if config.motion else None for i in range(config.depth)]
         with_size = config.sample_size == SIZE_CONDITIONED
         self.pos_embed = PatchEmbed(config.in_channels, width, config.patch, config.sample_size, *leaf)
@@ -142,13 +138,6 @@ class MotionDiT(nn.Module):
         """Zero what is added to an image transformer, so that each frame comes out as before: motion and long skips."""
         modules: list[Any] = [block.attn_temporal for block in self.transformer_blocks if block.attn_temporal]
         _zero(*(module.temporal_transformer.proj_out for module in modules), *self.long_connect_fc)
-
-    def forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
-        """The noise `[B, latent channels, F, H, W]` in `x` `[B, in channels, F, H, W]`; see `_forward`."""
-        options = transformer_options or {}
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
-        return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
 
     def _forward(self, x: Tensor, timesteps: Tensor, *args, control=None, transformer_options=None, **kwargs) -> Tensor:
         """`control["output"][i]` [B, F*N, D], where there is one, is added to what block i puts out; see `embed`."""

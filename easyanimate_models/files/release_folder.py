@@ -6,22 +6,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-FIRST, SECOND = "text_encoder", "text_encoder_2"
+TEXT_ENCODER, TEXT_ENCODER_2 = "text_encoder", "text_encoder_2"
 VOCABULARY = "spiece.model"
 
 
 def release_folder(path: Path) -> Path | None:
     """The release folder that a text encoder belongs to: `path` itself, or what its component folder lies in."""
-    if path.is_dir() and any((path / name).is_dir() for name in (FIRST, SECOND)):
+    if path.is_dir() and any((path / name).is_dir() for name in (TEXT_ENCODER, TEXT_ENCODER_2)):
         return path
     component = path if path.is_dir() else path.parent
-    return component.parent if component.name in (FIRST, SECOND) else None
+    return component.parent if component.name in (TEXT_ENCODER, TEXT_ENCODER_2) else None
 
 
 def second_text_encoder(path: Path) -> Path | None:
     """The folder of the second text encoder beside the first one at `path`."""
     folder = release_folder(path)
-    return folder / SECOND if folder and (folder / SECOND).is_dir() else None
+    return folder / TEXT_ENCODER_2 if folder and (folder / TEXT_ENCODER_2).is_dir() else None
 
 
 def vocabulary(path: Path) -> Tensor | None:

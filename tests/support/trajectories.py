@@ -18,6 +18,7 @@ camera = part("easyanimate_models.conditioning.camera")
 inpainting = part("easyanimate_models.conditioning.inpainting")
 conditioning = part("nodes.conditioning")
 control = part("nodes.control")
+host = part("easyanimate_models.host")
 
 SAMPLERS = {  # the original's schedulers that the host has a sampler for
     "EulerDiscreteScheduler": "euler",
@@ -191,7 +192,7 @@ def _with_control(name: str, vae, positive, negative) -> tuple[list, list, torch
         "ref_image": _pixels(name, REFERENCE),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(control, "show_text", lambda *_: None)
+        patch.setattr(host, "show_text", lambda *_: None)
         patch.setattr(control.EasyAnimateControlToVideo, "hidden", HIDDEN, raising=False)
         out = control.EasyAnimateControlToVideo.execute(positive, negative, vae, *_size(name), **given)
     return _checked(name, out)

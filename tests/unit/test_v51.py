@@ -14,6 +14,7 @@ from support.tiny_networks import random, tiny_hunyuan_dit, tiny_release_vae
 
 conditioning = part("nodes.conditioning")
 control = part("nodes.control")
+host = part("easyanimate_models.host")
 latent_cache = part("easyanimate_models.training.clips.latent_cache")
 sampling = part("nodes.sampling")
 schedules = part("easyanimate_models.sampling.schedules")
@@ -32,7 +33,7 @@ def vae():
 def shown(monkeypatch):
     """What the node shows."""
     texts: list[str] = []
-    monkeypatch.setattr(control, "show_text", lambda node, text: texts.append(text))
+    monkeypatch.setattr(host, "show_text", lambda node, text: texts.append(text))
     hidden = SimpleNamespace(unique_id="1")
     monkeypatch.setattr(control.EasyAnimateControlToVideo, "hidden", hidden, raising=False)
     return texts
@@ -79,22 +80,22 @@ def test_stock_image_nodes_give_what_ours_gives(vae, start, end, batch):
 def test_stock_control_nodes_give_what_ours_gives(vae):
     model, video, reference = tiny_mmdit(in_channels=CONTROL), images(9), images(1, 4)
     for size in (SIZE, (32, 32, 17, 1)):
-        for seen in (None, reference):
-            ours = controlled(vae, size, control_video=video, ref_image=seen)
+        for image in (None, reference):
+            ours = controlled(vae, size, control_video=video, ref_image=image)
             stock = nodes_wan.WanFunControlToVideo.execute(
-                text(), text(), vae, *size, start_image=seen, control_video=video
+                text(), text(), vae, *size, start_image=image, control_video=video
             )
             assert relative_error(given(model, stock), given(model, ours)) < SAME
 
 
 def test_stock_camera_nodes_give_what_ours_gives(vae):
     model, reference = tiny_mmdit(in_channels=CAMERA), images(1)
-    for seen in (None, reference):
-        ours = controlled(vae, camera_conditions=camera(), ref_image=seen)
+    for image in (None, reference):
+        ours = controlled(vae, camera_conditions=camera(), ref_image=image)
         stock = nodes_wan.WanCameraImageToVideo.execute(
-            text(), text(), vae, *SIZE, start_image=seen, camera_conditions=camera()
+            text(), text(), vae, *SIZE, start_image=image, camera_conditions=camera()
         )
-        assert given(model, ours)[:, :6].any() and bool(given(model, ours)[:, 6:].any()) == (seen is not None)
+        assert given(model, ours)[:, :6].any() and bool(given(model, ours)[:, 6:].any()) == (image is not None)
         assert relative_error(given(model, stock), given(model, ours)) < SAME
 
 
