@@ -28,9 +28,9 @@ def decoded_length(length: int, plan: TimePlan = SLICES) -> int:
 
 def length_note(frames: int, plan: TimePlan = SLICES) -> str | None:
     """What becomes of a clip of so many frames, in a sentence, unless it comes out of a VAE as long as it went in."""
-    kept, decoded = plan.crop(frames), decoded_length(frames, plan)
-    if kept < frames:
-        return f"This VAE takes 4n + 1 frames: the first {kept} of {frames} are encoded."
+    encoded, decoded = plan.crop(frames), decoded_length(frames, plan)
+    if encoded < frames:
+        return f"This VAE takes 4n + 1 frames: the first {encoded} of {frames} are encoded."
     if decoded != frames:
         return f"This VAE does not keep a length of {frames} frames: {decoded} will be decoded."
     return None

@@ -72,16 +72,18 @@ def released(name: str, projected: int | None = None, config: dict | None = None
 @pytest.mark.parametrize("config", [None, {}], ids=["config", "no config"])
 @each("name", FILES)
 def test_released_files_of_hunyuan_dit(name, config, projected):
-    file, told = released(name, projected, config), released(name).config
+    file, config_json = released(name, projected, config), released(name).config
     release = detection.detect_transformer(file)
     found = release.config
     fitting = checkpoint.require_fit(EasyAnimateV4.network(found, **META), file, "transformer", release.ignored)
     assert type(release) is EasyAnimateV4 and found.rotary_in_block_0
     assert set(file.tensors) - set(fitting) == {f"blocks.{i}.t_embed.pe" for i in range(found.depth)}
-    assert configs.hunyuan_dit_config(found).items() >= {k: told[k] for k in _told_by_tensors(told)}.items()
-    assert found.inner == int(told["hidden_size"] * told["mlp_ratio"])
+    assert (
+        configs.hunyuan_dit_config(found).items() >= {k: config_json[k] for k in _told_by_tensors(config_json)}.items()
+    )
+    assert found.inner == int(config_json["hidden_size"] * config_json["mlp_ratio"])
     assert found.resampler == embedders.ResamplerConfig(
-        told["n_query"], projected or told["cross_attention_dim"], projected is not None
+        config_json["n_query"], projected or config_json["cross_attention_dim"], projected is not None
     )
 
 

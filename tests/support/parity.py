@@ -67,14 +67,14 @@ class Loaders:
 
 def with_whole_vocabulary(model: Golden) -> tuple[dict[str, torch.Tensor], dict]:
     """Weights and config of a recorded model; the rows of a vocabulary that was cut go back to where they were."""
-    kept, config = model.tensors.get("inputs.kept_token_ids"), model.config["constructor"]
-    if kept is None:
+    token_ids, config = model.tensors.get("inputs.kept_token_ids"), model.config["constructor"]
+    if token_ids is None:
         return model.weights, config
-    size, weights = int(kept.max()) + 1, dict(model.weights)
+    size, weights = int(token_ids.max()) + 1, dict(model.weights)
     for key in weights:
         if key.endswith(("embed_tokens.weight", "word_embeddings.weight")):
             words = torch.zeros(size, weights[key].shape[1], dtype=torch.float16)
-            words[kept] = weights[key].half()
+            words[token_ids] = weights[key].half()
             weights[key] = words
     return weights, {**config, "vocab_size": size}
 

@@ -67,7 +67,7 @@ def test_what_the_rows_hold(clips, release):
     rows = {name: [token for token, weight in row if weight == 1.0] for name, (row,) in tokens.items()}
     assert (len(rows["hydit_clip"]), rows["hydit_clip"][-1]) == (77, 102)
     assert len(rows["mt5xl"]) == 256
-    assert rows["mt5xl"].index(1) in (range(130, 141) if release == "V4" else [255])  # a cut word is read anew
+    assert rows["mt5xl"].index(1) in (range(130, 141) if release == "V4" else [255])  # a cut word becomes other pieces
     tokenizer = clips[release].tokenizer.mt5xl.tokenizer.tokenizer
     read = clips[release].tokenize(TEXT)
     assert tokenizer.decode([token for token, _ in read["mt5xl"][0] if token > 2]) == TEXT

@@ -95,8 +95,8 @@ def peak(network, what: str, side: int, frames: int) -> int:
                 network.moments(x[:, :, s.start : s.stop], cache)
             else:
                 network.decode_slice(x[:, :, s.before : s.after], s.start - s.before, s.stop - s.start, cache)
-    seen = plan.frames_per_slice + (2 if cache else 0)
-    return live.peak + min(seen, frames) * WIDTHS[1] * side * side * torch.bfloat16.itemsize
+    frames_in_view = plan.frames_per_slice + (2 if cache else 0)
+    return live.peak + min(frames_in_view, frames) * WIDTHS[1] * side * side * torch.bfloat16.itemsize
 
 
 @pytest.mark.parametrize("what", ["encode", "decode"])
@@ -106,10 +106,10 @@ def test_the_host_is_told_what_a_tile_takes(release, frames, what):
     vae = SimpleNamespace(first_stage_model=network)
     kind, side = host_vae.HostVAE, 384
     if what == "encode":
-        told = kind._encode_memory(vae, (1, 3, frames, side, side), torch.bfloat16)
+        estimate = kind._encode_memory(vae, (1, 3, frames, side, side), torch.bfloat16)
     else:
-        told = kind._decode_memory(vae, (1, 4, frames // 4, side // 8, side // 8), torch.bfloat16)
-    assert told == pytest.approx(peak(network, what, side, frames), rel=0.15)
+        estimate = kind._decode_memory(vae, (1, 4, frames // 4, side // 8, side // 8), torch.bfloat16)
+    assert estimate == pytest.approx(peak(network, what, side, frames), rel=0.15)
 
 
 @pytest.fixture

@@ -102,12 +102,12 @@ def test_what_the_mask_leaves_out_is_learned_padding(network):
     assert_changes(network(x, torch.tensor([500.0]), **given | {"context": context}), before)
     with torch.no_grad():
         padding = network.text_embedding_padding
-        kept = padding.clone()
+        before = padding.clone()
         padding[:2] += 1.0  # of tokens that are there
         assert torch.equal(network(x, torch.tensor([500.0]), **given), before)
         padding[2:3] += 1.0
         assert_changes(network(x, torch.tensor([500.0]), **given), before)
-        padding.copy_(kept)
+        padding.copy_(before)
 
 
 def test_all_of_the_second_text_is_pooled_masked_or_not(network):
@@ -147,16 +147,16 @@ def test_a_network_that_sees_no_start_image_leaves_it_out():
 
 def test_size_and_style_have_defaults(network):
     sizes, style = torch.tensor([[1024, 1024, 32, 48, 0, 0]]), torch.zeros(1, dtype=torch.long)
-    told = predict(network, noise(), image_meta_size=sizes, style=style)
-    assert torch.equal(predict(network, noise()), told)
-    assert_changes(predict(network, noise(), image_meta_size=sizes.flip(1)), told)
+    explicit = predict(network, noise(), image_meta_size=sizes, style=style)
+    assert torch.equal(predict(network, noise()), explicit)
+    assert_changes(predict(network, noise(), image_meta_size=sizes.flip(1)), explicit)
 
 
 def test_every_block_can_be_hooked(network):
-    seen = []
+    hooked = []
 
     def watch(args, extra):
-        seen.append({name: args[name].shape for name in ("img", "txt", "vec", "pe")})
+        hooked.append({name: args[name].shape for name in ("img", "txt", "vec", "pe")})
         out = extra["original_block"](args)
         assert torch.equal(out["txt"], args["txt"])
         return out
@@ -164,7 +164,7 @@ def test_every_block_can_be_hooked(network):
     ours = predict(network, noise(), patches(**{f"b{i}": watch for i in BLOCKS}))
     assert torch.equal(ours, predict(network, noise()))
     shapes = {"img": (1, 12, 32), "txt": (1, LENGTH + LENGTH_2, 16), "vec": (1, 32), "pe": (1, 12, 1, 8, 2, 2)}
-    assert seen == [shapes for _ in BLOCKS]
+    assert hooked == [shapes for _ in BLOCKS]
 
 
 @pytest.mark.parametrize("index", BLOCKS)
@@ -204,8 +204,8 @@ def test_a_wrapper_stands_around_the_network(network):
 
 def test_rotary_positions_are_those_of_the_original():
     tables = load_file(GOLDEN / "rope_tables" / "rope.safetensors")
-    told = json.loads((GOLDEN / "rope_tables" / "rope.json").read_text())["cases"]
-    flat = {name: case for name, case in told.items() if name.startswith("2d")}
+    cases = json.loads((GOLDEN / "rope_tables" / "rope.json").read_text())["cases"]
+    flat = {name: case for name, case in cases.items() if name.startswith("2d")}
     assert flat
     for name, case in flat.items():
         rows, columns = (case[f"pixel_{side}"] // 8 // case["patch_size"] for side in ("height", "width"))

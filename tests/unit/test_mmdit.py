@@ -106,12 +106,12 @@ def with_patches(replace: dict) -> dict:
 
 @both
 def test_every_block_can_be_replaced_and_gives_video_and_text(changed):
-    network, seen = network_of(**changed), []
+    network, hooked = network_of(**changed), []
     given = inputs_of(network, 2, 3, 4, 6)
 
     def patch(args, extra):
         options = args["transformer_options"]
-        seen.append((options["block_index"], options["total_blocks"], options["block_type"]))
+        hooked.append((options["block_index"], options["total_blocks"], options["block_type"]))
         assert args["img"].shape == (2, 18, 32) and args["txt"].shape[::2] == (2, 32)
         assert args["vec"].shape == (2, 12) and args["pe"].shape == (1, 18, 1, 8, 2, 2)
         out = extra["original_block"](args)
@@ -121,7 +121,7 @@ def test_every_block_can_be_replaced_and_gives_video_and_text(changed):
     options = with_patches({("double_block", i): patch for i in range(MMDIT.depth)})
     before = dict(options)
     assert torch.equal(network(**given, transformer_options=options), network(**given))
-    assert seen == [(i, MMDIT.depth, "double") for i in range(MMDIT.depth)]
+    assert hooked == [(i, MMDIT.depth, "double") for i in range(MMDIT.depth)]
     assert options == before  # the host's own options stay as they are
 
 
@@ -227,7 +227,7 @@ def test_attention_takes_five_tensors_as_long_as_the_video(monkeypatch):
     state = 8 * 16 * 16 * network.config.width * 4
     with LiveBytes(*given.values(), *network.parameters()) as live:
         network(**given)
-    assert 5 * state < live.peak < 5.5 * state  # video, queries, keys, values, what is seen; and positions
+    assert 5 * state < live.peak < 5.5 * state  # video, queries, keys, values, attention; and positions
 
 
 def with_lora(patcher):

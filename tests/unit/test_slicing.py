@@ -95,11 +95,11 @@ def test_windows_never_see_each_other():
 
 @pytest.mark.parametrize("frames", SOME_LENGTHS)
 def test_v5_takes_one_frame_and_then_fours(frames):
-    plan, kept = slicing.CAUSAL, 4 * ((frames - 1) // 4) + 1
-    assert plan.crop(frames) == kept
+    plan, cropped = slicing.CAUSAL, 4 * ((frames - 1) // 4) + 1
+    assert plan.crop(frames) == cropped
     assert plan.latents_for(frames) == (frames - 1) // 4 + 1
-    assert plan.frames_for(plan.latents_for(frames)) == kept
-    assert plan.frames_of(frames) == [range(1), *(range(i, i + 4) for i in range(1, kept, 4))]
+    assert plan.frames_for(plan.latents_for(frames)) == cropped
+    assert plan.frames_of(frames) == [range(1), *(range(i, i + 4) for i in range(1, cropped, 4))]
 
 
 @pytest.mark.parametrize(("frames", "latents", "decoded"), [(1, 1, 1), (8, 2, 8), (9, 3, 12), (12, 3, 12), (24, 6, 24)])
