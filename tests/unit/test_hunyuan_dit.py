@@ -102,12 +102,12 @@ def test_what_the_mask_leaves_out_is_learned_padding(network):
     assert_changes(network(x, torch.tensor([500.0]), **given | {"context": context}), before)
     with torch.no_grad():
         padding = network.text_embedding_padding
-        before = padding.clone()
+        learned = padding.clone()
         padding[:2] += 1.0  # of tokens that are there
         assert torch.equal(network(x, torch.tensor([500.0]), **given), before)
         padding[2:3] += 1.0
         assert_changes(network(x, torch.tensor([500.0]), **given), before)
-        padding.copy_(before)
+        padding.copy_(learned)
 
 
 def test_all_of_the_second_text_is_pooled_masked_or_not(network):
