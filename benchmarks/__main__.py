@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     "dit_step",
     "mmdit_step",
+    "hunyuan_dit",
     "pixart",
     "slice_vae",
     "memory",

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from easyanimate_models.dit.motion_dit import MotionDiT, MotionDiTConfig
-from easyanimate_models.latent_formats import SliceLatents
 from easyanimate_models.supported_models import RELEASED_SKIPS, EasyAnimateV3
 from easyanimate_models.vae.host_vae import HostVAE
 from easyanimate_models.vae.slice_vae import SliceVAE, SliceVAEConfig
@@ -55,7 +54,7 @@ def slice_vae(dtype: torch.dtype = torch.float32) -> SliceVAE:
 def host_vae() -> HostVAE:
     """The same as the host has it."""
     network = filled(SliceVAE(SLICE_VAE))
-    return HostVAE(network, network.state_dict(), SliceLatents())
+    return HostVAE(network, network.state_dict(), EasyAnimateV3)
 
 
 @torch.no_grad()

@@ -23,7 +23,6 @@ NODES = [
     *prompts.NODES,
     *conditioning.NODES,
     *control.NODES,
-    *control.NODES,
     *latents.NODES,
     *sampling.NODES,
     *decoding.NODES,

@@ -14,7 +14,7 @@ from ..easyanimate_models.conditioning.inpainting import (
 from ..easyanimate_models.latent_formats import mark
 from ..easyanimate_models.vae.video_sizes import latent_size, shortest_video
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
-from .decoding import require_slice_vae
+from .decoding import require_slice_vae, show_length
 from .latents import size_inputs
 
 CATEGORY = "EasyAnimate/conditioning"
@@ -154,6 +154,7 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
                 *_clip_vision_inputs(),
             ],
             outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -176,6 +177,7 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
         latent = mark({"samples": vae.encode(video)}, vae.latent_format)
         if hold:
             latent["noise_mask"] = mask[None, None]
+        show_length(cls, len(video), vae)
         return io.NodeOutput(positive, negative, latent, vae.plan.frames_for(latent["samples"].shape[2]))
 
 

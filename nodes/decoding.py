@@ -2,10 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import require_choice
+from ..easyanimate_models.host import require_choice, show_text
 from ..easyanimate_models.latent_formats import mark, require_channels, require_match, require_numbers
 from ..easyanimate_models.vae.host_vae import SEAMS, HostVAE
 from ..easyanimate_models.vae.tiling import Tiling
+from ..easyanimate_models.vae.video_sizes import length_note
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 
 CATEGORY = "EasyAnimate/latent"
@@ -26,19 +27,21 @@ class EasyAnimateEncode(io.ComfyNode):
             node_id="EasyAnimateEncode",
             display_name="EasyAnimate Encode",
             category=CATEGORY,
-            description="Encodes a video into latents, slice by slice. Lengths of 1, 8n and 8n + 1 (V3), 9n (V2) or "
-            "any (V1) are preserved exactly.",
+            description="Encodes a video into latents, slice by slice. Lengths of 1, 4n + 1 (V5, V5.1), 8n (V4), 8n "
+            "and 8n + 1 (V3), 9n (V2) or any (V1) are preserved exactly; V5 and V5.1 leave out frames after 4n + 1.",
             inputs=[
                 io.Image.Input("images", tooltip="The frames of one clip."),
                 io.Vae.Input("vae", tooltip="The EasyAnimate VAE."),
                 io.Int.Input("tile_size", **TILE_INPUT),
             ],
             outputs=[io.Latent.Output(tooltip="The encoded video, for the sampler.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, images, vae, tile_size) -> io.NodeOutput:
         samples = require_slice_vae(vae).encode(images, tiling=tiling_of(tile_size))
+        show_length(cls, len(images), vae)
         return io.NodeOutput(mark({"samples": samples}, vae.latent_format))
 
 
@@ -62,10 +65,14 @@ class EasyAnimateDecode(io.ComfyNode):
                     optional=True,
                     tooltip="How to treat the jump every eight frames. original: leave it. overlap (V3): cross-fade "
                     "slices, which takes two decodes. smooth: the original's smooth_output, which takes an extra "
-                    "encode and hides less of it.",
+                    "encode and hides less of it. V1, V4, V5 and V5.1 have no jumps; all options are the same.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The frames, for Create Video: 24 fps (V2, V3) or 12 fps (V1).")],
+            outputs=[
+                io.Image.Output(
+                    tooltip="The frames, for Create Video: 24 fps (V2 to V4), 12 fps (V1) or 8 fps (V5, V5.1)."
+                )
+            ],
         )
 
     @classmethod
@@ -85,6 +92,13 @@ def require_slice_vae(vae) -> HostVAE:
             "This VAE is not an EasyAnimate VAE; load one with Load EasyAnimate VAE, or use the stock VAE nodes."
         )
     return vae
+
+
+def show_length(node: type[io.ComfyNode], frames: int, vae: HostVAE) -> None:
+    """Say below the node what becomes of a clip of so many frames, where its length changes."""
+    note = length_note(frames, vae.plan)
+    if note is not None and node.hidden is not None:
+        show_text(node.hidden.unique_id, note)
 
 
 def tiling_of(tile_size: int) -> Tiling | None:

@@ -26,9 +26,9 @@ def size_inputs() -> list:
             min=1,
             max=4096,
             step=1,
-            tooltip=f"In frames, at 24 fps (V2, V3) or 12 fps (V1): 1 for an image, else a multiple of {LENGTH_STEP} "
-            "(V3, trained on 72 and 144), a multiple of 9 (V2) or any number (V1). Others are rounded: see the "
-            "frames output.",
+            tooltip="In frames, at 8 fps (V5, V5.1), 24 fps (V2 to V4) or 12 fps (V1): 1 for an image, else 4n + 1 "
+            f"(V5, V5.1, trained on 49), a multiple of {LENGTH_STEP} (V3, V4, trained on 72 and 144), a multiple of 9 "
+            "(V2) or any number (V1). Others are rounded: see the frames output.",
         ),
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos per run; each needs its own memory."),
     ]
@@ -44,7 +44,7 @@ class EasyAnimateEmptyLatent(io.ComfyNode):
             description="An empty video latent for the sampler, and the frame count of the video.",
             inputs=[
                 *size_inputs(),
-                io.Vae.Input("vae", optional=True, tooltip="The VAE of V1 or V2. Without one, the latent is for V3."),
+                io.Vae.Input("vae", optional=True, tooltip="The EasyAnimate VAE. Without one, the latent is for V3."),
             ],
             outputs=[
                 io.Latent.Output(tooltip="An empty latent, for the sampler."),

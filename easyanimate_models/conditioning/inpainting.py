@@ -59,7 +59,7 @@ def masked_clip(clip: Tensor, mask: Tensor, plan: TimePlan) -> tuple[Tensor, Ten
     `mask` is one of those that `pixel_mask` takes. Where the clip's latents decode to more or fewer frames than it has,
     given frames keep their distance to the nearer end, as those of `given_frames`.
     """
-    length, height, width, _ = clip.shape
+    clip, (length, height, width, _) = clip.float().cpu(), clip.shape
     of_latents = mask.ndim == 5 and mask.shape[2] == plan.latents_for(length)
     frames = plan.frames_for(mask.shape[2]) if of_latents else length
     made = mask_for(mask, frames, height, width)

@@ -11,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..vae.masks import latent_mask
+from . import guidance
 from .long_video import with_any_batch
 
 KEY = "easyanimate_guard"
@@ -47,9 +48,10 @@ class _Run:
         sigmas = without_repeats(sigmas)
         if mask is not None:
             mask = latent_mask(mask, patcher.model.model_config.vae.plan, noise.shape)
-        windows = executor.class_obj.model_options.get("context_handler")
-        if windows is not None:
-            executor.class_obj.model_options["context_handler"] = with_any_batch(windows)
+        options = executor.class_obj.model_options  # of this run
+        if options.get("context_handler") is not None:
+            options["context_handler"] = with_any_batch(options["context_handler"])
+        guidance.with_any_batch(options)
         self.finite = []
         try:
             samples = executor(noise, latent_image, sampler, sigmas, mask, *args, **kw)

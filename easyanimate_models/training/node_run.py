@@ -23,6 +23,7 @@ from .clips.latent_cache import (
     encode_dataset,
     is_inpainting,
     log_unreadable_captions,
+    require_trainable,
     wants_clip_tokens,
 )
 from .clips.settings import DataSettings
@@ -124,6 +125,7 @@ def _prepare(
     require_package("accelerate")
     if not isinstance(job.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
+    require_trainable(job.model)
     empty_text = embeddings_of(encode_prompt(job.clip, [""])).context
     model = job.model.model
     require_text_width(empty_text, model.diffusion_model.config.caption_channels, model.model_config.text_encoder.name)

@@ -18,6 +18,7 @@ from .clips.latent_cache import (
     is_inpainting,
     log_unreadable_captions,
     read_encoded,
+    require_trainable,
     wants_clip_tokens,
 )
 from .clips.windows import cut_into_windows
@@ -45,6 +46,7 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
         return _train_vae(recipe, callback, state.is_main_process)
     motion_module = recipe.models.motion_module
     model = load_transformer(_path(recipe.models.transformer), _path(motion_module) if motion_module else None)
+    require_trainable(model)
     previews = _encode(recipe, model) if state.is_main_process else None
     state.wait_for_everyone()
     encoded = read_encoded(recipe.clips, is_inpainting(model))

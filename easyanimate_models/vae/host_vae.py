@@ -15,12 +15,12 @@ from torch import Tensor
 from ..host import is_dynamic, out_of_memory, patcher_class
 from .slicing import DecodeSlice
 from .tiling import RELEASE_TILING, Tiling
+from .video_sizes import length_note
 from .video_vae import SPACE_RATIO, VideoVAE, tiles_of
 
 SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
 ENCODING = "easyanimate_encoding"  # what latents carry, see `encoding_of`
 LEAST_TILE = 8  # side in latents: smaller tiles see too little
-LIVE_TENSORS = 4  # of the widest kind at full size, while the last block of a slice runs
 
 
 class HostVAE(comfy.sd.VAE):
@@ -62,16 +62,13 @@ class HostVAE(comfy.sd.VAE):
 
     def _declare(self, model: VideoVAE) -> None:
         """What the host's methods and nodes read."""
-        plan, side, widest = self.plan, SPACE_RATIO, model.config.channels[1]
+        plan, side = self.plan, SPACE_RATIO
         ratios = (plan.time_ratio, side, side)
         self.latent_channels, self.latent_dim, self.output_channels = model.config.latent_channels, 3, 3
         self.upscale_ratio, self.upscale_index_formula = (plan.frames_for, side, side), ratios
         self.downscale_ratio, self.downscale_index_formula = (plan.latents_for, side, side), ratios
-        per_pixel = plan.frames_per_slice * LIVE_TENSORS * widest
-        self.memory_used_encode = lambda shape, dtype: per_pixel * shape[-2] * shape[-1] * mm.dtype_size(dtype)
-        self.memory_used_decode = lambda shape, dtype: (
-            per_pixel * shape[-2] * shape[-1] * side * side * mm.dtype_size(dtype)
-        )
+        self.memory_used_encode = self._encode_memory
+        self.memory_used_decode = self._decode_memory
         self.process_input = lambda image: image * 2.0 - 1.0
         self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         self.working_dtypes = [torch.bfloat16, torch.float32]
@@ -99,6 +96,10 @@ class HostVAE(comfy.sd.VAE):
         smaller tiles: the release's, then half as large, and so on.
         """
         z = samples_in if samples_in.ndim == 5 else samples_in.unsqueeze(2)
+        if seams != SEAMS[0] and self.plan.seamless:
+            logging.info("This VAE leaves no seams between slices; decoding as with %s.", SEAMS[0])
+            seams = SEAMS[0]
+        tiling = self._fitting(self._decode_memory, z.shape, tiling, 1)
         return self._or_tiled(partial(self._decode, seams=seams), z, tiling, 1)
 
     def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None) -> Tensor:
@@ -106,15 +107,22 @@ class HostVAE(comfy.sd.VAE):
         return self.decode(samples, tiling=_tiling(tile_x, tile_y, overlap, 1))
 
     def encode(self, pixel_samples: Tensor, tiling: Tiling | None = None) -> Tensor:
-        """Images `[T, H, W, C]` as one clip, or `[B, T, H, W, C]`, to latents; the sides are cropped to eights."""
+        """Images `[T, H, W, C]` as one clip, or `[B, T, H, W, C]`, to latents.
+
+        The sides are cropped to eights, the length as the plan says, of which the log tells.
+        """
         clips = pixel_samples if pixel_samples.ndim == 5 else pixel_samples.unsqueeze(0)
         height, width = clips.shape[2:4]
         if min(height, width) < SPACE_RATIO:
             raise ValueError(
                 f"A video of {width} x {height} is too small; make it at least {SPACE_RATIO} x {SPACE_RATIO}."
             )
+        if self.plan.crop(clips.shape[1]) < clips.shape[1]:
+            logging.warning(length_note(clips.shape[1], self.plan))
         clips = self.vae_encode_crop_pixels(clips.flatten(0, 1)[..., :3]).unflatten(0, clips.shape[:2])
-        latents = self._or_tiled(self._encode, clips.movedim(-1, 1), tiling, SPACE_RATIO)
+        pixels = clips.movedim(-1, 1)
+        tiling = self._fitting(self._encode_memory, pixels.shape, tiling, SPACE_RATIO)
+        latents = self._or_tiled(self._encode, pixels, tiling, SPACE_RATIO)
         setattr(latents, ENCODING, Encoding(self, clips))
         return latents
 
@@ -123,6 +131,38 @@ class HostVAE(comfy.sd.VAE):
     ) -> Tensor:
         """The host's tiled encode; see `decode_tiled`."""
         return self.encode(pixel_samples, tiling=_tiling(tile_x, tile_y, overlap, SPACE_RATIO))
+
+    def _encode_memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
+        """Bytes at most above the weights for pixels `[B, 3, T, H, W]`."""
+        model = self.first_stage_model
+        values = (model.memory.kept_encode + model.memory.encode) * model.config.channels[1]
+        return values * shape[-2] * shape[-1] * mm.dtype_size(dtype)
+
+    def _decode_memory(self, shape: tuple[int, ...], dtype: torch.dtype, length: float = 1.0) -> float:
+        """Bytes at most above the weights for latents `[B, C, F, h, w]`, in slices of `length` times the usual."""
+        model = self.first_stage_model
+        values = (model.memory.kept_decode + length * model.memory.decode) * model.config.channels[1]
+        return values * shape[-2] * shape[-1] * SPACE_RATIO**2 * mm.dtype_size(dtype)
+
+    def _fitting(
+        self, memory: Callable[..., float], shape: tuple[int, ...], tiling: Tiling | None, ratio: int
+    ) -> Tiling | None:
+        """The tiling, or smaller tiles where `memory` is more than is free and features are kept from slice to slice.
+
+        Those grow with the frame, so that large frames would fail late. Other VAEs just try.
+        """
+        needed = memory(_one_tile(shape, tiling, ratio), self.vae_dtype)
+        if not self.plan.seamless:
+            return tiling
+        self._load(needed)
+        free = mm.get_free_memory(self.device)
+        while needed > free:
+            smaller = _smaller(tiling, max(shape[-2:]) // ratio)
+            if smaller is None:
+                break
+            tiling, needed = smaller, memory(_one_tile(shape, smaller, ratio), self.vae_dtype)
+            logging.info("Using tiles of %d pixels, which fit into memory.", tiling.side * SPACE_RATIO)
+        return tiling
 
     def _or_tiled(
         self, work: Callable[[Tensor, Tiling | None], Tensor], x: Tensor, tiling: Tiling | None, ratio: int
@@ -144,7 +184,7 @@ class HostVAE(comfy.sd.VAE):
         model = self.first_stage_model
         slices = self._decode_slices(z.shape[2], seams)
         longest = max(s.frame_stop - s.frame_start for s in slices) / self.plan.frames_per_slice
-        self._load(longest * self.memory_used_decode(_one_tile(z.shape, tiling, 1), self.vae_dtype))
+        self._load(self._decode_memory(_one_tile(z.shape, tiling, 1), self.vae_dtype, longest))
         b, c, t, h, w = model.pixel_shape(z.shape)
         images = torch.empty((b, t, h, w, c), device=self.output_device)
         between = self._between(t) if seams == "smooth" else slice(0)
@@ -189,7 +229,7 @@ class HostVAE(comfy.sd.VAE):
 
     def _encode(self, clips: Tensor, tiling: Tiling | None) -> Tensor:
         model = self.first_stage_model
-        self._load(self.memory_used_encode(_one_tile(clips.shape, tiling, SPACE_RATIO), self.vae_dtype))
+        self._load(self._encode_memory(_one_tile(clips.shape, tiling, SPACE_RATIO), self.vae_dtype))
         latents = torch.empty(model.latent_shape(clips.shape), device=self.output_device)
         slices = self.plan.encode(self.plan.crop(clips.shape[2]))
         on_slice = _progress(len(clips) * len(tiles_of(tiling, latents.shape, 1)) * len(slices))

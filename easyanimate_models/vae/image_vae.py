@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .layers import EPS
 from .slicing import FRAMES
-from .video_vae import VideoVAE
+from .video_vae import PeakMemory, VideoVAE
 
 LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -185,7 +185,7 @@ class ImageDecoder(nn.Module):
 class ImageVAE(VideoVAE):
     """Encoder and decoder of V1; a slice is one frame, so batch and time are one, and nothing is kept."""
 
-    plan, channels_last = FRAMES, torch.channels_last
+    plan, memory, channels_last = FRAMES, PeakMemory(encode=4, decode=4), torch.channels_last
 
     def __init__(self, config: ImageVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__(config)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .layers import Cache, CausalTime, DownBlock, LayerFactory, MidBlock, PairTime, SliceTime, UpBlock, WindowTime
 from .onednn_conv import for_single_clips
 from .slicing import SLICES, WINDOWS
-from .video_vae import VideoVAE
+from .video_vae import PeakMemory, VideoVAE
 
 TIME_STRIDES = (1, 2, 2, None)  # what each of the four down blocks does to time; up blocks mirror it
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -82,7 +82,7 @@ class Decoder(nn.Module):
 class SliceVAE(VideoVAE):
     """Encoder and decoder of V3."""
 
-    plan = SLICES
+    plan, memory = SLICES, PeakMemory(encode=32, decode=32)
     time: SliceTime | WindowTime | CausalTime = SliceTime()
     decoder_time: PairTime | None = None  # where the decoder goes by another rule
 
@@ -106,7 +106,7 @@ class SliceVAE(VideoVAE):
 class WindowVAE(SliceVAE):
     """The same layers, causal inside windows: the MagViT VAE of V2."""
 
-    plan, time = WINDOWS, WindowTime()
+    plan, memory, time = WINDOWS, PeakMemory(encode=36, decode=36), WindowTime()
 
 
 def _own(cache: Cache | None) -> Cache:

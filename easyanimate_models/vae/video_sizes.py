@@ -26,6 +26,16 @@ def decoded_length(length: int, plan: TimePlan = SLICES) -> int:
     return plan.frames_for(plan.latents_for(length))
 
 
+def length_note(frames: int, plan: TimePlan = SLICES) -> str | None:
+    """What becomes of a clip of so many frames, in a sentence, unless it comes out of a VAE as long as it went in."""
+    kept, decoded = plan.crop(frames), decoded_length(frames, plan)
+    if kept < frames:
+        return f"This VAE takes 4n + 1 frames: the first {kept} of {frames} are encoded."
+    if decoded != frames:
+        return f"This VAE does not keep a length of {frames} frames: {decoded} will be decoded."
+    return None
+
+
 def shortest_video(plan: TimePlan = SLICES) -> int:
     """The smallest length that comes out as more than one frame."""
     return next(length for length in range(2, plan.frames_per_slice + 2) if decoded_length(length, plan) > 1)

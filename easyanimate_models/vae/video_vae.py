@@ -1,6 +1,7 @@
 """What every VAE does alike: pixels <-> latents, tile by tile in space and, inside a tile, slice by slice in time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,20 @@ SPACE_RATIO = 8
 OnSlice = Callable[[], None] | None
 
 
+@dataclass(frozen=True)
+class PeakMemory:
+    """What a network holds at most: values of its second level's width (`channels[1]`) for each pixel of a frame.
+
+    `encode` and `decode` work on a slice of full length; the others are kept for the next slice, whatever the length.
+    Counted at the released widths, and one input of a convolution more, which GPUs and CPUs copy.
+    """
+
+    encode: float
+    decode: float
+    kept_encode: float = 0.0
+    kept_decode: float = 0.0
+
+
 class VideoVAE(nn.Module):
     """The loops around an encoder and a decoder that know single slices: `moments` and `decode_slice`.
 
@@ -24,6 +39,7 @@ class VideoVAE(nn.Module):
     """
 
     plan: TimePlan
+    memory: PeakMemory
     decoder: Any  # of the release
     channels_last = torch.channels_last_3d  # this layout, for its convolutions
 

@@ -25,7 +25,7 @@ TEXTS = {  # of runs, the negative prompt's first -> the transformer's inputs
 def calls() -> list[tuple[str, int]]:
     """Calls of a transformer in whole runs, of which all that it was given is recorded."""
     found = []
-    for name in names("run"):
+    for name in (run for run in names("run") if config_of(run)["transformer"] in names("MMDiT")):
         shapes = shapes_of(name)
         channels = config_of(config_of(name)["transformer"])["constructor"]["in_channels"]
         for call in sorted(int(match[1]) for match in map(CALL.fullmatch, shapes) if match):

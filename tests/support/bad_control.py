@@ -2,9 +2,9 @@
 
 from tools.workflows.author import node
 
-from .bad_graphs import Row, other
+from .bad_graphs import OURS_ONLY, SD, Row, other
 
-CAMERA, TRAJECTORY = "EasyAnimateCameraPath", "EasyAnimateTrajectory"
+CAMERA, TRAJECTORY, TO_VIDEO = "EasyAnimateCameraPath", "EasyAnimateTrajectory", "EasyAnimateControlToVideo"
 POSE = "0 0.5 0.9 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0"
 
 
@@ -21,7 +21,23 @@ def track(coordinates: str, **inputs) -> dict:
     return {"track": spots, **other("empty", width=["track", 1])}
 
 
+def controlled_video(**inputs) -> dict:
+    """The good graph with EasyAnimate Control to Video in it."""
+    size = {"width": 64, "height": 64, "length": 9, "batch_size": 1}
+    wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0]}
+    between = node(TO_VIDEO, **(wired | size | inputs))
+    return {"given": between, **other("sampler", positive=["given", 0], negative=["given", 1], latent=["given", 2])}
+
+
 CONTROL = (
+    Row("control for V3", TO_VIDEO, "^Control transformers are of V5.1 or V5, but .* of V3", controlled_video()),
+    Row(
+        "a VAE of another family",
+        TO_VIDEO,
+        OURS_ONLY,
+        {**SD, **controlled_video(vae=["sd", 2])},
+    ),
+    Row("a video without length", TO_VIDEO, "length", controlled_video(length=0), by="host"),
     Row("no poses", CAMERA, "^There are no poses; paste the text", path("")),
     Row("half a pose", CAMERA, "^Pose 2 has 12 numbers, but a row has 19", path(f"{POSE}\n{POSE[:31]}")),
     Row(

@@ -30,11 +30,10 @@ WRONG = (
 )
 NOT_ONE = {
     T: (
-        "not a transformer of EasyAnimate V1 to V3, V5 or V5.1; choose the transformer's file",
+        "not a transformer of EasyAnimate; choose the transformer's file",
         (
             ("a VAE", "a-vae.safetensors", "an EasyAnimate video VAE"),
             ("a LoRA", "sd-lora.safetensors", "a LoRA"),
-            ("V4", "v4.safetensors", "an EasyAnimate V4 transformer"),
         ),
     ),
     V: (

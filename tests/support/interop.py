@@ -17,6 +17,7 @@ from .pack import ROOT
 from .prompts import decode, ksampler, text_to_latent
 from .videos import pixels, saved_files
 
+SAME, DIFFERENT = 1e-4, 1e-2  # relative distances
 OTHER_PROMPT = "a green square goes down on a black background"
 CFG = 2.0
 STEPS = 8
@@ -26,6 +27,10 @@ HEAD = """# Stock nodes that work with EasyAnimate
 Each cell was run on that version of ComfyUI with the built-in tiny model, and the output was checked: the same as the
 plain run where it should be, different where it should be, with the right shape and with the colour and motion of the
 prompt (`tests/host/test_interop.py`; with `--host FOLDER` and `--write-docs` it adds or updates a column).
+
+`ok ×2` and `ok ×2 ×3`: it was also run for 2 or 3 videos at once (`batch_size`), and each of them came out as it does
+alone, from the same noise. Samplers that draw noise at every step, as euler_ancestral does, draw other noise for a
+batch; there, each video was checked to be another one. What only encodes or saves has no batch.
 
 """
 
@@ -41,6 +46,7 @@ class Bench:
     port: int
     object_info: dict = field(init=False)
     version: str = field(init=False)
+    sampled: list[dict] = field(default_factory=list)  # the nodes that were replaced, of each run
 
     def __post_init__(self):
         self.object_info = client.get(self.port, "/object_info")
@@ -48,15 +54,20 @@ class Bench:
 
     def latent(self, **changed) -> Tensor:
         """What the node `sampler` outputs, `[B, C, F, H, W]`."""
-        saved = {"saved": node("SaveLatent", samples=["sampler", 0], filename_prefix="tests/latent")}
-        (file,) = self.run("latents", {**graph(), **changed, **saved})
-        return load_file(file)["latent_tensor"].float()
+        self.sampled.append(changed)
+        return self.saved(latent_prompt(changed))
 
     def frames(self, **changed) -> Tensor:
         """What the node `decode` outputs, `[T, H, W, 3]` in 0..1, without loss."""
-        saved = {"saved": node("SaveImage", images=["decode", 0], filename_prefix="tests/frame")}
-        files = self.run("images", {**graph(), "decode": decode(), **changed, **saved})
-        return torch.stack([pixels(Image.open(path)) for path in files])
+        self.sampled.append(changed)
+        return self.saved(frames_prompt(changed))
+
+    def saved(self, prompt: dict) -> Tensor:
+        """What the node `saved` of a prompt saves: a latent, or frames."""
+        outputs = client.run(self.port, self.filled(prompt))
+        if files := saved_files(outputs, "latents"):
+            return load_file(files[0])["latent_tensor"].float()
+        return torch.stack([pixels(Image.open(path)) for path in saved_files(outputs)])
 
     def run(self, kind: str, prompt: dict) -> list[Path]:
         """The files of `kind` that a prompt saves."""
@@ -97,6 +108,36 @@ def graph() -> dict:
     return text_to_latent(sampler=sampler())
 
 
+def latent_prompt(changed: dict) -> dict:
+    """A prompt whose node `saved` saves the latent of `sampler`; `changed` replaces or adds nodes of the plain run."""
+    return {**graph(), **changed, "saved": node("SaveLatent", samples=["sampler", 0], filename_prefix="tests/latent")}
+
+
+def frames_prompt(changed: dict) -> dict:
+    """The same for the frames of `decode`."""
+    saved = node("SaveImage", images=["decode", 0], filename_prefix="tests/frame")
+    return {**graph(), "decode": decode(), **changed, "saved": saved}
+
+
+def several(changed: dict, count: int) -> dict:
+    """A prompt for so many videos at once, in half the width, height and steps; frames where `decode` was replaced."""
+    prompt = frames_prompt(changed) if "decode" in changed else latent_prompt(changed)
+    halved = {name: {**each, "inputs": _halved(each["inputs"])} for name, each in prompt.items()}
+    halved["empty"]["inputs"]["batch_size"] = count
+    return halved
+
+
+def _halved(inputs: dict) -> dict:
+    sizes = ("width", "height", "steps", "start_at_step", "end_at_step")
+    return inputs | {name: inputs[name] // 2 for name in sizes if name in inputs}
+
+
+def one_of(prompt: dict, index: int) -> dict:
+    """A prompt for one of the videos of `several`, from the same noise."""
+    one = node("LatentFromBatch", samples=["several", 0], batch_index=index, length=1)
+    return {**prompt, "several": prompt["empty"], "empty": one}
+
+
 def distance(one: Tensor, other: Tensor) -> float:
     """||one - other|| / ||other||."""
     assert one.shape == other.shape and one.isfinite().all()
@@ -105,19 +146,44 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: its check, and, where every host fails, the error message and the reason."""
+    """A line of the table: its check, and, where every host fails, the error message and the reason.
+
+    What it samples is also sampled for each number of `videos` at once. `alike` says whether each video of a batch is
+    the one that is sampled alone: samplers that draw noise at every step draw another for a batch.
+    """
 
     name: str
     check: Callable[[Bench], None]
     error: str = ""
     reason: str = ""
+    videos: tuple[int, ...] = (2,)
+    alike: bool = True
+
+    def check_batch(self, bench: Bench, count: int) -> None:
+        """What `check` sampled, for `count` videos at once."""
+        for changed in bench.sampled:
+            batch = several(changed, count)
+            videos = bench.saved(batch).chunk(count)
+            assert len(videos) == count
+            for index, video in enumerate(videos):
+                assert all(distance(video, other) > DIFFERENT for other in videos[:index])
+                if self.alike:
+                    assert alike(video, bench.saved(one_of(batch, index)))
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether latents are the same but for rounding, or frames but for a level."""
+    if one.ndim == 5:
+        return distance(one, other) < SAME
+    return one.shape == other.shape and float((one - other).abs().max()) < 2 / 255
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`ok`, or a dash with its footnote."""
+    """`ok`, for how many videos at once besides one; or a dash with its footnote."""
 
     note: str = ""
+    videos: tuple[int, ...] = ()
 
 
 def read_table() -> dict[str, dict[str, Cell]]:
@@ -131,8 +197,14 @@ def read_table() -> dict[str, dict[str, Cell]]:
     for name, *cells in rows:
         for version, cell in zip(head[1:], cells, strict=True):
             if cell:
-                table[version][name] = Cell(notes[cell.removeprefix("–[^").removesuffix("]")] if cell != "ok" else "")
+                table[version][name] = _read_cell(cell, notes)
     return table
+
+
+def _read_cell(cell: str, notes: dict[str, str]) -> Cell:
+    if cell.startswith("ok"):
+        return Cell(videos=tuple(int(count) for count in cell.split(" ×")[1:]))
+    return Cell(notes[cell.removeprefix("–[^").removesuffix("]")])
 
 
 def write_table(table: dict[str, dict[str, Cell]], order: list[str]) -> None:
@@ -141,7 +213,9 @@ def write_table(table: dict[str, dict[str, Cell]], order: list[str]) -> None:
     notes = sorted({cell.note for column in table.values() for cell in column.values() if cell.note})
 
     def text(cell: Cell | None) -> str:
-        return "" if cell is None else f"–[^{notes.index(cell.note) + 1}]" if cell.note else "ok"
+        if cell is None:
+            return ""
+        return f"–[^{notes.index(cell.note) + 1}]" if cell.note else " ×".join(["ok", *map(str, cell.videos)])
 
     lines = [["", *versions], ["---"] * (len(versions) + 1)]
     lines += [[name, *(text(table[version].get(name)) for version in versions)] for name in order]

@@ -3,34 +3,32 @@
 import os
 import shutil
 
-import torch
-from PIL import Image, ImageSequence
 from torch import Tensor
 
 from tools import comfyui
 from tools.workflows.author import node
 
-from .interop import CFG, OTHER_PROMPT, STEPS, Bench, Row, distance, graph, sampler
+from .interop import CFG, DIFFERENT, OTHER_PROMPT, SAME, STEPS, Bench, Row, distance, graph, sampler
 from .pack import part
-from .prompts import PROMPT, decode, empty, encode
-from .stand_ins import UPSCALE, stand_in
-from .videos import assert_shows, pixels, read_video
+from .prompts import BUILT_IN_INP, PROMPT, empty, encode
+from .stand_ins import stand_in
+from .videos import assert_shows
 
 CONTROL = "PixArt-XL-2-1024-ControlNet.safetensors"
 LORA, UPSCALER = "easyanimate-style-lora.safetensors", "4x-UltraSharp.pth"
 SAVED = "easyanimate-tests"  # the folder for what save nodes write where loaders look; removed after the tests
-SAME, DIFFERENT = 1e-4, 1e-2  # relative distances
+NONE, MORE = (), (2, 3)  # videos at once, besides one
 ROUNDED = 0.1  # the host's own noise levels are rounded to whole timesteps, ours are not
 ROWS: list[Row] = []
 
 TINY = part("easyanimate_models.files.model_files").TINY
 
 
-def row(name: str, **limit):
+def row(name: str, **options):
     """The function below checks the row `name`."""
 
     def add(check):
-        ROWS.append(Row(name, check, **limit))
+        ROWS.append(Row(name, check, **options))
         return check
 
     return add
@@ -62,7 +60,7 @@ def _(bench):
     assert distance(bench.latent(empty=stock), bench.plain) < SAME
 
 
-@row("ConditioningCombine")
+@row("ConditioningCombine", videos=MORE)
 def _(bench):
     def combined(text: str) -> Tensor:
         both = node("ConditioningCombine", conditioning_1=["prompt", 0], conditioning_2=["other", 0])
@@ -72,7 +70,7 @@ def _(bench):
     assert distance(combined(OTHER_PROMPT), bench.plain) > DIFFERENT
 
 
-@row("ConditioningSetTimestepRange")
+@row("ConditioningSetTimestepRange", videos=MORE)
 def _(bench):
     early, late = (
         node("ConditioningSetTimestepRange", conditioning=[text, 0], start=start, end=end)
@@ -92,6 +90,7 @@ def _(bench):
     "ConditioningSetAreaPercentage",
     error="tuple index out of range",
     reason="areas only work on images: with a video, ComfyUI mistakes the frames for the height",
+    videos=NONE,
 )
 def _(bench):
     area = {"width": 0.5, "height": 1.0, "x": 0.0, "y": 0.0, "strength": 1.0}
@@ -110,8 +109,8 @@ def _(bench):
     assert distance(latent, bench.plain) < SAME  # the host's ddim is euler without its churn
 
 
-def takes_another_path(name: str) -> None:
-    @row(f"KSampler: {name}")
+def takes_another_path(name: str, **options) -> None:
+    @row(f"KSampler: {name}", **options)
     def _(bench):
         other = sampler(sampler_name=name)
         assert distance(bench.latent(sampler=other), bench.plain) > DIFFERENT
@@ -119,7 +118,7 @@ def takes_another_path(name: str) -> None:
 
 
 takes_another_path("dpmpp_2m")
-takes_another_path("euler_ancestral")
+takes_another_path("euler_ancestral", alike=False)
 takes_another_path("uni_pc")
 
 
@@ -226,6 +225,21 @@ def _(bench):
     assert distance(patched(bench, "RescaleCFG", multiplier=0.7), bench.plain) > DIFFERENT
 
 
+@row("RenormCFG", videos=MORE)
+def _(bench):
+    never, always, limited = (patched(bench, "RenormCFG", renorm_cfg=limit) for limit in (0.0, 1.0, 100.0))
+    assert distance(limited, never) < SAME
+    assert distance(always, never) > DIFFERENT
+    unguided = patched(bench, "RenormCFG", cfg_trunc=0.0)
+    assert distance(unguided, bench.latent(sampler=sampler(cfg=1.0))) < SAME
+
+
+@row("TemporalScoreRescaling")
+def _(bench):
+    assert distance(patched(bench, "TemporalScoreRescaling", tsr_k=1.0), bench.plain) < SAME
+    assert distance(patched(bench, "TemporalScoreRescaling", tsr_k=0.5), bench.plain) > DIFFERENT
+
+
 @row("SkipLayerGuidanceDiT")
 def _(bench):
     choices = {"double_layers": "1, 2", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}
@@ -233,14 +247,14 @@ def _(bench):
     assert distance(patched(bench, "SkipLayerGuidanceDiT", scale=2.0, **choices), bench.plain) > DIFFERENT
 
 
-@row("EasyCache")
+@row("EasyCache", videos=MORE)
 def _(bench):
     choices = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
     assert distance(patched(bench, "EasyCache", reuse_threshold=0.0, **choices), bench.plain) < SAME
     assert distance(patched(bench, "EasyCache", reuse_threshold=2.0, **choices), bench.plain) > DIFFERENT
 
 
-@row("ContextWindowsManual, dim 2")
+@row("ContextWindowsManual, dim 2", videos=MORE)
 def _(bench):
     def windows(length: int, overlap: int) -> Tensor:
         sizes = {"context_length": length, "context_overlap": overlap, "dim": 2}
@@ -250,7 +264,52 @@ def _(bench):
     assert distance(windows(4, 2), bench.plain) > DIFFERENT
 
 
-@row("ControlNetApplyAdvanced")
+def with_images(bench: Bench, kind: str, **inputs) -> Tensor:
+    """The latent that the InP model makes with a conditioning node, which may use `start`, `end`, `film` and `mask`."""
+    colours = {"start": (1, 0xE02020), "end": (1, 0x2040E0), "film": (24, 0x20C020)}
+    pictures = {
+        name: node("EmptyImage", width=64, height=64, batch_size=count, color=colour)
+        for name, (count, colour) in colours.items()
+    }
+    return bench.latent(
+        **pictures,
+        **left_half(),
+        model=node("EasyAnimateLoadTransformer", transformer=BUILT_IN_INP, weight_dtype="default"),
+        given=node(kind, positive=["prompt", 0], negative=["prompt", 1], vae=["vae", 0], **inputs),
+        sampler=sampler(positive=["given", 0], negative=["given", 1]),
+    )
+
+
+def left_half() -> dict:
+    """`mask` of a frame: its left half is marked."""
+    return {
+        "nothing": node("SolidMask", value=0.0, width=64, height=64),
+        "half": node("SolidMask", value=1.0, width=32, height=64),
+        "mask": node("MaskComposite", destination=["nothing", 0], source=["half", 0], x=0, y=0, operation="add"),
+    }
+
+
+def gives_what_ours_gives(name: str, **images) -> None:
+    @row(name)
+    def _(bench):
+        inputs = {"width": 64, "height": 64, "length": 24, "batch_size": 1, **images}
+        ours = with_images(bench, "EasyAnimateImageToVideo", **inputs)
+        assert distance(with_images(bench, name, **inputs), ours) < SAME
+
+
+gives_what_ours_gives("WanImageToVideo", start_image=["start", 0])
+gives_what_ours_gives("WanFirstLastFrameToVideo", start_image=["start", 0], end_image=["end", 0])
+gives_what_ours_gives("WanFunInpaintToVideo", end_image=["end", 0])
+
+
+@row("InpaintModelConditioning", videos=MORE)
+def _(bench):
+    stock = with_images(bench, "InpaintModelConditioning", pixels=["film", 0], mask=["mask", 0], noise_mask=False)
+    ours = with_images(bench, "EasyAnimateInpaintVideo", video=["film", 0], mask=["mask", 0], noise_mask=False)
+    assert distance(stock, ours) < SAME
+
+
+@row("ControlNetApplyAdvanced", videos=MORE)
 def _(bench):
     load = node("EasyAnimateLoadControlNet", control_net=stand_in(CONTROL))
     plain = {"loaded": load, "hint": node("EmptyImage", width=64, height=64, batch_size=24, color=0xFFFFFF)}
@@ -287,26 +346,24 @@ def encoded(bench: Bench, kind: str, **inputs) -> Tensor:
     return bench.latent(vae=graph()["vae"], **frames, sampler=node(kind, vae=["vae", 0], **inputs))
 
 
-@row("VAEEncode")
+@row("VAEEncode", videos=NONE)
 def _(bench):
     ours = encoded(bench, "EasyAnimateEncode", images=["clip", 0], tile_size=0)
     assert distance(encoded(bench, "VAEEncode", pixels=["clip", 0]), ours) < SAME
 
 
-@row("VAEEncodeTiled")
+@row("VAEEncodeTiled", videos=NONE)
 def _(bench):
     ours = encoded(bench, "EasyAnimateEncode", images=["clip", 0], tile_size=0)
     whole = {"tile_size": 64, "overlap": 0, "temporal_size": 64, "temporal_overlap": 8}
     assert distance(encoded(bench, "VAEEncodeTiled", pixels=["clip", 0], **whole), ours) < DIFFERENT
 
 
-@row("SetLatentNoiseMask")
+@row("SetLatentNoiseMask", videos=MORE)
 def _(bench):
     masked = {
+        **left_half(),
         "first": sampler(),
-        "nothing": node("SolidMask", value=0.0, width=64, height=64),
-        "half": node("SolidMask", value=1.0, width=32, height=64),
-        "mask": node("MaskComposite", destination=["nothing", 0], source=["half", 0], x=0, y=0, operation="add"),
         "set": node("SetLatentNoiseMask", samples=["first", 0], mask=["mask", 0]),
         "other": encode(OTHER_PROMPT),
         "sampler": sampler(positive=["other", 0], latent_image=["set", 0], seed=2),
@@ -314,46 +371,3 @@ def _(bench):
     latent = bench.latent(**masked)
     assert distance(latent[..., 4:], bench.plain[..., 4:]) < SAME
     assert distance(latent[..., :4], bench.plain[..., :4]) > DIFFERENT
-
-
-@row("LatentUpscale, second KSampler")
-def _(bench):
-    small = empty(24, 32, 32)
-    larger = node("LatentUpscale", samples=["first", 0], upscale_method="bilinear", width=64, height=64)
-    second = sampler(latent_image=["larger", 0], denoise=0.6, seed=2)
-    assert_shows(bench.frames(empty=small, first=sampler(), larger=larger, sampler=second))
-
-
-@row("ImageUpscaleWithModel")
-def _(bench):
-    loaded = node("UpscaleModelLoader", model_name=stand_in(UPSCALER))
-    upscaled = node("ImageUpscaleWithModel", upscale_model=["loaded", 0], image=["small", 0])
-    small = decode()
-    assert_shows(bench.frames(small=small, loaded=loaded, decode=upscaled), side=64 * UPSCALE)
-
-
-@row("CreateVideo, SaveVideo")
-def _(bench):
-    (file,) = bench.run("images", film() | {"save": save_video()})
-    assert_shows(read_video(file))
-
-
-@row("SaveAnimatedWEBP")
-def _(bench):
-    chosen = {"filename_prefix": "tests/video", "fps": 12.0, "lossless": True, "quality": 100, "method": "fastest"}
-    (file,) = bench.run("images", film() | {"save": node("SaveAnimatedWEBP", images=["decode", 0], **chosen)})
-    with Image.open(file) as pictures:
-        frames = torch.stack([pixels(frame) for frame in ImageSequence.Iterator(pictures)])
-    assert (frames - bench.plain_frames).abs().max() < 2 / 255
-
-
-def film() -> dict:
-    return {
-        **graph(),
-        "decode": decode(),
-        "video": node("CreateVideo", images=["decode", 0], fps=12.0),
-    }
-
-
-def save_video() -> dict:
-    return node("SaveVideo", video=["video", 0], filename_prefix="tests/video", format="mp4", codec="h264")

@@ -3,16 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-import comfy.model_base
 import torch
 
 from .components import write_component
 from .pack import part
 from .recorded import golden
-from .tiny_networks import random, randomise
+from .tiny_networks import random, tiny_patcher
 
 mmdit = part("easyanimate_models.dit.mmdit")
-host = part("easyanimate_models.host")
 supported_models = part("easyanimate_models.supported_models")
 
 MMDIT = mmdit.MMDiTConfig(
@@ -42,11 +40,7 @@ def tiny_mmdit(**changed):
     """A ModelPatcher around `MMDIT`, in float32 on the CPU; of V5 if it takes two texts."""
     config = replace(MMDIT, **changed)
     kind = supported_models.EasyAnimateV51 if config.text_norm else supported_models.EasyAnimateV5
-    release = kind(config)
-    release.set_inference_dtype(torch.float32, None)
-    model = comfy.model_base.BaseModel(release, comfy.model_base.ModelType.FLOW, unet_model=release.network)
-    randomise(model.diffusion_model)
-    return host.patcher_class()(model, load_device=CPU, offload_device=CPU)
+    return tiny_patcher(kind(config))
 
 
 def inputs_of(network, *shape: int) -> dict[str, torch.Tensor]:

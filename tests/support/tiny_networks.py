@@ -68,15 +68,16 @@ RELEASED_HUNYUAN_DIT = replace(
 
 def tiny_transformer(**changed):
     """A ModelPatcher around `DIT`, in float32 on the CPU."""
-    return _patcher(supported_models.EasyAnimateV3(replace(DIT, **changed)))
+    return tiny_patcher(supported_models.EasyAnimateV3(replace(DIT, **changed)))
 
 
 def tiny_hunyuan_dit(**changed):
     """A ModelPatcher around `HUNYUAN_DIT`, in float32 on the CPU."""
-    return _patcher(supported_models.EasyAnimateV4(replace(HUNYUAN_DIT, **changed)))
+    return tiny_patcher(supported_models.EasyAnimateV4(replace(HUNYUAN_DIT, **changed)))
 
 
-def _patcher(release):
+def tiny_patcher(release):
+    """A ModelPatcher around a release's network with random weights, in float32 on the CPU."""
     release.set_inference_dtype(torch.float32, None)
     model = release.get_model({})
     randomise(model.diffusion_model)
@@ -87,10 +88,18 @@ def _patcher(release):
 IMAGE_VAE = image_vae.ImageVAEConfig(channels=(8, 8, 16, 16), layers=1, latent_channels=4, norm_groups=4)
 
 
+VAE_CONFIGS = {
+    "V1": IMAGE_VAE,
+    **dict.fromkeys(("V2", "V3", "V4"), VAE),
+    "V5": replace(VAE, latent_channels=16, scaling_factor=0.7125, norm="frame", attention="frame"),
+    "V5.1": replace(VAE, latent_channels=16, scaling_factor=0.7125, norm="frame", attention=None),
+}
+
+
 def tiny_release_vae(release: str):
-    """The host's VAE of "V1", "V2" or "V3" in the same way."""
-    cls = getattr(supported_models, f"EasyAnimate{release}")
-    model = cls.vae(IMAGE_VAE if release == "V1" else VAE).eval()
+    """The host's VAE of "V1", "V2", "V3", "V4", "V5" or "V5.1" in the same way."""
+    cls = getattr(supported_models, f"EasyAnimate{release.replace('.', '')}")
+    model = cls.vae(VAE_CONFIGS[release]).eval()
     randomise(model)
     return host_vae.HostVAE(model, {k: v.clone() for k, v in model.state_dict().items()}, cls)
 

@@ -46,10 +46,10 @@ OF_TRANSFORMER = {"V4": {"cross_attention_dim_t5": 16}, "V5": {"text_embed_dim_t
 META = (torch.float32, "meta", comfy.ops.disable_weight_init)
 
 
-def qwen() -> dict[str, Tensor]:
-    """Qwen2-VL's text tower with a bit of its vision tower and its head, which nobody needs."""
+def qwen(words: int = QWEN["vocab_size"]) -> dict[str, Tensor]:
+    """Qwen2-VL's text tower of so many words, with a bit of its vision tower and its head, which nobody needs."""
     beside = {"visual.patch_embed.proj.weight": random(4, 4), "lm_head.weight": random(4, 4)}
-    return {**_weights(qwen2_vl.Qwen2VLText(QWEN, *META)), **beside}
+    return {**_weights(qwen2_vl.Qwen2VLText({**QWEN, "vocab_size": words}, *META)), **beside}
 
 
 def write_qwen(folder: Path, config: bool = True) -> Path:
@@ -58,9 +58,9 @@ def write_qwen(folder: Path, config: bool = True) -> Path:
     return folder
 
 
-def bert_and_mt5() -> list[dict[str, Tensor]]:
+def bert_and_mt5(words: int = BERT["vocab_size"]) -> list[dict[str, Tensor]]:
     """V4's and V5's text encoders as the releases name their weights, BERT's with the pooler that nobody needs."""
-    pair = bert_mt5.BertMT5TextEncoder(BERT, MT5, bert_mt5.RULES["V5"], torch.empty(0))
+    pair = bert_mt5.BertMT5TextEncoder({**BERT, "vocab_size": words}, MT5, bert_mt5.RULES["V5"], torch.empty(0))
     bert, mt5 = map(_weights, pair.skeletons())
     bert = {key.removeprefix("bert."): weight for key, weight in bert.items()}
     return [{**bert, "pooler.dense.weight": random(64, 64), "pooler.dense.bias": random(64)}, mt5]

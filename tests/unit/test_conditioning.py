@@ -12,6 +12,7 @@ from support.tiny_networks import DIT, random, tiny_transformer, tiny_vae
 
 conditioning = part("nodes.conditioning")
 inpainting = part("easyanimate_models.conditioning.inpainting")
+schedules = part("easyanimate_models.sampling.schedules")
 ImageToVideo, InpaintVideo = conditioning.EasyAnimateImageToVideo, conditioning.EasyAnimateInpaintVideo
 SIZE = (32, 16, 16, 1)  # width, height, length, batch
 
@@ -96,6 +97,21 @@ class TestWhatTheModelIsGiven:
         assert "noise_mask" not in out.result[2]
 
 
+@pytest.mark.parametrize("given", [0, 1])
+@pytest.mark.parametrize("length", [8, 16, 48])
+def test_equal_slices_of_the_empty_video_are_encoded_once(vae, monkeypatch, given, length):
+    """A slice for the mask, one for the video, and those that a start image is in; none differs by it."""
+    size, start = (32, 16, length, 1), images(1) if given else None
+    network, encoded = vae.first_stage_model, []
+    moments = network.moments
+    monkeypatch.setattr(network, "moments", lambda x, cache=None: encoded.append(x) or moments(x, cache))
+    latents = concat_latents(ImageToVideo.execute(text(), text(), vae, *size, start))
+    assert len(encoded) == 2 * (1 + (given if length > 8 else 0))
+    for part_of in latents.split(4, dim=1):
+        slices = part_of.split(2, dim=2)[given:]
+        assert all(torch.equal(each, slices[0]) for each in slices)
+
+
 class TestClipTokens:
     OUTPUT = {"image_embeds": random(1, 768, seed=8)}
 
@@ -127,6 +143,22 @@ class TestClipTokens:
         assert all(bool(embeds.any()) == bool(mask.any()) for mask, embeds in rows)
         without = run(inp, ImageToVideo, vae, *SIZE, start_image=images(1))
         assert not torch.equal(with_clip, without)
+
+    def test_by_default_the_original_has_clip_from_step_13_of_25_on(self, vae, inp):
+        """Where both spans of a prompt applied, the host would run it twice and average."""
+        masks = []
+        hook = inp.model.diffusion_model.register_forward_pre_hook(
+            lambda _, args, kwargs: masks.append(kwargs["clip_mask"].clone()), with_kwargs=True
+        )
+        out = ImageToVideo.execute(text(), text(seed=2), vae, *SIZE, images(1), clip_vision_output=self.OUTPUT)
+        positive, negative, latent, _ = out.result
+        noise, sigmas = random(*latent["samples"].shape), schedules.release_sigmas(inp, "euler", 25)
+        settings = (25, 3.0, "euler", "normal", positive, negative, latent["samples"])
+        comfy.sample.sample(inp, noise, *settings, sigmas=sigmas, disable_pbar=True, seed=0)
+        hook.remove()
+        rows = [float(row.mean()) for mask in masks for row in mask]
+        steps = [rows[2 * step : 2 * step + 2] for step in range(25)]
+        assert len(rows) == 50 and [max(step) for step in steps] == [0.0] * 13 + [1.0] * 12
 
     def test_another_clip_model_is_named(self, vae, inp):
         other = {"image_embeds": random(1, 1024)}

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from support.mutations import OURS, answered, fuzzed, joined, objects, parts_of,
 from support.pack import part
 from support.pickles import Call, saved
 from support.stand_ins import IMAGE_ENCODER, image_encoder
+from support.tiny_text_encoders import BERT, QWEN, bert_and_mt5, qwen, spiece
 
 sd = part("easyanimate_models.sd")
 files = part("easyanimate_models.files.model_files")
@@ -48,6 +50,21 @@ def aesthetic_head(path: Path) -> None:
     aesthetics.read_layers(path)
 
 
+def text_encoder_of_a_later_release(path: Path, second: Path | None = None) -> None:
+    """All that is done with a file; building the CLIP, which takes the longest, is left out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sd, "clip_with_weights", lambda *_, **__: None)
+        sd.load_text_encoder(path, second)
+
+
+@functools.cache
+def mt5() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    save_file(bert_and_mt5(words=64)[1], folder / "model.safetensors")
+    (folder / "spiece.model").write_bytes(spiece())
+    return folder
+
+
 LOADERS = {  # kind of file -> loader, file name, and the tensors that it looks at first
     "transformer": (sd.load_transformer, "diffusion_pytorch_model", (
         "pos_embed.proj.weight", "caption_projection.linear_1.weight", "proj_out.weight", "long_connect_fc.0.weight",
@@ -61,6 +78,14 @@ LOADERS = {  # kind of file -> loader, file name, and the tensors that it looks 
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "shared.weight",
         "encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight",
     )),
+    "qwen2_vl": (text_encoder_of_a_later_release, "model", (
+        "model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.k_proj.bias", "model.embed_tokens.weight",
+        "model.layers.0.mlp.gate_proj.weight", "model.norm.weight",
+    )),
+    "bert": (lambda path: text_encoder_of_a_later_release(path, mt5()), "model", (
+        "embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight",
+        "encoder.layer.0.intermediate.dense.weight", "embeddings.LayerNorm.weight",
+    )),
     "image_encoder": (sd.load_image_encoder, "model", (
         "visual_projection.weight", "vision_model.embeddings.position_embedding.weight",
     )),
@@ -73,7 +98,7 @@ LOADERS = {  # kind of file -> loader, file name, and the tensors that it looks 
     )),
     "head": (aesthetic_head, "head", ("layers.0.weight", "layers.0.bias")),
 }  # fmt: skip
-CONFIGURED = ("transformer", "vae", "text_encoder", "image_encoder")
+CONFIGURED = ("transformer", "vae", "text_encoder", "qwen2_vl", "bert", "image_encoder")
 MORE = (
     "latent_rgb_bias",
     "uvit_start",
@@ -91,8 +116,12 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("whole")
     for name in ("transformer", "vae", "text_encoder", "lora"):
         shutil.copytree(TINY / name, root / name)
-    for name in ("image_encoder", "controlnet", "motion_module", "head"):
+    for name in ("image_encoder", "controlnet", "motion_module", "head", "qwen2_vl", "bert"):
         (root / name).mkdir()
+    for name, weights, sizes in (("qwen2_vl", qwen(words=64), QWEN), ("bert", bert_and_mt5(words=64)[0], BERT)):
+        save_file(weights, root / name / "model.safetensors")
+        config = {**sizes, "vocab_size": 64, "model_type": name}
+        (root / name / "config.json").write_text(json.dumps(config))
     save_file(image_encoder(), root / "image_encoder" / "model.safetensors")
     (root / "image_encoder" / "config.json").write_text(json.dumps(IMAGE_ENCODER))
     pixart_file(root / "controlnet" / "pixart.safetensors")

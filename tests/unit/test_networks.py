@@ -91,7 +91,7 @@ def test_encoding_and_predicting_leave_nothing_behind():
 
 def decode_peak(frames: int, release: str = "V3") -> int:
     network = tiny_release_vae(release).first_stage_model
-    z = random(1, 4, network.plan.latents_for(frames), 3, 4)
+    z = random(1, network.config.latent_channels, network.plan.latents_for(frames), 3, 4)
     out = torch.empty(network.pixel_shape(z.shape))
     with LiveBytes(z, out, *network.parameters()) as live:
         network.decode(z, out)
@@ -121,6 +121,12 @@ def encode_peak(frames: int, release: str = "V3") -> int:
 
 def test_encoding_takes_the_memory_of_one_slice_however_long_the_video():
     assert encode_peak(144) == encode_peak(16)
+
+
+@pytest.mark.parametrize("release", ["V4", "V5", "V5.1"])
+def test_features_kept_from_slice_to_slice_do_not_grow_with_the_video(release):
+    assert decode_peak(145, release) == decode_peak(49, release)
+    assert encode_peak(145, release) == encode_peak(49, release)
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (6, 7), (5, 6), (1, 1)])

@@ -1,4 +1,4 @@
-"""V1, V2 and V3 side by side: their VAEs under the host's nodes, their motion modules, their stamps on latents."""
+"""The releases side by side: their VAEs under the host's nodes, their motion modules, their stamps on latents."""
 
 import comfy.model_management as mm
 import comfy.utils
@@ -19,9 +19,17 @@ latents = part("nodes.latents")
 decoding = part("nodes.decoding")
 sampling = part("nodes.sampling")
 
-RELEASES = ("V1", "V2", "V3")
-LENGTHS = {"V1": [1, 2, 7, 24], "V2": [1, 9, 18, 27], "V3": [1, 8, 9, 24]}  # that come back as they went in
+LENGTHS = {  # that come back as they went in
+    "V1": [1, 2, 7, 24],
+    "V2": [1, 9, 18, 27],
+    "V3": [1, 8, 9, 24],
+    "V4": [1, 8, 12, 24],
+    "V5": [1, 5, 9, 25],
+    "V5.1": [1, 5, 9, 25],
+}
+RELEASES = tuple(LENGTHS)
 every_release = pytest.mark.parametrize("release", RELEASES)
+with_motion_modules = pytest.mark.parametrize("release", ["V1", "V2", "V3"])
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def vaes():
 def test_stock_nodes_give_back_as_many_frames_as_they_took(vaes, release, length):
     images, vae = random(length, 32, 48, 3).sigmoid(), vaes[release]
     (latent,) = host_nodes.VAEEncode().encode(vae, images)
-    assert latent["samples"].shape == (1, 4, vae.plan.latents_for(length), 4, 6)
+    assert latent["samples"].shape == (1, vae.latent_channels, vae.plan.latents_for(length), 4, 6)
     (decoded,) = host_nodes.VAEDecode().decode(vae, latent)
     assert decoded.shape == images.shape and decoded.min() >= 0 and decoded.max() <= 1
 
@@ -46,7 +54,7 @@ def test_stock_tiled_nodes_work_and_tiles_that_fit_change_nothing(vaes, release)
     (small,) = host_nodes.VAEEncodeTiled().encode(vae, images, 64, 16)
     assert torch.equal(large["samples"], whole["samples"]) and not torch.equal(small["samples"], whole["samples"])
     (decoded,) = host_nodes.VAEDecodeTiled().decode(vae, whole, 64, 16)
-    assert decoded.shape == images.shape
+    assert decoded.shape == (vae.plan.frames_for(whole["samples"].shape[2]), 64, 96, 3)
 
 
 @every_release
@@ -69,20 +77,20 @@ def test_progress_and_interruption_come_after_every_slice(vaes, release, monkeyp
         mm.interrupt_current_processing(len(updates) == 2)
 
     monkeypatch.setattr(comfy.utils.ProgressBar, "update", update)
-    total = len(vaes[release].plan.decode(7))
+    total, channels = len(vaes[release].plan.decode(7)), vaes[release].latent_channels
     with pytest.raises(mm.InterruptProcessingException):
-        vaes[release].decode(random(1, 4, 7, 2, 2))
+        vaes[release].decode(random(1, channels, 7, 2, 2))
     assert updates == [(1, total), (2, total)] and total > 2
 
 
 @every_release
 def test_a_latent_changes_the_frames_that_see_it_only(vaes, release):
-    network, z = vaes[release].first_stage_model, random(1, 4, 6, 2, 2)
+    network, z = vaes[release].first_stage_model, random(1, vaes[release].latent_channels, 6, 2, 2)
     plain = network.decode(z)
     z[:, :, 4] += 1
     changed = (network.decode(z) != plain).flatten(3).any(dim=3)[0].any(dim=0).nonzero().flatten().tolist()
-    expected = {"V1": [4], "V2": list(range(9, 18)), "V3": list(range(8, 24))}
-    assert changed == expected[release]
+    expected = {"V1": [4], "V2": range(9, 18), "V3": range(8, 24), "V4": range(16, 24)}
+    assert changed == list(expected.get(release, range(13, 21)))
 
 
 @every_release
@@ -103,7 +111,7 @@ def empty(length: int, vae=None) -> tuple[dict, int]:
 def test_an_empty_latent_says_what_will_come_out(vaes, release, length):
     vae = vaes[release]
     latent, frames = empty(length, vae)
-    assert latent["samples"].shape == (1, 4, vae.plan.latents_for(length), 4, 8)
+    assert latent["samples"].shape == (1, vae.latent_channels, vae.plan.latents_for(length), 4, 8)
     assert vae.decode(latent["samples"]).shape[1] == frames
     assert latent["easyanimate_release"] == release
     assert latent["downscale_ratio_temporal"] == vae.latent_format.temporal_downscale_ratio
@@ -188,7 +196,7 @@ def test_grid_attention_beside_an_odd_edge_is_that_of_the_even_part(grid):
     torch.testing.assert_close(whole, attention(even, (grid[0], rows, columns)))
 
 
-@every_release
+@with_motion_modules
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 2, 4), (3, 5, 7), (13, 6, 4)])
 def test_any_size_can_be_denoised(release, frames, height, width):
     kinds = getattr(supported_models, f"EasyAnimate{release}").motion
@@ -200,7 +208,7 @@ def test_any_size_can_be_denoised(release, frames, height, width):
     assert noise.shape == x.shape and noise.isfinite().all()
 
 
-@every_release
+@with_motion_modules
 def test_a_config_in_the_originals_words_says_the_same(release):
     kinds = getattr(supported_models, f"EasyAnimate{release}").motion
     config = motion_dit.MotionDiTConfig(**{**vars(DIT), "motion": kinds})

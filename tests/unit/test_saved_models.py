@@ -113,7 +113,14 @@ def test_a_damaged_config_inside_a_file(tmp_path):
         sd.load_transformer(tmp_path / "saved.safetensors")
 
 
-VAES = {"V1": "v1_e2e/sd_vae", "V2": "v2_mag_vae/mag_vae", "V3": "v3_slice_vae/slice_vae"}
+VAES = {
+    "V1": "v1_e2e/sd_vae",
+    "V2": "v2_mag_vae/mag_vae",
+    "V3": "v3_slice_vae/slice_vae",
+    "V4": "v4_cache_vae/cache_compression_vae",
+    "V5": "v5_vae/spatial_attn_vae",
+    "V5.1": "v5_mag_vae/cache_mag_vae_spatial_gn",
+}
 
 
 @pytest.mark.parametrize("release", VAES)
@@ -124,7 +131,7 @@ def test_a_vae_saved_by_the_host_comes_back_without_any_config(release, tmp_path
     alone, beside = tmp_path / "vae.safetensors", tmp_path / "checkpoint.safetensors"
     comfy.utils.save_torch_file(before.get_sd(), str(alone))
     comfy.sd.save_checkpoint(str(beside), sd.load_transformer(TINY), vae=before, metadata={})
-    latents = random(1, 4, 5, 2, 2)
+    latents = random(1, before.latent_channels, 5, 2, 2)
     for file in (alone, beside):
         after = sd.load_vae(file)
         assert after.latent_format.release == before.latent_format.release == release

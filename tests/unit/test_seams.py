@@ -12,7 +12,7 @@ host_vae = part("easyanimate_models.vae.host_vae")
 
 @pytest.fixture(scope="module")
 def vaes():
-    return {release: tiny_release_vae(release) for release in ("V1", "V2", "V3")}
+    return {release: tiny_release_vae(release) for release in ("V1", "V2", "V3", "V4", "V5")}
 
 
 def decoded(vae, latents: torch.Tensor, seams: str) -> torch.Tensor:
@@ -48,11 +48,11 @@ def test_smoothing_mixes_all_but_the_ends_with_a_copy_encoded_and_decoded_once_m
 
 
 @pytest.mark.parametrize("seams", host_vae.SEAMS)
-@pytest.mark.parametrize(("release", "latents"), [("V1", 5), ("V2", 3), ("V3", 1), ("V3", 2)])
+@pytest.mark.parametrize(("release", "latents"), [("V1", 5), ("V2", 3), ("V3", 1), ("V3", 2), ("V4", 5), ("V5", 4)])
 def test_where_there_is_no_seam_all_do_the_same(vaes, release, latents, seams):
     if (release, seams) == ("V2", "overlap"):
         pytest.skip("windows can't overlap")
-    z = random(1, 4, latents, 3, 4)
+    z = random(1, vaes[release].latent_channels, latents, 3, 4)
     assert torch.equal(decoded(vaes[release], z, seams), decoded(vaes[release], z, "original"))
 
 

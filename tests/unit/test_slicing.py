@@ -59,11 +59,21 @@ def test_a_slice_sees_at_most_six_latents_whatever_the_length(latents):
     assert max(s.after - s.before for s in slicing.plan_decode(latents)) <= 6
 
 
-@pytest.mark.parametrize("plan", [slicing.FRAMES, slicing.WINDOWS, slicing.SLICES], ids=["V1", "V2", "V3"])
+PLANS = {
+    "V1": slicing.FRAMES,
+    "V2": slicing.WINDOWS,
+    "V3": slicing.SLICES,
+    "V4": slicing.PAIRS,
+    "V5": slicing.CAUSAL,
+}
+every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=list(PLANS))
+
+
+@every_plan
 @pytest.mark.parametrize("count", SOME_LENGTHS)
 def test_every_plan_takes_everything_once_in_order_and_in_bounded_pieces(plan, count):
-    encode, decode = plan.encode(count), plan.decode(count)
-    assert [i for s in encode for i in range(s.start, s.stop)] == list(range(count))
+    encode, decode = plan.encode(plan.crop(count)), plan.decode(count)
+    assert [i for s in encode for i in range(s.start, s.stop)] == list(range(plan.crop(count)))
     assert [i for s in encode for i in range(s.latent_start, s.latent_stop)] == list(range(plan.latents_for(count)))
     assert [i for s in decode for i in range(s.start, s.stop)] == list(range(count))
     assert [i for s in decode for i in range(s.frame_start, s.frame_stop)] == list(range(plan.frames_for(count)))
@@ -81,6 +91,26 @@ def test_windows_of_nine_frames_are_three_latents(frames, latents, decoded):
 
 def test_windows_never_see_each_other():
     assert all((s.before, s.after) == (s.start, s.stop) for s in slicing.WINDOWS.decode(20))
+
+
+@pytest.mark.parametrize("frames", SOME_LENGTHS)
+def test_v5_takes_one_frame_and_then_fours(frames):
+    plan, kept = slicing.CAUSAL, 4 * ((frames - 1) // 4) + 1
+    assert plan.crop(frames) == kept
+    assert plan.latents_for(frames) == (frames - 1) // 4 + 1
+    assert plan.frames_for(plan.latents_for(frames)) == kept
+    assert plan.frames_of(frames) == [range(1), *(range(i, i + 4) for i in range(1, kept, 4))]
+
+
+@pytest.mark.parametrize(("frames", "latents", "decoded"), [(1, 1, 1), (8, 2, 8), (9, 3, 12), (12, 3, 12), (24, 6, 24)])
+def test_v4_decodes_four_frames_of_each_latent_but_one_of_a_single_one(frames, latents, decoded):
+    assert slicing.PAIRS.latents_for(frames) == latents
+    assert slicing.PAIRS.frames_for(latents) == decoded
+
+
+@every_plan
+def test_nothing_needs_no_slices_of_any_plan(plan):
+    assert plan.crop(0) == plan.latents_for(0) == plan.frames_for(0) == 0
 
 
 def test_nothing_needs_no_slices():

@@ -52,10 +52,36 @@ def test_sizes_that_no_video_has_give_one_clear_sentence(size, message):
         (8, 4, "SLICES", (2, 0)),
         (144, 48, "WINDOWS", (48, 18)),
         (16, 4, "FRAMES", (16, 4)),
+        (72, 20, "PAIRS", (18, 6)),
+        (49, 12, "CAUSAL", (13, 3)),
+        (50, 13, "CAUSAL", (13, 4)),
+        (1, 0, "CAUSAL", (2, 0)),
     ],
 )
 def test_sampling_windows_are_whole_slices(length, overlap, plan, window):
     assert sizes.window_size(length, overlap, getattr(slicing, plan)) == window
+
+
+@pytest.mark.parametrize(
+    ("frames", "plan", "note"),
+    [
+        (49, "CAUSAL", None),
+        (52, "CAUSAL", "This VAE takes 4n + 1 frames: the first 49 of 52 are encoded."),
+        (9, "PAIRS", "This VAE does not keep a length of 9 frames: 12 will be decoded."),
+        (13, "SLICES", "This VAE does not keep a length of 13 frames: 16 will be decoded."),
+        (9, "SLICES", None),
+        (7, "FRAMES", None),
+    ],
+)
+def test_a_clip_whose_length_changes_is_told_what_becomes_of_it(frames, plan, note):
+    assert sizes.length_note(frames, getattr(slicing, plan)) == note
+
+
+@pytest.mark.parametrize("plan", ["FRAMES", "WINDOWS", "SLICES", "PAIRS", "CAUSAL"])
+def test_the_shortest_video_is_longer_than_an_image(plan):
+    plan = getattr(slicing, plan)
+    shortest = sizes.shortest_video(plan)
+    assert sizes.decoded_length(shortest, plan) > 1 == sizes.decoded_length(shortest - 1, plan)
 
 
 @pytest.mark.parametrize("overlap", [24, 30, -1])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import comfy.model_base
 import torch
 from torch import Tensor
 
@@ -177,6 +178,16 @@ def read_encoded(folder: Path, inpainting: bool) -> LatentDataset:
         example = Example(cache / Path(row["latents"]).name, row["text"], clip_embeds)
         examples.setdefault(Bucket(*row["bucket"]), []).append(example)
     return LatentDataset(examples, texts, index.get("contents", {}))
+
+
+def require_trainable(model) -> None:
+    """Raise `ValueError` for releases whose objective training does not know."""
+    release = model.model.model_config
+    if release.prediction != comfy.model_base.ModelType.EPS:
+        raise ValueError(
+            f"EasyAnimate {release.latent_format.release} can't be trained here, only V1 to V3 can; connect a "
+            "transformer of one of these."
+        )
 
 
 def is_inpainting(model) -> bool:

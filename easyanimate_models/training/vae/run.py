@@ -39,10 +39,13 @@ OPS = {"dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
 def trainable_vae(start: HostVAE | None, settings: VAESettings) -> VideoVAE:
     """The network of `start` in float32, or one of another architecture with its weights; without `start`, a new one.
 
-    Image VAEs are inflated; V2's and V3's have the same tensors. Raises `ValueError` where neither is possible.
+    Image VAEs are inflated; V2's and V3's have the same tensors. Raises `ValueError` where neither is possible,
+    and for VAEs that keep features from slice to slice, which training cuts apart.
     """
     if start is None:
         return _new_vae(settings)
+    if start.plan.seamless:
+        raise ValueError("The VAEs of V4, V5 and V5.1 can't be trained; choose one of V1 to V3.")
     network = start.first_stage_model
     weights = {name: tensor.detach().float().cpu() for name, tensor in network.state_dict().items()}
     same = type(network)(network.config, **OPS)
