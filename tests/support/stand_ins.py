@@ -1,7 +1,7 @@
 """Files of other models, made at test time: the host's own networks with random weights, as small as it accepts.
 
 They lie in a folder of their own among the host's models while tests run; a workflow that names the real file is given
-the one of the same name there.
+the one of the same name there. V5.1 and V4 lie under their own names (`stand_in_releases`).
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from tools.workflows.author import Workflow
 
 from .control_arithmetic import pixart_file
 from .pack import part
+from .stand_in_releases import releases
 
 FOLDER = "easyanimate-tests"
 UPSCALE = 4
@@ -153,7 +154,13 @@ def _swapped(value):
 def files_for(workflows: Iterable[Workflow]) -> Iterator[None]:
     """Whatever these workflows name beside the built-in tiny model, among the host's models while this lasts."""
     named = {name for workflow in workflows for name in FILES if name in str(workflow.nodes)}
-    with stand_ins(*sorted(named)), pixart_control("pixart.safetensors"), release():
+    with (
+        stand_ins(*sorted(named)),
+        pixart_control("pixart.safetensors"),
+        release(),
+        releases(IMAGE_ENCODER["hidden_size"]) as v4_folder,
+    ):
+        _pickle_image_encoder(v4_folder)
         yield
 
 
@@ -162,13 +169,18 @@ def release() -> Iterator[None]:
     """A release folder with nothing but an image encoder, pickled as V3's is."""
     folder = comfyui.BASE / "models" / "easyanimate" / RELEASE_FOLDER
     try:
-        (folder / "image_encoder").mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        torch.save(image_encoder(), folder / "image_encoder" / "pytorch_model.bin")
-        (folder / "image_encoder" / "config.json").write_text(json.dumps(IMAGE_ENCODER))
+        _pickle_image_encoder(folder)
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pickle_image_encoder(release_folder: Path) -> None:
+    folder = release_folder / "image_encoder"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.save(image_encoder(), folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(IMAGE_ENCODER))
 
 
 @contextlib.contextmanager

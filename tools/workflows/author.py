@@ -7,7 +7,7 @@ Standard library only.
 import json
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .client import default, is_widget
@@ -27,8 +27,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Download:
+    """A file that a loader names, which the editor offers to download where it is missing."""
+
+    name: str  # as the loader lists it
+    url: str
+    directory: str  # below ComfyUI's models
+
+
+@dataclass(frozen=True)
 class TinyRun:
-    """How the built-in tiny model runs a workflow, and what the result should show."""
+    """How tests run a workflow, with the built-in tiny model or stand-ins, and what the result should show."""
 
     saves: dict[str, tuple[int, int]]  # node that saves -> frames, side of the square in pixels
     inputs: dict[str, dict] = field(default_factory=dict)  # node -> input -> value, in place of those in the file
@@ -45,6 +54,7 @@ class Workflow:
     stages: list[Stage]
     tiny: TinyRun
     titles: dict[str, str] = field(default_factory=dict)
+    downloads: dict[str, Download] = field(default_factory=dict)  # by node
 
     def ids(self) -> dict[str, int]:
         """The number of each node in the written file, in the order of the stages."""
@@ -188,6 +198,11 @@ def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
     return links
 
 
+def _properties(kind: str, download: Download | None) -> dict:
+    named = {} if kind == NOTE else {"Node name for S&R": kind}
+    return named | ({"models": [asdict(download)]} if download else {})
+
+
 def _node(workflow: Workflow, name: str, shape: _Shape, position: list[int], ids: dict[str, int], links: list) -> dict:
     number = ids[name]
     into = {link[4]: link[0] for link in links if link[3] == number}
@@ -210,7 +225,7 @@ def _node(workflow: Workflow, name: str, shape: _Shape, position: list[int], ids
         "mode": 0,
         "inputs": inputs,
         "outputs": outputs,
-        "properties": {} if shape.kind == NOTE else {"Node name for S&R": shape.kind},
+        "properties": _properties(shape.kind, workflow.downloads.get(name)),
         "widgets_values": shape.values,
     }
     return written | ({"title": workflow.titles[name]} if name in workflow.titles else {})

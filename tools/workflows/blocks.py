@@ -8,6 +8,11 @@ RELEASE = "easyanimate/EasyAnimateV3-XL-2-InP-512x512"
 NEGATIVE = "low resolution, blurry, deformed, distorted, shaking camera, strange motion, watermark"
 PROMPT = "a red ball moves to the left on a black background"
 LOADERS = Stage("1. Load", [["model", "clip", "vae"]])
+PROMPT_AND_SIZE = "2. Prompt and size"
+SOURCE_VIDEO = Stage("2. Input video", [["clip_file", "parts", "scaled"]])
+MAKE, FOURTH = (
+    Stage(f"{number}. Generate the video", [["sampler"], ["decode", "video"], ["save"]]) for number in (3, 4)
+)
 
 
 def loaders(model: str = BUILT_IN, clip: str = BUILT_IN, vae: str = BUILT_IN) -> dict:
@@ -49,13 +54,13 @@ def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float 
     }
 
 
-def from_release(text: str, clip: list | None = None, **sampling) -> dict:
-    """All that V3 workflows share, from the loaders to the saved video; the caller adds the node `conditioning`."""
+def from_release(text: str, clip: list | None = None, release: str = RELEASE, **sampling) -> dict:
+    """All that V3 workflows, and those of another `release` like it, share, from the loaders to the saved video; the caller adds the node `conditioning`."""
     wired = {"positive": ["conditioning", 0], "negative": ["conditioning", 1], "latent": ["conditioning", 2], "cfg": 7}
     texts = prompt(text, NEGATIVE)
     texts["prompt"]["inputs"]["clip"] = clip or ["clip", 0]
     return {
-        **loaders(RELEASE, RELEASE, RELEASE),
+        **loaders(release, release, release),
         **texts,
         "sampler": sampler(**(wired | sampling)),
         "decode": decode(seams="overlap"),
@@ -67,6 +72,20 @@ def conditioning(**changed) -> dict:
     """An EasyAnimateImageToVideo in the size of the 512 release; `changed` are images and other inputs."""
     wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0]}
     return node("EasyAnimateImageToVideo", **wired, **{"width": 672, "height": 384, "length": 72, **changed})
+
+
+def inpainting(**inputs) -> dict:
+    """An EasyAnimateInpaintVideo of the video `scaled`; `inputs` are a mask and others."""
+    wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0], "video": ["scaled", 0]}
+    return node("EasyAnimateInpaintVideo", **wired, **inputs)
+
+
+def clip_vision(image: str, release: str = RELEASE) -> dict:
+    """`vision`: what CLIP makes of the image that the node `image` loads."""
+    return {
+        "encoder": node("EasyAnimateLoadImageEncoder", image_encoder=release),
+        "vision": node("CLIPVisionEncode", clip_vision=["encoder", 0], image=[image, 0], crop="center"),
+    }
 
 
 CLIP: dict[str, dict] = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}

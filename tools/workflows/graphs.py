@@ -9,12 +9,18 @@ from .blocks import (
     BUILT_IN,
     BUILT_IN_LORA,
     CLIP,
+    FOURTH,
     LOADERS,
+    MAKE,
     PROMPT,
+    PROMPT_AND_SIZE,
+    SOURCE_VIDEO,
+    clip_vision,
     conditioning,
     decode,
     empty,
     from_release,
+    inpainting,
     loaders,
     prompt,
     sampler,
@@ -23,8 +29,16 @@ from .blocks import (
 )
 from .combined import controlnet_refine, pixart_controlnet, upscale
 from .training import footage_to_lora, train_lora, train_motion_module
+from .v4 import v4_image_to_video, v4_text_to_video
+from .v51 import (
+    v51_camera,
+    v51_control,
+    v51_image_to_video,
+    v51_inpaint,
+    v51_start_and_end,
+    v51_text_to_video,
+)
 
-PROMPT_AND_SIZE = "2. Prompt and size"
 BALL: dict[str, dict] = {"prompt": {"positive": PROMPT, "negative": ""}}
 
 
@@ -83,7 +97,7 @@ def image_to_video() -> Workflow:
         nodes={
             **from_release("the subject turns its head slowly and smiles, soft light, shallow depth of field"),
             "start": node("LoadImage", image="example.png"),
-            **_clip_vision("start"),
+            **clip_vision("start"),
             "conditioning": conditioning(start_image=["start", 0], clip_vision_output=["vision", 0]),
             "note": note(IMAGE_NOTE),
         },
@@ -112,7 +126,7 @@ def start_and_end() -> Workflow:
             **from_release("the flower opens its petals, time lapse, macro shot"),
             "start": node("LoadImage", image="example.png"),
             "end": node("LoadImage", image="example.png"),
-            **_clip_vision("start"),
+            **clip_vision("start"),
             "conditioning": conditioning(
                 start_image=["start", 0], end_image=["end", 0], clip_vision_output=["vision", 0]
             ),
@@ -136,17 +150,6 @@ def start_and_end() -> Workflow:
     )
 
 
-def _clip_vision(image: str) -> dict:
-    """`vision`: what CLIP makes of the image that the node `image` loads."""
-    return {
-        "encoder": node("EasyAnimateLoadImageEncoder", image_encoder="easyanimate/EasyAnimateV3-XL-2-InP-512x512"),
-        "vision": node("CLIPVisionEncode", clip_vision=["encoder", 0], image=[image, 0], crop="center"),
-    }
-
-
-MAKE = Stage("3. Generate the video", [["sampler"], ["decode", "video"], ["save"]])
-SOURCE_VIDEO = Stage("2. Input video", [["clip_file", "parts", "scaled"]])
-
 VIDEO_NOTE = """**Video to video.** The sampler's *denoise* sets how much is regenerated: 0.3 keeps nearly everything, \
 0.8 only the rough motion. Lengths of 1, 8n and 8n + 1 frames are kept exactly."""
 
@@ -157,10 +160,10 @@ def video_to_video() -> Workflow:
         nodes={
             **from_release("an oil painting of a city street in the rain, thick brush strokes", denoise=0.6),
             **video_file(),
-            "conditioning": _inpaint(),
+            "conditioning": inpainting(),
             "note": note(VIDEO_NOTE),
         },
-        stages=[LOADERS, SOURCE_VIDEO, Stage("3. Prompt", [["prompt", "conditioning"], ["note"]]), _as_fourth(MAKE)],
+        stages=[LOADERS, SOURCE_VIDEO, Stage("3. Prompt", [["prompt", "conditioning"], ["note"]]), FOURTH],
         tiny=TinyRun(
             {"save": (24, 64)},
             inputs={**BALL, **CLIP, "sampler": {"denoise": 0.8}},
@@ -183,14 +186,14 @@ def inpaint_video() -> Workflow:
             **from_release("a hot air balloon floats over the hills"),
             **video_file(),
             "mask": node("LoadImageMask", image="example.png", channel="alpha"),
-            "conditioning": _inpaint(mask=["mask", 0]),
+            "conditioning": inpainting(mask=["mask", 0]),
             "note": note(INPAINT_NOTE),
         },
         stages=[
             LOADERS,
             SOURCE_VIDEO,
             Stage("3. Prompt and mask", [["prompt", "conditioning"], ["mask"], ["note"]]),
-            _as_fourth(MAKE),
+            FOURTH,
         ],
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -204,15 +207,6 @@ def inpaint_video() -> Workflow:
             shows=("green", "stay"),
         ),
     )
-
-
-def _inpaint(**inputs) -> dict:
-    wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0], "video": ["scaled", 0]}
-    return node("EasyAnimateInpaintVideo", **wired, **inputs)
-
-
-def _as_fourth(stage: Stage) -> Stage:
-    return Stage(stage.title.replace("3.", "4."), stage.columns)
 
 
 LORA_NOTE = """**A LoRA for the transformer, and for the text encoder if the file has weights for it.** Put the file \
@@ -275,6 +269,14 @@ WORKFLOWS = [
     inpaint_video,
     lora,
     long_video,
+    v51_text_to_video,
+    v51_image_to_video,
+    v51_start_and_end,
+    v51_inpaint,
+    v51_control,
+    v51_camera,
+    v4_text_to_video,
+    v4_image_to_video,
     upscale,
     controlnet_refine,
     pixart_controlnet,

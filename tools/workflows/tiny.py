@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..environment import ROOT
 from .author import Workflow, node
-from .blocks import BUILT_IN, BUILT_IN_INP
+from .blocks import BUILT_IN, BUILT_IN_INP, RELEASE
 
 RELEASE_FILES = {
     "EasyAnimateLoadTransformer": "transformer",
@@ -24,7 +24,7 @@ def bring_inputs(base: Path) -> None:
 
 
 def as_tiny(prompt: dict, workflow: Workflow) -> dict:
-    """A loaded prompt with the tiny model in place of releases, at its size, then `workflow.tiny.inputs`."""
+    """A loaded prompt with the tiny model in place of V3, at its size, then `workflow.tiny.inputs`."""
     changed = {number: {**node, "inputs": _tiny_inputs(**node)} for number, node in prompt.items()}
     ids = workflow.ids()
     for name, inputs in workflow.tiny.inputs.items():
@@ -34,9 +34,8 @@ def as_tiny(prompt: dict, workflow: Workflow) -> dict:
 
 def _tiny_inputs(class_type: str, inputs: dict) -> dict:
     inputs = dict(inputs)
-    if class_type in RELEASE_FILES:
-        name = RELEASE_FILES[class_type]
-        inputs[name] = BUILT_IN_INP if name == "transformer" and "InP" in inputs[name] else BUILT_IN
+    if (name := RELEASE_FILES.get(class_type, "")) and inputs[name] == RELEASE:
+        inputs[name] = BUILT_IN_INP if name == "transformer" else BUILT_IN
     if class_type == "EasyAnimateSampler":
         inputs["cfg"] = GUIDANCE.get(inputs["cfg"], inputs["cfg"])
     for name, limit in LIMITS.get(class_type, {}).items():
