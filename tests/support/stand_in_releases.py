@@ -49,7 +49,7 @@ def releases(image_width: int) -> Iterator[Path]:
 def write_v4(folder: Path, image_width: int) -> Path:
     """V4's release folder without the image encoder; returns it."""
     write_bert_and_mt5(folder, "V4")
-    resampler = hunyuan_embedders.ResamplerConfig(queries=4, channels=image_width, projected=False)
+    resampler = hunyuan_embedders.ResamplerConfig(queries=4, channels=image_width, projected=True)
     widths = {"caption_channels": BERT["hidden_size"], "caption_channels_2": MT5["d_model"]}
     config = replace(HUNYUAN_DIT, **widths, text_length=77, text_length_2=256, resampler=resampler)
     write_component(folder / "transformer", *_transformer(supported_models.EasyAnimateV4, config))
