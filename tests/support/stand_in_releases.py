@@ -29,7 +29,7 @@ VARIANTS = {v51.TEXT_TO_VIDEO: 16, v51.INPAINTING: 33, v51.CONTROL: 48, v51.CAME
 
 @contextlib.contextmanager
 def releases(image_width: int) -> Iterator[Path]:
-    """Both among the host's models while this lasts; yields V4's folder, which takes CLIP embeddings of `image_width`."""
+    """Both among the host's models while this lasts; yields V4's folder, for CLIP embeddings of `image_width`."""
     models = comfyui.BASE / "models"
     written = [models / "diffusion_models" / f"{name}.safetensors" for name in VARIANTS]
     written += [models / "vae" / v51.VAE]

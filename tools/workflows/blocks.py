@@ -55,7 +55,7 @@ def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float 
 
 
 def from_release(text: str, clip: list | None = None, release: str = RELEASE, **sampling) -> dict:
-    """All that V3 workflows, and those of another `release` like it, share, from the loaders to the saved video; the caller adds the node `conditioning`."""
+    """What workflows of a release share, from the loaders to the saved video; the caller adds `conditioning`."""
     wired = {"positive": ["conditioning", 0], "negative": ["conditioning", 1], "latent": ["conditioning", 2], "cfg": 7}
     texts = prompt(text, NEGATIVE)
     texts["prompt"]["inputs"]["clip"] = clip or ["clip", 0]

@@ -10,9 +10,9 @@ FILES = """
 example with `hf download alibaba-pai/EasyAnimateV4-XL-2-InP --local-dir models/easyanimate/EasyAnimateV4-XL-2-InP` in \
 ComfyUI's folder, and select it in all loaders. It has two text encoders (BERT and mT5), which the loader finds there. \
 If the hub gives you an archive, unpack it first."""
-TEXT_NOTE = """**EasyAnimate V4, text to video.** Prompts may be English or Chinese. Trained on up to 144 frames at 24 fps \
-and on sizes from 512 to 1280 pixels; lengths are 8n, or 1 for an image. V4 is an inpainting (InP) model: *Image to \
-Video* without images makes video from text."""
+TEXT_NOTE = """**EasyAnimate V4, text to video.** Prompts may be English or Chinese. Trained on up to 144 frames at 24 \
+fps and on sizes from 512 to 1280 pixels; lengths are 8n, or 1 for an image. V4 is an inpainting (InP) model: *Image \
+to Video* without images makes video from text."""
 IMAGE_NOTE = """**EasyAnimate V4, a video that starts with your image.** The image is scaled to width and height and \
 cropped at the centre, so choose a size close to its aspect ratio. *end_image* works too.
 

@@ -61,9 +61,9 @@ def _from_release(release: str, text: str, **sampling) -> dict:
     }
 
 
-TEXT_NOTE = """**EasyAnimate V5.1, text to video.** Prompts may be English or Chinese; long descriptions work best. Trained \
-on 49 frames at 8 fps, at 512, 768 and 1024 pixels: 672 x 384, 1008 x 576 and 1344 x 768. Lengths are 4n + 1; 1 is an \
-image. With little memory, set *weight_dtype* to fp8_e4m3fn."""
+TEXT_NOTE = """**EasyAnimate V5.1, text to video.** Prompts may be English or Chinese; long descriptions work best. \
+Trained on 49 frames at 8 fps, at 512, 768 and 1024 pixels: 672 x 384, 1008 x 576 and 1344 x 768. Lengths are 4n + 1; \
+1 is an image. With little memory, set *weight_dtype* to fp8_e4m3fn."""
 
 
 def v51_text_to_video() -> Workflow:
@@ -102,8 +102,8 @@ def v51_image_to_video() -> Workflow:
     )
 
 
-ENDS_NOTE = """**EasyAnimate V5.1, a video between two images**, its first frame and its last. Either one is optional. A \
-batch of several images becomes the first, or last, few frames."""
+ENDS_NOTE = """**EasyAnimate V5.1, a video between two images**, its first frame and its last. Either one is optional. \
+A batch of several images becomes the first, or last, few frames."""
 
 
 def v51_start_and_end() -> Workflow:
@@ -139,8 +139,8 @@ def _with_images(name: str, text: str, words: str, **images: str) -> Workflow:
 INPAINT_NOTE = """**EasyAnimate V5.1, regenerate a region of a video.** White areas of the mask are regenerated, black \
 areas are kept. Draw the mask on the first frame (right-click, *Open in MaskEditor*), or supply one mask per frame.
 
-Give it a clip of at most 49 frames, at 8 fps as the model was trained. Lengths are 4n + 1; other clips lose their last \
-frames. Without a mask, and with a *denoise* below 1: video to video."""
+Give it a clip of at most 49 frames, at 8 fps as the model was trained. Lengths are 4n + 1; other clips lose their \
+last frames. Without a mask, and with a *denoise* below 1: video to video."""
 
 
 def v51_inpaint() -> Workflow:
@@ -164,9 +164,9 @@ def v51_inpaint() -> Workflow:
     )
 
 
-CONTROL_NOTE = """**EasyAnimate V5.1 Control: a video that follows another one.** Canny edges come with ComfyUI; depth, poses \
-and straight lines (MLSD), from other packs, work with the same model. So does *EasyAnimate Trajectory*, in which spots \
-move along coordinates.
+CONTROL_NOTE = """**EasyAnimate V5.1 Control: a video that follows another one.** Canny edges come with ComfyUI; \
+depth, poses and straight lines (MLSD), from other packs, work with the same model. So does *EasyAnimate Trajectory*, \
+in which spots move along coordinates.
 
 Connect *ref_image* to say what the video should look like. Frames beyond *length* are left out."""
 
@@ -193,8 +193,8 @@ def v51_control() -> Workflow:
 
 
 CAMERA_NOTE = """**EasyAnimate V5.1 Camera: a camera that moves as you say.** Choose a move and its speed in \
-*WanCameraEmbedding*, which also sets the size of the video. For any other path, replace it by *EasyAnimate Camera Path*, \
-which takes poses from a file.
+*WanCameraEmbedding*, which also sets the size of the video. For any other path, replace it by *EasyAnimate Camera \
+Path*, which takes poses from a file.
 
 The image is what the camera sees; *ref_image* is optional."""
 
