@@ -36,12 +36,13 @@ def _clip_vision_inputs() -> list:
         io.ClipVisionOutput.Input(
             "clip_vision_output",
             optional=True,
-            tooltip="CLIP ViT-L/14's view of the start image, from CLIP Vision Encode. Keeps the subject consistent.",
+            tooltip="V3 and V4 only: CLIP ViT-L/14's view of the start image, from CLIP Vision Encode. Keeps the "
+            "subject consistent.",
         ),
         io.Float.Input(
             "clip_start_percent",
             default=0.5,
-            tooltip="When CLIP starts, as a fraction of sampling. V3 was released with 0.5; later code uses 0.6.",
+            tooltip="When CLIP starts, as a fraction of sampling. V3 was released with 0.5, V4 with 0.6.",
             **percent,
         ),
         io.Float.Input(

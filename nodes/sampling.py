@@ -18,6 +18,16 @@ RELEASE_SCHEDULE = "easyanimate"
 SCHEDULERS = [RELEASE_SCHEDULE, *comfy.samplers.KSampler.SCHEDULERS]
 
 
+def _steps_input() -> io.Int.Input:
+    return io.Int.Input(
+        "steps",
+        default=25,
+        min=1,
+        max=1000,
+        tooltip="20 to 50: 25 for V3 and V4, 50 for V5 and V5.1. More steps give a finer result.",
+    )
+
+
 class EasyAnimateSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -39,14 +49,15 @@ class EasyAnimateSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Random seed of the noise; the same seed gives the same video.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
+                _steps_input(),
                 io.Float.Input(
                     "cfg",
                     default=7.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How closely to follow the prompt: 7 for the releases, 2 to 2.5 for the tiny model.",
+                    tooltip="How closely to follow the prompt: 7 for V1 to V4, 6 for V5 and V5.1, 2 to 2.5 for the "
+                    "tiny model.",
                 ),
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
@@ -116,10 +127,10 @@ class EasyAnimateScheduler(io.ComfyNode):
                     "sampler",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="euler",
-                    tooltip="The sampler that will run this schedule; ddim and the dpmpp family each have their own "
-                    "spacing.",
+                    tooltip="The sampler that will run this schedule; with V1 to V4, ddim and the dpmpp family each "
+                    "have their own spacing.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
+                _steps_input(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -156,7 +167,8 @@ class EasyAnimateContextWindows(io.ComfyNode):
                     min=8,
                     max=4096,
                     step=8,
-                    tooltip="Frames per window; V3 was trained on up to 144. Rounded down to whole VAE slices.",
+                    tooltip="Frames per window, as many as the release was trained on: 144 for V2 to V4, 80 for V1, "
+                    "48 for V5 and V5.1. Rounded down to whole VAE slices.",
                 ),
                 io.Int.Input(
                     "overlap",
