@@ -1,4 +1,4 @@
-"""Stand-ins for the files of V1 to V3 that README's model table lists: published names, shapes and sizes, random numbers.
+"""Stand-ins for V1 to V3's files in README's model table: published names, shapes and sizes, random numbers.
 
 A row's files lie among the server's models only while it runs. Everything else that a video needs is as small as fits.
 """
