@@ -1,10 +1,13 @@
 """How conditioning reaches a network: the host's conditioning dictionary in, tensors for the release's network out."""
 
+import math
+
 import comfy.conds
 import comfy.model_base
 import torch
 from torch import Tensor
 
+from .dit.layers import TOKENS_AT_ONCE
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
 from .latent_formats import require_channels
 from .sampling.long_video import cut_to_window
@@ -112,6 +115,13 @@ class HunyuanVideoModel(MaskedTextModel):
 
 class MMDiTVideoModel(VideoModel):
     """V5 and V5.1: every row of the text counts, its padding too. V5 reads a second text."""
+
+    def memory_required(self, input_shape, cond_shapes=None) -> float:
+        """Bytes of a step on latents `[B, C, F, h, w]` above the weights; short videos take more per pixel."""
+        pixels = input_shape[0] * math.prod(input_shape[2:])
+        at_once = min(pixels, TOKENS_AT_ONCE * self.diffusion_model.config.patch**2)
+        pixels += self.model_config.part_memory_factor * at_once
+        return super().memory_required((1, 1, pixels), cond_shapes or {})
 
     def extra_conds(self, **kwargs) -> dict:
         out, width = super().extra_conds(**kwargs), self.diffusion_model.config.caption_channels_2

@@ -166,18 +166,18 @@ class EasyAnimateContextWindows(io.ComfyNode):
                     default=144,
                     min=8,
                     max=4096,
-                    step=8,
-                    tooltip="Frames per window, as many as the release was trained on: 144 for V2 to V4, 80 for V1, "
-                    "48 for V5 and V5.1. Rounded down to whole VAE slices.",
+                    step=1,
+                    tooltip="Frames per window: up to 144 for V3 and V4, 49 for V5 and V5.1 (13 latent frames), as "
+                    "they were trained. Rounded down to whole VAE slices.",
                 ),
                 io.Int.Input(
                     "overlap",
                     default=48,
                     min=0,
                     max=4096,
-                    step=8,
-                    tooltip="Frames shared by neighbouring windows, usually a third of length. More is smoother but "
-                    "slower.",
+                    step=1,
+                    tooltip="Frames shared by neighbouring windows, usually a third of length: 48 of 144, 16 of 49. "
+                    "More is smoother but slower.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The transformer, set to sample in windows.")],

@@ -100,11 +100,12 @@ def peak(network, what: str, side: int, frames: int) -> int:
 
 
 @pytest.mark.parametrize("what", ["encode", "decode"])
-@pytest.mark.parametrize(("release", "frames"), [("V3", 24), ("V4", 24), ("V5", 25), ("V5.1", 25)])
-def test_the_host_is_told_what_a_tile_takes(release, frames, what):
+@pytest.mark.parametrize(("side", "slices"), [(192, 3), (384, 6), (512, 18)])
+@pytest.mark.parametrize("release", ["V3", *CACHED])
+def test_the_host_is_told_what_a_tile_takes(release, side, slices, what):
     network = released_network(release)
     vae = SimpleNamespace(first_stage_model=network)
-    kind, side = host_vae.HostVAE, 384
+    kind, frames = host_vae.HostVAE, network.plan.lone + slices * network.plan.frames_per_slice
     if what == "encode":
         estimate = kind._encode_memory(vae, (1, 3, frames, side, side), torch.bfloat16)
     else:

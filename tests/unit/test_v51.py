@@ -177,11 +177,20 @@ class TestContextWindows:
         patcher, noise = tiny_mmdit(), random(1, 16, 3, 4, 4)
         assert torch.equal(sampled(self.windows(patcher), noise), sampled(patcher, noise))
 
-    def test_each_video_of_a_batch_is_the_one_that_is_made_alone(self):
-        windows, noise = self.windows(tiny_mmdit()), random(2, 16, 9, 4, 4)
-        both = sampled(windows, noise)
-        for i in range(2):
-            assert relative_error(both[i : i + 1], sampled(windows, noise[i : i + 1])) < 1e-4
+    def test_the_first_frame_that_a_window_sees_is_the_one_before_it(self):
+        patcher, seen = tiny_mmdit(), []
+        network = patcher.model.diffusion_model
+        network.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+        sampled(self.windows(patcher), random(1, 16, 8, 4, 4))
+        first, second = seen[:2]  # five latents, of which neighbours share two: 0 to 4, and 2 before 3 to 7
+        assert first.shape[2] == 5 and torch.equal(second[:, :, :3], first[:, :, 2:])
+        assert relative_error(second[:, :, 3:4], first[:, :, 4:]) > SAME
+
+    def test_as_many_frames_as_were_trained_are_thirteen_latents(self):
+        patcher, lengths = tiny_mmdit(), []
+        patcher.model.diffusion_model.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[2]))
+        sampled(self.windows(patcher, 49, 16), random(1, 16, 25, 4, 4))
+        assert lengths == [13, 14, 14] * 2  # frames 0 to 12, 9 to 21 and 12 to 24
 
     @pytest.mark.parametrize("channels", [CONTROL, CAMERA])
     def test_what_comes_with_the_noise_is_cut_with_it(self, vae, channels):
