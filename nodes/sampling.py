@@ -12,6 +12,7 @@ from ..easyanimate_models.sampling.long_video import in_windows
 from ..easyanimate_models.sampling.schedules import release_sigmas
 from ..easyanimate_models.sampling.step_cache import with_step_cache
 from ..easyanimate_models.supported_models import Release
+from .schema import schema
 
 CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
@@ -21,7 +22,7 @@ SCHEDULERS = [RELEASE_SCHEDULE, *comfy.samplers.KSampler.SCHEDULERS]
 class EasyAnimateSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateSampler",
             display_name="EasyAnimate Sampler",
             category=CATEGORY,
@@ -105,7 +106,7 @@ class EasyAnimateSampler(io.ComfyNode):
 class EasyAnimateScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateScheduler",
             display_name="EasyAnimate Scheduler",
             category=CATEGORY,
@@ -142,7 +143,7 @@ class EasyAnimateScheduler(io.ComfyNode):
 class EasyAnimateContextWindows(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateContextWindows",
             display_name="EasyAnimate Context Windows",
             category=CATEGORY,
@@ -180,7 +181,7 @@ class EasyAnimateContextWindows(io.ComfyNode):
 class EasyAnimateStepCache(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateStepCache",
             display_name="EasyAnimate Step Cache",
             category=CATEGORY,
