@@ -16,6 +16,7 @@ from ..easyanimate_models.vae.video_sizes import latent_size, shortest_video
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 from .decoding import require_slice_vae, show_length
 from .latents import size_inputs
+from .schema import schema
 
 CATEGORY = "EasyAnimate/conditioning"
 BORDER = 1e-5  # of a run; spans of conditioning include both of their ends
@@ -68,7 +69,7 @@ def outputs() -> list:
 class EasyAnimateImageToVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateImageToVideo",
             display_name="EasyAnimate Image to Video",
             category=CATEGORY,
@@ -130,7 +131,7 @@ class EasyAnimateImageToVideo(io.ComfyNode):
 class EasyAnimateInpaintVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateInpaintVideo",
             display_name="EasyAnimate Inpaint Video",
             category=CATEGORY,

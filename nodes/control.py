@@ -16,6 +16,7 @@ from ..easyanimate_models.vae.video_sizes import SIDE_STEP, latent_size
 from .conditioning import CATEGORY, outputs, shared_inputs
 from .decoding import require_slice_vae
 from .latents import size_inputs
+from .schema import schema
 
 
 def _size_inputs() -> list:
@@ -46,7 +47,7 @@ def _size_outputs() -> list:
 class EasyAnimateControlToVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateControlToVideo",
             display_name="EasyAnimate Control to Video",
             category=CATEGORY,
@@ -116,7 +117,7 @@ class EasyAnimateCameraPath(io.ComfyNode):
     def define_schema(cls):
         width, height = POSE_SIZE
         pose_side = {"min": 1, "max": 16384, "optional": True}
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateCameraPath",
             display_name="EasyAnimate Camera Path",
             category=CATEGORY,
@@ -165,7 +166,7 @@ class EasyAnimateCameraPath(io.ComfyNode):
 class EasyAnimateTrajectory(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateTrajectory",
             display_name="EasyAnimate Trajectory",
             category=CATEGORY,

@@ -8,6 +8,7 @@ from ..easyanimate_models.latent_formats import mark
 from ..easyanimate_models.supported_models import DEFAULT
 from ..easyanimate_models.vae.video_sizes import LENGTH_STEP, SIDE_STEP, decoded_length, latent_size
 from .decoding import require_slice_vae
+from .schema import schema
 
 
 def size_inputs() -> list:
@@ -38,7 +39,7 @@ def size_inputs() -> list:
 class EasyAnimateEmptyLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateEmptyLatent",
             display_name="Empty EasyAnimate Latent",
             category="EasyAnimate/latent",

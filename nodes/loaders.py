@@ -9,6 +9,7 @@ from ..easyanimate_models.files.checkpoint import WEIGHT_SUFFIXES
 from ..easyanimate_models.host import require_choice
 from ..easyanimate_models.text_encoders.bert_mt5 import RULES
 from ..easyanimate_models.text_encoders.qwen2_vl import INDEX, PADDING_POSITIONS
+from .schema import schema
 
 CATEGORY = "EasyAnimate/loaders"
 AUTOMATIC = "automatic"
@@ -17,7 +18,7 @@ AUTOMATIC = "automatic"
 class EasyAnimateLoadTransformer(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadTransformer",
             display_name="Load EasyAnimate Transformer",
             category=CATEGORY,
@@ -61,7 +62,7 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
 class EasyAnimateLoadVAE(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadVAE",
             display_name="Load EasyAnimate VAE",
             category=CATEGORY,
@@ -84,7 +85,7 @@ class EasyAnimateLoadVAE(io.ComfyNode):
 class EasyAnimateLoadTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadTextEncoder",
             display_name="Load EasyAnimate Text Encoder",
             category=CATEGORY,
@@ -140,7 +141,7 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
 class EasyAnimateLoadImageEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadImageEncoder",
             display_name="Load EasyAnimate Image Encoder",
             category=CATEGORY,
@@ -165,7 +166,7 @@ class EasyAnimateLoadLora(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         strength = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadLora",
             display_name="Load EasyAnimate LoRA",
             category=CATEGORY,
@@ -206,7 +207,7 @@ class EasyAnimateLoadLora(io.ComfyNode):
 class EasyAnimateLoadControlNet(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadControlNet",
             display_name="Load EasyAnimate ControlNet",
             category=CATEGORY,

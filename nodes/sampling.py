@@ -12,6 +12,7 @@ from ..easyanimate_models.sampling.long_video import in_windows
 from ..easyanimate_models.sampling.schedules import release_sigmas
 from ..easyanimate_models.sampling.step_cache import with_step_cache
 from ..easyanimate_models.supported_models import Release
+from .schema import schema
 
 CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
@@ -31,7 +32,7 @@ def _steps_input() -> io.Int.Input:
 class EasyAnimateSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateSampler",
             display_name="EasyAnimate Sampler",
             category=CATEGORY,
@@ -116,7 +117,7 @@ class EasyAnimateSampler(io.ComfyNode):
 class EasyAnimateScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateScheduler",
             display_name="EasyAnimate Scheduler",
             category=CATEGORY,
@@ -153,7 +154,7 @@ class EasyAnimateScheduler(io.ComfyNode):
 class EasyAnimateContextWindows(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateContextWindows",
             display_name="EasyAnimate Context Windows",
             category=CATEGORY,
@@ -192,7 +193,7 @@ class EasyAnimateContextWindows(io.ComfyNode):
 class EasyAnimateStepCache(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateStepCache",
             display_name="EasyAnimate Step Cache",
             category=CATEGORY,

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from .browser import install
-from .environment import HOST, PYTHON, ROOT, print_line
+from .environment import HOST, IN_VENV, PYTHON, ROOT, SHARED_VENV, print_line
 
 TESTS = ROOT / "tests"
+LINT_PYTHON = SHARED_VENV / IN_VENV  # what it finds doesn't depend on the host
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 TAKE_A_VALUE = ("-c", "-k", "-m", "-n", "-o", "-p", "-r", "-W")  # options of pytest
 TRUE_SIZE = "--true-size"
@@ -36,9 +37,9 @@ def test(arguments: list[str]) -> int:
         tests = [["coverage", "erase"], ["coverage", "run", "-m", "pytest", *PARALLEL], ["coverage", "combine", "-q"]]
         if arguments:  # alone: without a GPU a browser needs a core to draw
             tests.append(["pytest", "--browser", "browser"])
-    for folder, steps in ((ROOT, CHECKS), (TESTS, tests)):
+    for folder, python, steps in ((ROOT, LINT_PYTHON, CHECKS), (TESTS, PYTHON, tests)):
         for step in steps:
-            code = subprocess.run([str(PYTHON), "-m", *step], cwd=folder, env=variables).returncode
+            code = subprocess.run([str(python), "-m", *step], cwd=folder, env=variables).returncode
             if code:
                 return code
     return report_coverage() if whole else 0

@@ -10,7 +10,7 @@ import folder_paths
 import pytest
 
 from support.pack import HOST, ROOT, TESTS
-from tools import checks, comfyui, modules
+from tools import checks, comfyui, environment, modules
 from tools.browser import install
 
 
@@ -100,3 +100,27 @@ def test_tests_write_nowhere_else(path):
     shared = re.compile(r"\b(HOST / \"(models|input|output|user|temp|custom_nodes)\"|ROOT / \"output\")")
     if path.name not in ("conftest.py", "pack.py", "test_dev.py"):  # which make them
         assert not shared.search(path.read_text(encoding="utf-8")), "use comfyui.BASE, or comfyui.OUTPUT"
+
+
+def test_another_comfyui_has_an_environment_of_its_own():
+    here, there = environment.venv_of(Path("/a/ComfyUI")), environment.venv_of(Path("/b/ComfyUI"))
+    assert len({here, there, environment.SHARED_VENV}) == 3
+    assert environment.venv_of(environment.OWN_HOST) == environment.SHARED_VENV
+
+
+def test_another_comfyui_leaves_venv_as_it_is(tmp_path, monkeypatch):
+    """What .venv has is found from there, and installing goes into the other environment only."""
+    venv, installed = tmp_path / "venv-other", []
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "VENV", venv)
+    monkeypatch.setattr(environment, "PYTHON", venv / environment.IN_VENV)
+    monkeypatch.setattr(
+        environment, "_installed", lambda folder: "" if folder == venv else "\n".join(environment.SHARED)
+    )
+    monkeypatch.setattr(environment, "install", lambda python, packages: installed.append(python))
+    environment.set_up()
+    assert installed == [venv / environment.IN_VENV] and (venv / "installed.txt").exists()
+    imported = subprocess.run(
+        [installed[0], "-c", "import pytest; print(pytest.__file__)"], capture_output=True, text=True
+    )
+    assert Path(imported.stdout).resolve().is_relative_to(environment.SHARED_VENV.resolve())
