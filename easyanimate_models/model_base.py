@@ -1,5 +1,6 @@
 """How conditioning reaches a network: the host's conditioning dictionary in, tensors for the release's network out."""
 
+import logging
 import math
 
 import comfy.conds
@@ -14,6 +15,18 @@ from .sampling.long_video import cut_to_window
 from .text_encoders.prompt import SECOND, SECOND_MASK, require_text_of
 
 CLIP_PATCHES = 256  # of ViT-L/14
+UNUSED = {  # of CONDITIONING, what nodes for other models give -> what artists call it
+    "clip_vision_output": "clip_vision_output",
+    "reference_latents": "the reference image (a reference latent)",
+    "vace_frames": "the control video of WanVaceToVideo",
+    "control_video": "the control video of another model's node",
+    "pose_video_latent": "the pose video",
+    "face_video_pixels": "the face video",
+    "reference_motion": "the reference motion",
+    "time_dim_concat": "the images of another model's node",
+    "audio_embed": "the audio",
+    "guidance": "the guidance of FluxGuidance",
+}
 
 
 class VideoModel(comfy.model_base.BaseModel):
@@ -48,11 +61,25 @@ class VideoModel(comfy.model_base.BaseModel):
         """Text tokens, never padded by repetition as the host would."""
         require_channels(kwargs["noise"], self.latent_format)
         self._require_text(kwargs)
+        self._warn_of_unused(kwargs)
         out, context = super().extra_conds(**kwargs), kwargs.get("cross_attn")
         out.pop("attention_mask", None)
         if context is not None:
             out["c_crossattn"] = comfy.conds.CONDRegular(context)
         return out
+
+    def _warn_of_unused(self, conds: dict) -> None:
+        """Say in the log what of the positive prompt's conditioning does nothing, as this network takes none of it."""
+        taken = self.model_config.variant.takes if self.model_config.variant is not None else frozenset()
+        if self.model_config.sees_start_image:
+            taken = taken | {"clip_vision_output"}
+        for key in UNUSED.keys() - taken:
+            if conds.get(key) is not None and conds.get("prompt_type") != "negative":
+                logging.warning(
+                    "This EasyAnimate %s transformer does not use %s; it changes nothing.",
+                    self.latent_format.release,
+                    UNUSED[key],
+                )
 
     def _require_text(self, conds: dict) -> None:
         """Raise `ValueError` when the prompt was encoded by a text encoder of another release."""

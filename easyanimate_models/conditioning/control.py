@@ -4,6 +4,7 @@ import logging
 
 import comfy.latent_formats
 import comfy.model_management as mm
+import comfy.utils
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +23,7 @@ class ControlInputs:
     """
 
     name = "Control"
+    takes = frozenset({"reference_latents"})
 
     def __init__(self, with_reference: bool):
         self.with_reference = with_reference
@@ -49,6 +51,7 @@ class CameraInputs:
     """
 
     name = "Camera"
+    takes = frozenset({"reference_latents"})
     channels = CAMERA + REFERENCE
 
     def concat(self, noise: Tensor, conds: dict, latent_format) -> Tensor:
@@ -80,7 +83,28 @@ def _parts(noise: Tensor, conds: dict) -> tuple[Tensor, Tensor]:
         )
     require_inputs(given, CONTROL + REFERENCE)
     control, reference = resized(without_wan_means(given), noise).to(noise).split([CONTROL, REFERENCE], dim=1)
+    if conds.get("reference_latents"):
+        reference = _with_reference(reference, conds["reference_latents"])
     return control, _first_frame_of(reference)
+
+
+def _with_reference(latents: Tensor, references: list[Tensor]) -> Tensor:
+    """`latents` with the reference image that Wan22FunControlToVideo or ReferenceLatent gives, in the first frame.
+
+    The last of `references`, `[1, 16, F, h, w]` unscaled, counts, over what `latents` hold there.
+    """
+    given = references[-1]
+    if given.ndim != latents.ndim or given.shape[1] != REFERENCE:
+        raise ValueError(
+            f"A reference latent of shape {list(given.shape)} can't be used; encode the image with the VAE of the "
+            "transformer's release."
+        )
+    if len(references) > 1:
+        logging.warning("Control transformers take one reference image; only the last one is used.")
+    given = comfy.utils.common_upscale(given[:, :, 0], latents.shape[4], latents.shape[3], "bilinear", "center")
+    latents = latents.clone()
+    latents[:, :, 0] = comfy.utils.resize_to_batch_size(given, len(latents)).to(latents)
+    return latents
 
 
 def _first_frame_of(reference: Tensor) -> Tensor:
