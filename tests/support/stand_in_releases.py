@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tools import comfyui
-from tools.workflows import v4, v51
+from tools.workflows import files, v51
 
 from .components import write_component
 from .mmdit import MMDIT
@@ -32,8 +32,8 @@ def releases(image_width: int) -> Iterator[Path]:
     """Both among the host's models while this lasts; yields V4's folder, for CLIP embeddings of `image_width`."""
     models = comfyui.BASE / "models"
     written = [models / "diffusion_models" / f"{name}.safetensors" for name in VARIANTS]
-    written += [models / "vae" / v51.VAE]
-    written += [models / "easyanimate" / v51.TEXT_TO_VIDEO, models / v4.RELEASE]
+    written += [models / "vae" / files.V51_VAE]
+    written += [models / "easyanimate" / v51.TEXT_TO_VIDEO, models / files.V4.transformer]
     _remove(written)
     try:
         *transformers, vae, text, release = written

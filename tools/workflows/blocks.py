@@ -1,10 +1,10 @@
 """Nodes that most of the workflows share, under the same names."""
 
 from .author import Stage, node
+from .files import V3, ModelFiles
 
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
 BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
-RELEASE = "easyanimate/EasyAnimateV3-XL-2-InP-512x512"
 NEGATIVE = "low resolution, blurry, deformed, distorted, shaking camera, strange motion, watermark"
 PROMPT = "a red ball moves to the left on a black background"
 LOADERS = Stage("1. Load", [["model", "clip", "vae"]])
@@ -54,13 +54,13 @@ def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float 
     }
 
 
-def from_release(text: str, clip: list | None = None, release: str = RELEASE, **sampling) -> dict:
-    """What workflows of a release share, from the loaders to the saved video; the caller adds `conditioning`."""
+def from_release(text: str, clip: list | None = None, files: ModelFiles = V3, **sampling) -> dict:
+    """What workflows of V3 (or of `files`) share, from loaders to the saved video; the caller adds `conditioning`."""
     wired = {"positive": ["conditioning", 0], "negative": ["conditioning", 1], "latent": ["conditioning", 2], "cfg": 7}
     texts = prompt(text, NEGATIVE)
     texts["prompt"]["inputs"]["clip"] = clip or ["clip", 0]
     return {
-        **loaders(release, release, release),
+        **loaders(files.transformer, files.text_encoder, files.vae),
         **texts,
         "sampler": sampler(**(wired | sampling)),
         "decode": decode(seams="overlap"),
@@ -80,10 +80,10 @@ def inpainting(**inputs) -> dict:
     return node("EasyAnimateInpaintVideo", **wired, **inputs)
 
 
-def clip_vision(image: str, release: str = RELEASE) -> dict:
+def clip_vision(image: str, files: ModelFiles = V3) -> dict:
     """`vision`: what CLIP makes of the image that the node `image` loads."""
     return {
-        "encoder": node("EasyAnimateLoadImageEncoder", image_encoder=release),
+        "encoder": node("EasyAnimateLoadImageEncoder", image_encoder=files.image_encoder),
         "vision": node("CLIPVisionEncode", clip_vision=["encoder", 0], image=[image, 0], crop="center"),
     }
 
