@@ -37,6 +37,7 @@ REPOSITORIES = [  # whose files are known by name; the hub can't be asked from h
     ["Comfy-Org", "stable-diffusion-v1-5-archive"],
     ["comfyanonymous", "ControlNet-v1-1_fp16_safetensors"],
 ]
+HOST_PICTURE = "example.png"  # in the input folder of every ComfyUI, not in that of tests
 ERROR_BADGE = 32  # pixels below a node in Nodes 2.0
 STEPS = 8  # enough to see colour and motion
 
@@ -136,6 +137,16 @@ def test_a_download_is_what_its_loader_names(workflow):
             assert model["directory"] == FOLDERS[node["type"]]
             assert re.fullmatch(r"https://huggingface\.co/[\w./-]+/resolve/main/[\w./-]+\.safetensors", model["url"])
             assert model["url"].split("/")[3:5] in REPOSITORIES
+
+
+def test_every_picture_and_clip_is_there_to_choose(bench):
+    """Templates open without a word about missing media on a fresh ComfyUI: its own picture, and the clip we bring."""
+    for kind, widget in {"LoadVideo": "file", "LoadImage": "image", "LoadImageMask": "image"}.items():
+        spec = bench.object_info[kind]["input"]["required"][widget]
+        choices = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+        nodes = [node for workflow in WORKFLOWS.values() for node in workflow.nodes.values()]
+        named = {node["inputs"][widget] for node in nodes if node["class_type"] == kind}
+        assert named - {HOST_PICTURE} <= set(choices)
 
 
 @every_workflow

@@ -88,13 +88,14 @@ def clip_vision(image: str, files: ModelFiles = V3) -> dict:
     }
 
 
+EXAMPLE_CLIP = "easyanimate_clip.mp4"  # which the pack puts into the input folder
 CLIP: dict[str, dict] = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
 
 
 def video_file() -> dict:
     """`scaled`: the frames of a video file in the size of the release."""
     return {
-        "clip_file": node("LoadVideo", file="clip.mp4"),
+        "clip_file": node("LoadVideo", file=EXAMPLE_CLIP),
         "parts": node("GetVideoComponents", video=["clip_file", 0]),
         "scaled": node(
             "ImageScale", image=["parts", 0], upscale_method="lanczos", width=672, height=384, crop="center"
