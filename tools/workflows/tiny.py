@@ -5,9 +5,10 @@ from pathlib import Path
 
 from ..environment import ROOT
 from .author import Workflow, node
-from .blocks import BUILT_IN, BUILT_IN_INP, RELEASE
+from .blocks import BUILT_IN, BUILT_IN_INP
+from .files import V3
 
-RELEASE_FILES = {
+LOADERS = {
     "EasyAnimateLoadTransformer": "transformer",
     "EasyAnimateLoadVAE": "vae",
     "EasyAnimateLoadTextEncoder": "text_encoder",
@@ -34,7 +35,7 @@ def as_tiny(prompt: dict, workflow: Workflow) -> dict:
 
 def _tiny_inputs(class_type: str, inputs: dict) -> dict:
     inputs = dict(inputs)
-    if (name := RELEASE_FILES.get(class_type, "")) and inputs[name] == RELEASE:
+    if (name := LOADERS.get(class_type, "")) and inputs[name] == getattr(V3, name):
         inputs[name] = BUILT_IN_INP if name == "transformer" else BUILT_IN
     if class_type == "EasyAnimateSampler":
         inputs["cfg"] = GUIDANCE.get(inputs["cfg"], inputs["cfg"])

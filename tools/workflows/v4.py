@@ -2,8 +2,8 @@
 
 from .author import Stage, TinyRun, Workflow, node, note
 from .blocks import LOADERS, MAKE, PROMPT_AND_SIZE, built_in, clip_vision, conditioning, decode, from_release
+from .files import V4
 
-RELEASE = "easyanimate/EasyAnimateV4-XL-2-InP"
 FILES = """
 
 **Files.** Put the whole folder of the hub's `alibaba-pai/EasyAnimateV4-XL-2-InP` into `models/easyanimate`, for \
@@ -41,7 +41,7 @@ def v4_image_to_video() -> Workflow:
         nodes={
             **_from_release("the subject turns its head slowly and smiles, soft light, shallow depth of field"),
             "start": node("LoadImage", image="example.png"),
-            **clip_vision("start", RELEASE),
+            **clip_vision("start", V4),
             "conditioning": conditioning(
                 start_image=["start", 0], clip_vision_output=["vision", 0], clip_start_percent=0.6
             ),
@@ -58,4 +58,4 @@ def v4_image_to_video() -> Workflow:
 
 
 def _from_release(text: str) -> dict:
-    return from_release(text, release=RELEASE) | {"decode": decode()}
+    return from_release(text, files=V4) | {"decode": decode()}
