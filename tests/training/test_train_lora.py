@@ -21,7 +21,7 @@ lora = part("easyanimate_models.training.denoiser.lora")
 lora_training = part("easyanimate_models.training.denoiser.lora_training")
 DenoiserRun = part("easyanimate_models.training.denoiser.run").DenoiserRun
 data_settings = part("easyanimate_models.training.clips.settings")
-schedules = part("easyanimate_models.sampling.schedules")
+diffusion = part("easyanimate_models.training.denoiser.diffusion")
 node_run = part("easyanimate_models.training.node_run")
 encoded = part("easyanimate_models.training.clips.latent_cache")
 dataset = part("easyanimate_models.training.clips.dataset")
@@ -203,13 +203,13 @@ def test_a_model_learns_with_its_clip_tokens(with_image_encoder, models, tmp_pat
     assert all(torch.equal(embeds, batches(step, None).clip_embeds) for step, embeds in enumerate(embeds_given))
     batch = next(batch for step in range(20) if (batch := batches(step, None)).clip_mask.all())
 
-    schedule = schedules.alphas_cumprod(model.model.model_config.sampling_settings)
+    prediction = diffusion.prediction_of(model.model.model_config)
 
     def loss(**changed) -> torch.Tensor:
         torch.manual_seed(0)
         denoiser, changed_batch = lora_training.FrozenDenoiser(model.model), replace(batch, **changed)
         objective = dit_training.ObjectiveSettings(checkpointing=False)
-        return dit_training.noise_objective(denoiser, lambda *_: changed_batch, schedule, objective, 0)(0)[0]
+        return dit_training.denoising_objective(denoiser, lambda *_: changed_batch, prediction, objective, 0)(0)[0]
 
     masked, without = loss(clip_mask=torch.zeros(2, 8)), loss(clip_embeds=None, clip_mask=None)
     assert torch.allclose(masked, without, rtol=1e-5) and not torch.allclose(loss(), without, rtol=1e-4)

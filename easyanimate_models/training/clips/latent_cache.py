@@ -76,7 +76,7 @@ class LatentDataset:
         clip_dropout: float = 0.5,
         encode_texts: EncodeTexts | None = None,
     ) -> Callable[[int, random.Random], Batch]:
-        """What `noise_objective` draws from: called with a step, this process's shard of its batch.
+        """What `denoising_objective` draws from: called with a step, this process's shard of its batch.
 
         Texts are encoded by `encode_texts`, by default read from the cache.
         """
