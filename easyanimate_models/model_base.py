@@ -60,7 +60,7 @@ class VideoModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs) -> dict:
         """Text tokens, never padded by repetition as the host would."""
         require_channels(kwargs["noise"], self.latent_format)
-        self._require_text(kwargs)
+        self.require_text(kwargs)
         self._warn_of_unused(kwargs)
         out, context = super().extra_conds(**kwargs), kwargs.get("cross_attn")
         out.pop("attention_mask", None)
@@ -81,8 +81,18 @@ class VideoModel(comfy.model_base.BaseModel):
                     UNUSED[key],
                 )
 
-    def _require_text(self, conds: dict) -> None:
-        """Raise `ValueError` when the prompt was encoded by a text encoder of another release."""
+    def start_image(self, clip_vision_output, prompt_type: str | None = None) -> tuple[Tensor, Tensor]:
+        """What the network takes of CLIP's view of the start image, and its mask; only networks that see it have it.
+
+        Nothing, masked, for the negative prompt.
+        """
+        raise ValueError(f"Transformers of {self.latent_format.release} don't see start images through CLIP.")
+
+    def require_text(self, conds: dict) -> None:
+        """Raise `ValueError` when the prompt was encoded by a text encoder of another release.
+
+        `conds` is what the host hands to `extra_conds`.
+        """
         require_text_width(
             conds.get("cross_attn"), self.diffusion_model.config.caption_channels, self.model_config.text_encoder.name
         )
@@ -117,9 +127,12 @@ class MotionVideoModel(MaskedTextModel):
     def extra_conds(self, **kwargs) -> dict:
         out = super().extra_conds(**kwargs)
         if self.diffusion_model.config.clip_tokens:
-            embeds, mask = clip_tokens(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
+            embeds, mask = self.start_image(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
             out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
         return out
+
+    def start_image(self, clip_vision_output, prompt_type: str | None = None) -> tuple[Tensor, Tensor]:
+        return clip_tokens(clip_vision_output, prompt_type)
 
 
 class HunyuanVideoModel(MaskedTextModel):
@@ -134,10 +147,13 @@ class HunyuanVideoModel(MaskedTextModel):
             if mask is not None:
                 out["attention_mask_t5"] = comfy.conds.CONDRegular(mask)
         if config.resampler is not None:
-            view = kwargs.get("clip_vision_output") if kwargs.get("prompt_type") != "negative" else None
-            embeds, mask = clip_patches(view, config.resampler)
+            embeds, mask = self.start_image(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
             out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
         return out
+
+    def start_image(self, clip_vision_output, prompt_type: str | None = None) -> tuple[Tensor, Tensor]:
+        view = clip_vision_output if prompt_type != "negative" else None
+        return clip_patches(view, self.diffusion_model.config.resampler)
 
 
 class MMDiTVideoModel(VideoModel):

@@ -14,6 +14,7 @@ from .camera import camera_latents
 from .inpainting import fitted, require_inputs, resized
 
 CONTROL, CAMERA, REFERENCE = 16, 6, 16  # channels
+CAMERA_LATENTS = "easyanimate_camera_latents"  # in conditioning: a path that is already in the size of latents
 
 
 class ControlInputs:
@@ -62,9 +63,10 @@ class CameraInputs:
                 "This Camera transformer takes a camera embedding instead of a control video; connect a camera "
                 "embedding, or load a Control transformer."
             )
-        camera = conds.get("camera_conditions")
+        camera, maps = conds.get("camera_conditions"), conds.get(CAMERA_LATENTS)
         size = (1, CAMERA, *noise.shape[2:])
-        maps = noise.new_zeros(size) if camera is None else camera_latents(camera, torch.Size(size)).to(noise)
+        if maps is None:
+            maps = noise.new_zeros(size) if camera is None else camera_latents(camera, torch.Size(size)).to(noise)
         reference = latent_format.process_in(reference)
         return torch.cat([maps.expand(len(noise), -1, -1, -1, -1), reference], dim=1)
 

@@ -18,9 +18,10 @@ from ...files.model_files import TINY
 from ...latent_formats import SliceLatents
 from ...sd import load_transformer
 from ...vae.slice_vae import SliceVAE
+from ..denoiser.diffusion import NoiseWeights
 from ..denoiser.lora import LoraSettings, add_adapters, original_names
 from ..denoiser.lora_training import fit_adapters
-from ..denoiser.objective import Batch, NoiseWeights, ObjectiveSettings
+from ..denoiser.objective import Batch, ObjectiveSettings
 from ..denoiser.run import DenoiserRun
 from ..loop import fit
 from ..training_plan import TrainingPlan
