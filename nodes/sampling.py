@@ -6,7 +6,7 @@ import comfy.utils
 import latent_preview
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import fixed_empty_latent, require_choice
+from ..easyanimate_models.host import fixed_empty_latent, require_choice, show_text
 from ..easyanimate_models.latent_formats import mark, require_match, require_numbers
 from ..easyanimate_models.sampling.long_video import in_windows
 from ..easyanimate_models.sampling.schedules import release_sigmas
@@ -16,6 +16,7 @@ from .schema import schema
 
 CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
+MODELS_OWN = -1.0  # 0 has a meaning of its own: only the negative prompt
 SCHEDULERS = [RELEASE_SCHEDULE, *comfy.samplers.KSampler.SCHEDULERS]
 
 
@@ -43,11 +44,12 @@ class EasyAnimateSampler(io.ComfyNode):
                 io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
                 io.Float.Input(
                     "cfg",
-                    default=7.0,
-                    min=0.0,
+                    default=MODELS_OWN,
+                    min=MODELS_OWN,
                     max=100.0,
                     step=0.1,
-                    tooltip="How closely to follow the prompt: 7 for the releases, 2 to 2.5 for the tiny model.",
+                    tooltip="How closely to follow the prompt; below 0: the model's own, which is 7 for V1 to V4, 6 "
+                    "for V5 and V5.1, 2 to 2.5 for the tiny model.",
                 ),
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
@@ -66,11 +68,16 @@ class EasyAnimateSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The sampled latent, for EasyAnimate Decode.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise) -> io.NodeOutput:
-        _require_release(model, "KSampler")
+        release = _require_release(model, "KSampler")
+        if cfg < 0:
+            cfg = release.cfg
+            if cls.hidden is not None:
+                show_text(cls.hidden.unique_id, f"The model's own cfg: {cfg:g}.")
         require_choice("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
         require_choice("scheduler", scheduler, SCHEDULERS)
         latent_format = model.get_model_object("latent_format")
