@@ -12,6 +12,7 @@ from ..easyanimate_models.conditioning.inpainting import (
     mask_for,
 )
 from ..easyanimate_models.latent_formats import mark
+from ..easyanimate_models.vae.masks import latent_mask
 from ..easyanimate_models.vae.video_sizes import latent_size, shortest_video
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 from .decoding import require_slice_vae, show_length
@@ -178,7 +179,7 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         latent = mark({"samples": vae.encode(video)}, vae.latent_format)
         if hold:
-            latent["noise_mask"] = mask[None, None]
+            latent["noise_mask"] = latent_mask(mask, vae.plan, latent["samples"].shape)
         show_length(cls, len(video), vae)
         return io.NodeOutput(positive, negative, latent, vae.plan.frames_for(latent["samples"].shape[2]))
 

@@ -12,6 +12,7 @@ from ..easyanimate_models.sampling.long_video import in_windows
 from ..easyanimate_models.sampling.schedules import release_sigmas
 from ..easyanimate_models.sampling.step_cache import with_step_cache
 from ..easyanimate_models.supported_models import Release
+from ..easyanimate_models.vae.masks import latent_mask
 from .schema import schema
 
 CATEGORY = "EasyAnimate/sampling"
@@ -89,6 +90,9 @@ class EasyAnimateSampler(io.ComfyNode):
         if scheduler == RELEASE_SCHEDULE:
             scheduler = comfy.samplers.KSampler.SCHEDULERS[0]
             sigmas = release_sigmas(model, sampler, steps, denoise)
+        mask = latent.get("noise_mask")
+        if mask is not None:  # 0.33 would interpolate it: single frames and pixels were lost
+            mask = latent_mask(mask, release.vae.plan, samples.shape)
         samples = comfy.sample.sample(
             model,
             noise,
@@ -100,7 +104,7 @@ class EasyAnimateSampler(io.ComfyNode):
             negative,
             samples,
             denoise=denoise,
-            noise_mask=latent.get("noise_mask"),
+            noise_mask=mask,
             sigmas=sigmas,
             callback=latent_preview.prepare_callback(model, steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
