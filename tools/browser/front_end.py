@@ -14,7 +14,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from .. import comfyui
 from ..environment import ROOT
-from .install import find_browser
+from .install import FRONT_END, find_browser
 
 SIZE = {"width": 1600, "height": 900}
 SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a second for machines without a GPU
@@ -26,7 +26,6 @@ SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a seco
     "Comfy.Workflow.Persist": False,
     "LiteGraph.Canvas.MaximumFps": 15,
 }
-FRONT_END = "EASYANIMATE_FRONT_END"  # the folder of another front end than the host brings
 NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 OUR_TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 SOON = 3_000  # milliseconds
