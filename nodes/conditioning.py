@@ -13,10 +13,11 @@ from ..easyanimate_models.conditioning.inpainting import (
 )
 from ..easyanimate_models.host import show_warnings
 from ..easyanimate_models.latent_formats import mark
+from ..easyanimate_models.vae.masks import latent_mask
 from ..easyanimate_models.vae.video_sizes import latent_size, shortest_video
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 from .decoding import require_slice_vae, show_length
-from .latents import size_inputs
+from .latents import size_inputs, size_of
 from .schema import schema
 
 CATEGORY = "EasyAnimate/conditioning"
@@ -114,13 +115,13 @@ class EasyAnimateImageToVideo(io.ComfyNode):
         clip_end_percent=1.0,
         noise_augmentation=NOISE_AUGMENTATION,
     ) -> io.NodeOutput:
-        require_slice_vae(vae)
-        size = latent_size(width, height, length, vae.plan)
+        asked = size_of(cls, require_slice_vae(vae).video, width, height, length)
+        size = latent_size(asked.width, asked.height, asked.length, vae.plan)
         frames = vae.plan.frames_for(size[0])
         if end_image is not None and frames == 1:
             raise ValueError(
-                f"An end image needs a video to end, and a length of {length} is one frame; set length to at least "
-                f"{shortest_video(vae.plan)}, or connect it as the start image."
+                f"An end image needs a video to end, and a length of {asked.length} is one frame; set length to "
+                f"at least {shortest_video(vae.plan)}, or connect it as the start image."
             )
         video, mask = given_frames(frames, size[1] * SPACE_RATIO, size[2] * SPACE_RATIO, start_image, end_image)
         latents = inpaint_latents(vae, video, mask, noise_augmentation)
@@ -182,7 +183,7 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         latent = mark({"samples": vae.encode(video)}, vae.latent_format)
         if hold:
-            latent["noise_mask"] = mask[None, None]
+            latent["noise_mask"] = latent_mask(mask, vae.plan, latent["samples"].shape)
         show_length(cls, len(video), vae)
         return io.NodeOutput(positive, negative, latent, vae.plan.frames_for(latent["samples"].shape[2]))
 

@@ -15,7 +15,7 @@ from ..easyanimate_models.vae.slicing import CAUSAL
 from ..easyanimate_models.vae.video_sizes import SIDE_STEP, latent_size
 from .conditioning import CATEGORY, outputs, shared_inputs
 from .decoding import require_slice_vae
-from .latents import size_inputs
+from .latents import size_inputs, size_of
 from .schema import schema
 
 
@@ -98,7 +98,8 @@ class EasyAnimateControlToVideo(io.ComfyNode):
                 "A control video and a camera belong to different transformers; connect either control_video (Control) "
                 "or camera_conditions (Camera)."
             )
-        size = latent_size(width, height, length, vae.plan)
+        asked = size_of(cls, vae.video, width, height, length)
+        size = latent_size(asked.width, asked.height, asked.length, vae.plan)
         latents = control_latents(vae, size, control_video, ref_image)
         values = {"concat_latent_image": latents}
         if camera_conditions is not None:

@@ -8,6 +8,15 @@ SIDE_STEP = 16  # 8 of the VAE times 2 of the patch
 LENGTH_STEP = 8  # frames of a slice (V3)
 
 
+@dataclass(frozen=True)
+class VideoDefaults:
+    """The video that a model makes when nobody says: size in pixels, length in frames."""
+
+    width: int = 672
+    height: int = 384
+    length: int = 72
+
+
 def latent_size(width: int, height: int, length: int, plan: TimePlan = SLICES) -> tuple[int, int, int]:
     """(latent frames, rows, columns) for a video of `length` frames, sizes in pixels, cut by a VAE's `plan`.
 

@@ -78,6 +78,19 @@ def test_true_size_runs_nothing_else(monkeypatch):
     assert started[-1] == ["pytest", "--true-size", "-k", "bf16", "host/test_true_size.py"]
 
 
+def test_the_browser_tests_run_again_on_the_newest_front_end(monkeypatch):
+    runs = []
+    monkeypatch.setattr(checks.install, "bring_browser", lambda: None)
+    monkeypatch.setattr(checks.install, "newest_front_end", lambda: Path("newest"))
+    monkeypatch.setattr(checks, "report_coverage", lambda: 0)
+    monkeypatch.setattr(
+        checks.subprocess, "run", lambda command, env, **_: runs.append((command, env)) or SimpleNamespace(returncode=0)
+    )
+    assert checks.test(["--browser"]) == 0
+    with_browser = [env.get(install.FRONT_END) for command, env in runs if "--browser" in command]
+    assert with_browser == [None, "newest"]
+
+
 def test_without_a_browser_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(install, "pip", lambda *arguments: None)
     monkeypatch.setattr(install, "COMMANDS", ())

@@ -16,7 +16,7 @@ from ...dit.motion_dit import LongSkips, MotionConfig, MotionDiT, MotionDiTConfi
 from ...files.atomic import write_safetensors
 from ...files.model_files import TINY
 from ...latent_formats import SliceLatents
-from ...supported_models import EasyAnimateV3
+from ...supported_models import DEFAULT_CFG, EasyAnimateV3
 from ...text_encoders.t5 import T5Tokenizer
 from ...vae.slice_vae import SliceVAE, SliceVAEConfig
 from ..denoiser import objective as denoiser_objective
@@ -30,11 +30,13 @@ from ..loop import fit
 from ..training_plan import TrainingPlan
 from ..vae.reconstruct import encode_moments
 from .objective import DrawClips, VAEStage, vae_objective
-from .shapes import FRAMES, Scene, caption, render, split_scenes
+from .shapes import FRAMES, SIZE, Scene, caption, render, split_scenes
 from .text_encoder import CaptionClassifier, caption_objective
 
 SEED = 0
 TEXT_DROPOUT = 0.1
+CFG = 2.5  # what its samples are best at
+DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES}
 T5 = T5Config(
     vocab_size=32128,
     d_model=32,
@@ -291,8 +293,8 @@ def export(run: Path, folder: Path = TINY) -> None:
     preview = [[round(v, 4) for v in row] for row in tensors["preview"].tolist()]
     colours = {"latent_rgb_factors": preview[:4], "latent_rgb_bias": preview[4]}
     configs = {
-        "transformer": EasyAnimateV3.config_json(DIT) | colours,
-        "vae": EasyAnimateV3.vae_config_json(replace(VAE, scaling_factor=scale)),
+        "transformer": EasyAnimateV3.config_json(DIT) | colours | {DEFAULT_CFG: CFG},
+        "vae": EasyAnimateV3.vae_config_json(replace(VAE, scaling_factor=scale)) | DEFAULT_VIDEO,
         "text_encoder": {k: v for k, v in T5.to_diff_dict().items() if k != "transformers_version"},
     }
     weights = {
