@@ -31,7 +31,8 @@ def size_inputs() -> list:
             step=1,
             tooltip="In frames; 0: the model's own, as the VAE says. At 8 fps (V5, V5.1), 24 fps (V2 to V4) or 12 fps "
             f"(V1): 1 for an image, else 4n + 1 (V5, V5.1, trained on 49), a multiple of {LENGTH_STEP} (V3, V4, "
-            "trained on up to 144), a multiple of 9 (V2) or any number (V1). Others are rounded: see the frames output.",
+            "trained on up to 144), a multiple of 9 (V2) or any number (V1). Others are rounded: see the frames "
+            "output.",
         ),
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos per run; each needs its own memory."),
     ]
