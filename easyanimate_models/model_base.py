@@ -1,15 +1,16 @@
 """How conditioning reaches a network: the host's conditioning dictionary in, tensors for the release's network out."""
 
 import logging
-import math
+from dataclasses import replace
 
 import comfy.conds
 import comfy.model_base
+import comfy.model_management as mm
 import torch
 from torch import Tensor
 
-from .dit.layers import TOKENS_AT_ONCE
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
+from .dit.step_plan import OPTION, StepPlan
 from .latent_formats import require_channels
 from .sampling.long_video import cut_to_window
 from .text_encoders.prompt import SECOND, SECOND_MASK, require_text_of
@@ -27,6 +28,7 @@ UNUSED = {  # of CONDITIONING, what nodes for other models give -> what artists 
     "audio_embed": "the audio",
     "guidance": "the guidance of FluxGuidance",
 }
+RESERVE = 1.5  # of free memory to what a step takes, from which on the host joins prompts
 
 
 class VideoModel(comfy.model_base.BaseModel):
@@ -104,10 +106,30 @@ class VideoModel(comfy.model_base.BaseModel):
         return conds.get(SECOND)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
-        options = transformer_options or {}
+        options = {OPTION: self.step_plan(x.shape), **(transformer_options or {})}
         if c_concat is not None:
             c_concat = cut_to_window(c_concat, x, options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def memory_required(self, input_shape, cond_shapes=None) -> float:
+        """Bytes of a step for latents of `input_shape` under the plan that it would have now."""
+        if not (mm.xformers_enabled() or mm.pytorch_attention_flash_attention()):
+            return super().memory_required(input_shape, cond_shapes or {})  # attention itself takes memory
+        return self._step_bytes(input_shape, self.step_plan(input_shape))
+
+    def step_plan(self, shape) -> StepPlan:
+        """Long skips go to RAM where a step would not fit with them on the device, with the host's reserve."""
+        plan, device = StepPlan(), mm.get_torch_device()
+        if device.type in ("cpu", "mps") or not self.diffusion_model.footprint.skips:
+            return plan
+        loaded = getattr(self, "model_loaded_weight_memory", 0)
+        free = mm.get_free_memory(device) - (0 if loaded else mm.module_size(self.diffusion_model))
+        fits = RESERVE * self._step_bytes(shape, plan) < free
+        return plan if fits else replace(plan, skips_in_ram=True)
+
+    def _step_bytes(self, shape, plan: StepPlan) -> float:
+        itemsize = mm.dtype_size(self.manual_cast_dtype or self.get_dtype())
+        return self.diffusion_model.step_bytes(shape, itemsize, plan)
 
 
 class MaskedTextModel(VideoModel):
@@ -158,13 +180,6 @@ class HunyuanVideoModel(MaskedTextModel):
 
 class MMDiTVideoModel(VideoModel):
     """V5 and V5.1: every row of the text counts, its padding too. V5 reads a second text."""
-
-    def memory_required(self, input_shape, cond_shapes=None) -> float:
-        """Bytes of a step on latents `[B, C, F, h, w]` above the weights; short videos take more per pixel."""
-        pixels = input_shape[0] * math.prod(input_shape[2:])
-        at_once = min(pixels, TOKENS_AT_ONCE * self.diffusion_model.config.patch**2)
-        pixels += self.model_config.part_memory_factor * at_once
-        return super().memory_required((1, 1, pixels), cond_shapes or {})
 
     def extra_conds(self, **kwargs) -> dict:
         out, width = super().extra_conds(**kwargs), self.diffusion_model.config.caption_channels_2

@@ -1,14 +1,18 @@
 """What all denoisers have in common as the host sees them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
+from .step_plan import Footprint, StepPlan
+
 
 class Denoiser(nn.Module):
     """A network whose calls go through the host's wrappers to `_forward`, with the attributes that the host reads."""
 
+    footprint: Footprint  # of a step
     _forward: Any  # of the network: (latents, timesteps, ..., transformer_options) -> the prediction
 
     def __init__(self, config: Any, dtype):
@@ -27,3 +31,9 @@ class Denoiser(nn.Module):
 
     def zero_motion_modules(self) -> None:
         """Zero what is added to an image transformer; most networks have no motion modules of their own."""
+
+    def step_bytes(self, shape: Sequence[int], itemsize: int, plan: StepPlan) -> float:
+        """What a step takes beside the weights: latents of `shape` `[B, C, F, H, W]`, `itemsize` bytes a number."""
+        batch, _, frames, *sides = shape
+        rows, columns = (-(-side // self.config.patch) for side in sides)
+        return self.footprint.bytes(batch * frames * rows * columns * self.config.width * itemsize, plan)

@@ -1,5 +1,6 @@
 """The denoiser of V4: HunyuanDiT with frame positions in every block, and cross-attention to the start image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser
 from .hunyuan_embedders import Resampler, ResamplerConfig, SiluMLP, TimestepTextSizeStyle, with_learned_padding
-from .layers import FeedForward, in_parts, modulate
+from .layers import FeedForward, modulate
 from .motion_module import frame_positions
 from .rotary import fitted, rotations
+from .skip_store import SkipStore
+from .step_plan import Footprint, Stage, plan_of
 
 BASE_GRID = 32  # rows and columns of tokens that rotary positions are fitted into
 SPACE_RATIO = 8
 SOURCE_SIZE = (1024, 1024)  # of the source videos, by default
+
+Change = Callable[[Tensor, Tensor], Tensor]  # of a part of the tokens, and of its rotations
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class BlockInputs(NamedTuple):
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head attention with normed queries and keys. Over the tokens themselves, both are rotated, else queries."""
+    """Multi-head attention with normed queries and keys."""
 
     def __init__(self, width: int, heads: int, context: int, dtype, device, operations):
         super().__init__()
@@ -96,15 +101,16 @@ class RotaryAttention(nn.Module):
         self.norm_k = operations.LayerNorm(width // heads, eps=1e-6, **kw)
         self.to_out = nn.ModuleList([operations.Linear(width, width, **kw)])
 
-    def forward(self, x: Tensor, rotary: Tensor | None, context: Tensor | None = None, options=None) -> Tensor:
-        source = x if context is None else context
-        q = self.norm_q(self._split(self.to_q(x)))
+    def keys_values(self, source: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, N, heads, D / heads]` of `source` [B, N, C]; keys turned by `rotary`, where given."""
         k = self.norm_k(self._split(self.to_k(source)))
-        v = self._split(self.to_v(source))
-        if rotary is not None:
-            q = apply_rope1(q, rotary)
-            k = apply_rope1(k, rotary) if context is None else k
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        return k if rotary is None else apply_rope1(k, rotary), self._split(self.to_v(source))
+
+    def attend(self, x: Tensor, keys_values: tuple[Tensor, Tensor], rotary: Tensor | None, options) -> Tensor:
+        """Attention of `x`, all tokens or some, turned by `rotary`, over `keys_values`."""
+        q = self.norm_q(self._split(self.to_q(x)))
+        q = q if rotary is None else apply_rope1(q, rotary)
+        q, k, v = (heads.transpose(1, 2) for heads in (q, *keys_values))
         h = optimized_attention(q, k, v, self.heads, skip_reshape=True, transformer_options=options or {})
         return self.to_out[0](h)
 
@@ -162,17 +168,47 @@ class HunyuanDiTBlock(nn.Module):
         self.ff = FeedForward(width, False, *leaf, inner=config.inner)
 
     def forward(self, x: Tensor, skip: Tensor | None, inputs: BlockInputs, options) -> Tensor:
-        """`x` and `skip` [B, F*N, D]; the blocks of the second half take a skip."""
-        x = x if skip is None else in_parts(self._join, x, skip)
+        """`x`, which may change in place, and `skip` [B, F*N, D]; the blocks of the second half take a skip."""
+        plan = plan_of(options)
+        x = x if skip is None else plan.update(x, self._join, skip)
         if inputs.frames is not None:
-            x = (x.unflatten(1, (len(inputs.frames), -1)) + inputs.frames[:, None]).flatten(1, 2)
-        rotary = inputs.rotary if self.rotates_itself else None
-        x = x + self.attn1(self.norm1(x, inputs.vector), rotary, options=options)
-        x = x + self.attn2(self.norm2(x), inputs.rotary, inputs.context, options)
+            frames = x.unflatten(1, (len(inputs.frames), -1))
+            x = plan.update(frames, torch.add, inputs.frames[None, :, None]).flatten(1, 2)
+        x = self._self_attention(x, inputs, options)
+        x = plan.update(x, self._text_attention(inputs, options), inputs.rotary)
         if inputs.image is not None:
-            h = self.attn_clip(self.norm_clip(x), inputs.rotary, inputs.image, options)
-            x = x + in_parts(lambda part: self.norm_clip_out(self.gate_clip(part)), h)
-        return x + self.ff(self.norm3(x))
+            x = plan.update(x, self._image_attention(inputs.image, options), inputs.rotary)
+        return plan.update(x, lambda part: part + self.ff(self.norm3(part)))
+
+    def _self_attention(self, x: Tensor, inputs: BlockInputs, options) -> Tensor:
+        """Keys and values are whole, queries go in parts."""
+        plan = plan_of(options)
+
+        def turning(rotary: Tensor) -> Tensor | None:
+            return rotary if self.rotates_itself else None
+
+        def keys_values(part: Tensor, rotary: Tensor) -> tuple[Tensor, ...]:
+            return self.attn1.keys_values(self.norm1(part, inputs.vector), turning(rotary))
+
+        k, v = plan.make(x, keys_values, inputs.rotary)
+
+        def added(part: Tensor, rotary: Tensor) -> Tensor:
+            return part + self.attn1.attend(self.norm1(part, inputs.vector), (k, v), turning(rotary), options)
+
+        return plan.update(x, added, inputs.rotary)
+
+    def _text_attention(self, inputs: BlockInputs, options) -> Change:
+        text = self.attn2.keys_values(inputs.context)
+        return lambda part, rotary: part + self.attn2.attend(self.norm2(part), text, rotary, options)
+
+    def _image_attention(self, image: Tensor, options) -> Change:
+        seen = self.attn_clip.keys_values(image)
+
+        def added(part: Tensor, rotary: Tensor) -> Tensor:
+            h = self.attn_clip.attend(self.norm_clip(part), seen, rotary, options)
+            return part + self.norm_clip_out(self.gate_clip(h))
+
+        return added
 
     def _join(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.skip_linear(self.skip_norm(torch.cat([x, skip], dim=-1)))
@@ -210,6 +246,8 @@ class HunyuanDiT(Denoiser):
 
     def __init__(self, config: HunyuanDiTConfig, dtype=None, device=None, operations: Any = None, **_):
         super().__init__(config, dtype)
+        attention = Stage(3.3, 7)  # tokens, keys, values and rotations; the skip in use stays beside the next
+        self.footprint = Footprint((attention, Stage(1, 9)), at_once=3, skips=config.stored_skips, returning=2)
         leaf = (dtype, device, operations)
         width, context, context_2 = config.width, config.caption_channels, config.caption_channels_2
         self.pos_embed = Patches(config.in_channels, width, config.patch, *leaf)
@@ -238,7 +276,8 @@ class HunyuanDiT(Denoiser):
         inputs = self._inputs(x, timesteps, conditions, options)
         x = comfy.ldm.common_dit.pad_to_patch_size(x, (1, self.config.patch, self.config.patch))
         x = self._blocks(self.pos_embed(x), inputs, options)
-        x = self._unpatchify(self.proj_out(self.norm_out(x, inputs.vector)), frames, rows, columns)
+        (x,) = plan_of(options).make(x, lambda part: (self.proj_out(self.norm_out(part, inputs.vector)),))
+        x = self._unpatchify(x, frames, rows, columns)
         return x[:, :, :, :height, :width]
 
     def _inputs(self, x: Tensor, timesteps: Tensor, given: Conditions, options) -> BlockInputs:
@@ -276,14 +315,14 @@ class HunyuanDiT(Denoiser):
 
     def _blocks(self, x: Tensor, inputs: BlockInputs, options) -> Tensor:
         """U-ViT: outputs of the first blocks go into the last, last in first out."""
-        skips: list[Tensor] = []
+        skips = SkipStore(plan_of(options), x.device)
         patches = options.get("patches_replace", {}).get("dit", {})
         for i, block in enumerate(self.blocks):
             skip, patch = skips.pop() if i > self.config.depth // 2 else None, patches.get(("double_block", i))
             given = (x, skip, inputs, options)
             x = block(*given) if patch is None else _patched(patch, block, *given)
             if i < self.config.stored_skips:
-                skips.append(x)
+                skips.push(x)
         return x
 
     def _unpatchify(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
@@ -308,7 +347,8 @@ def _patched(patch, block: HunyuanDiTBlock, x: Tensor, skip: Tensor | None, inpu
 
     def original(args: dict) -> dict:
         changed = inputs._replace(context=args["txt"], vector=args["vec"], rotary=args["pe"])
-        return {"img": block(args["img"], skip, changed, args["transformer_options"]), "txt": args["txt"]}
+        x = args["img"].clone()  # the patch may use it again
+        return {"img": block(x, skip, changed, args["transformer_options"]), "txt": args["txt"]}
 
     given = {"img": x, "txt": inputs.context, "vec": inputs.vector, "pe": inputs.rotary}
     return patch({**given, "transformer_options": options}, {"original_block": original})["img"]

@@ -1,7 +1,6 @@
 """Layers of the PixArt-style image transformer: attention, feed-forward, adaLN-single, projections, positions."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 FREQUENCIES = 256
 DROPPED = -10000.0  # bias of a masked token, as trained
-TOKENS_AT_ONCE = 8192  # few enough to save memory, enough to hide that weights kept in RAM are sent for each part
 
 
 class Attention(nn.Module):
@@ -70,7 +68,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([activation, nn.Identity(), out])  # names of the checkpoint: net.0.proj, net.2
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_parts(lambda part: self.net[2](self.net[0](part)), x)
+        return self.net[2](self.net[0](x))
 
 
 class TwoLayer(nn.Module):
@@ -133,18 +131,6 @@ class PatchEmbed(nn.Module):
         positions = sincos_positions(x.shape[1], x.shape[2], x.shape[3], self.base, self.scale, x.device)
         x = x.flatten(2).transpose(1, 2).contiguous()  # or all that follows would be laid out like an image
         return x.add_(positions.to(x.dtype))  # (B*F, H*W, D)
-
-
-def in_parts(layer: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """What a layer that sees every token by itself makes of tokens `[B, L, D]`, of one tensor or of several alike.
-
-    Tokens go through in parts of at most `TOKENS_AT_ONCE`, so that what is wide does not grow with the video.
-    """
-    count = -(-tensors[0][..., 0].numel() // TOKENS_AT_ONCE)
-    if count <= 1:
-        return layer(*tensors)
-    parts = zip(*(x.reshape(-1, x.shape[-1]).tensor_split(count) for x in tensors), strict=True)
-    return torch.cat([layer(*part) for part in parts]).unflatten(0, tensors[0].shape[:-1])
 
 
 def sinusoid(values: Tensor, channels: int = FREQUENCIES) -> Tensor:

@@ -1,6 +1,5 @@
 """The denoiser of V5 and V5.1: joint attention over text and video, as in Stable Diffusion 3's MMDiT."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,8 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .denoiser import Denoiser
-from .layers import TOKENS_AT_ONCE, FeedForward, TwoLayer, modulate, sinusoid
+from .layers import FeedForward, TwoLayer, modulate, sinusoid
 from .rotary import Span, fitted, rotations
+from .step_plan import Footprint, Stage, plan_of
 
 BASE_ROWS, BASE_COLUMNS = 30, 45  # patches of 480 x 720 pixels, which positions are fitted into
 QK_EPS, TEXT_EPS = 1e-6, 1e-6  # of norms; all others have `MMDiTConfig.eps`
@@ -59,14 +59,6 @@ class Modulation(NamedTuple):
     gate: Tensor
 
 
-class Projected(NamedTuple):
-    """Queries, keys and values, `[B, N, D]` each."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-
-
 class AdaLayerNorm(nn.Module):
     """A LayerNorm whose shift and scale come of the timestep, with whatever else does."""
 
@@ -105,13 +97,17 @@ class Projections(nn.Module):
         self.norm_k = operations.LayerNorm(config.head_channels, eps=QK_EPS, **kw)
         self.to_out = nn.ModuleList([operations.Linear(width, width, **kw)])
 
-    def forward(self, x: Tensor, pe: Tensor | None = None) -> Projected:
-        """What tokens `[B, N, D]` bring to attention, turned by `pe` if they have a place in the video."""
-        q = self.norm_q(self.to_q(x).unflatten(-1, (self.heads, -1)))
-        k = self.norm_k(self.to_k(x).unflatten(-1, (self.heads, -1)))
-        if pe is not None:
-            q, k = apply_rope1(q, pe), apply_rope1(k, pe)
-        return Projected(q.flatten(-2), k.flatten(-2), self.to_v(x))
+    def queries(self, x: Tensor, pe: Tensor | None = None) -> Tensor:
+        """Queries `[B, N, D]` of tokens, turned by `pe` if they have a place in the video."""
+        return self._turned(self.norm_q(self.to_q(x).unflatten(-1, (self.heads, -1))), pe)
+
+    def keys_values(self, x: Tensor, pe: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, N, D]` of tokens; keys turned like queries."""
+        return self._turned(self.norm_k(self.to_k(x).unflatten(-1, (self.heads, -1))), pe), self.to_v(x)
+
+    @staticmethod
+    def _turned(heads: Tensor, pe: Tensor | None) -> Tensor:
+        return (heads if pe is None else apply_rope1(heads, pe)).flatten(-2)
 
 
 class MMDiTBlock(nn.Module):
@@ -128,42 +124,47 @@ class MMDiTBlock(nn.Module):
         self.txt_ff: Any = FeedForward(config.width, False, *leaf) if text_weights else None
 
     def forward(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, options: dict) -> tuple[Tensor, Tensor]:
-        """Video `[B, N, D]` and text `[B, L, D]`, changed; `vec` [B, T] is the timestep, `pe` the rotary positions."""
+        """Video `[B, N, D]` and text `[B, L, D]`, changed, the video perhaps in place.
+
+        `vec` [B, T] is the timestep, `pe` the rotary positions.
+        """
         img, txt = self._attention(img, txt, vec, pe, options)
         of_img, of_txt = self.norm2.modulations(vec)
         txt_ff = self.ff if self.txt_ff is None else self.txt_ff
-        return self._feed_forward(img, of_img, self.ff), self._feed_forward(txt, of_txt, txt_ff)
+        img = plan_of(options).update(img, lambda part: self._feed_forward(part, of_img, self.ff))
+        return img, self._feed_forward(txt, of_txt, txt_ff)
 
     def _attention(self, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+        """Keys and values of text and video are whole; queries go in parts, those of the text first."""
         attn1, attn2 = self.attn1, self.attn1 if self.attn2 is None else self.attn2
         of_img, of_txt = self.norm1.modulations(vec)
-        of_text = attn2(self.norm1(txt, of_txt.shift, of_txt.scale))
-        joint = self._joint(of_text, img, of_img, pe)
-        h = optimized_attention(*joint, attn1.heads, transformer_options=options)
-        del joint
-        for_txt, for_img = h[:, : txt.shape[1]], h[:, txt.shape[1] :]
-        img = _in_parts(img, lambda part: torch.addcmul(img[:, part], of_img.gate, attn1.to_out[0](for_img[:, part])))
-        return img, torch.addcmul(txt, of_txt.gate, attn2.to_out[0](for_txt))
+        normed = self.norm1(txt, of_txt.shift, of_txt.scale)
+        joint = self._joint(attn2.keys_values(normed), img, of_img, pe, options)
 
-    def _joint(self, of_text: Projected, img: Tensor, modulation: Modulation, pe: Tensor) -> Projected:
-        """Queries, keys and values `[B, L + N, D]` of the text, and behind them those of the video.
+        def attended(q: Tensor) -> Tensor:
+            return optimized_attention(q, *joint, attn1.heads, transformer_options=options)
 
-        The latter are made in parts, in their place: nothing beside them is as long as the video.
-        """
-        batch, length, width = of_text.v.shape
-        size = (batch, length + img.shape[1], width)
-        joint = Projected(*(of_text.v.new_empty(size) for _ in of_text))
-        for whole, made in zip(joint, of_text, strict=True):
-            whole[:, :length] = made
-        for part in _parts(img):
-            of_part = self.attn1(self.norm1(img[:, part], modulation.shift, modulation.scale), pe[:, part])
-            for whole, made in zip(joint, of_part, strict=True):
-                whole[:, length:][:, part] = made
-        return joint
+        def changed(part: Tensor, pe: Tensor) -> Tensor:
+            q = attn1.queries(self.norm1(part, of_img.shift, of_img.scale), pe)
+            return torch.addcmul(part, of_img.gate, attn1.to_out[0](attended(q)))
+
+        txt = torch.addcmul(txt, of_txt.gate, attn2.to_out[0](attended(attn2.queries(normed))))
+        return plan_of(options).update(img, changed, pe), txt
+
+    def _joint(
+        self, of_text: tuple[Tensor, Tensor], img: Tensor, modulation: Modulation, pe: Tensor, options: dict
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, L + N, D]` of the text, and behind them those of the video."""
+
+        def of_part(part: Tensor, pe: Tensor) -> tuple[Tensor, Tensor]:
+            return self.attn1.keys_values(self.norm1(part, modulation.shift, modulation.scale), pe)
+
+        k, v = plan_of(options).make(img, of_part, pe, before=of_text)
+        return k, v
 
     def _feed_forward(self, x: Tensor, modulation: Modulation, ff: FeedForward) -> Tensor:
         shift, scale, gate = modulation
-        return _in_parts(x, lambda part: torch.addcmul(x[:, part], gate, ff(self.norm2(x[:, part], shift, scale))))
+        return torch.addcmul(x, gate, ff(self.norm2(x, shift, scale)))
 
 
 class MMDiT(Denoiser):
@@ -171,6 +172,7 @@ class MMDiT(Denoiser):
 
     def __init__(self, config: MMDiTConfig, dtype=None, device=None, operations: Any = None, **_):
         super().__init__(config, dtype)
+        self.footprint = Footprint((Stage(3.1, 7.5),), at_once=1)  # tokens, keys, values and rotations
         leaf = (dtype, device, operations)
         kw = {"dtype": dtype, "device": device}
         width, patch = config.width, config.patch
@@ -215,7 +217,7 @@ class MMDiT(Denoiser):
         vec = self.time_embedding(sinusoid(timesteps, self.config.width).to(x.dtype))
         pe = self.positions(*grid, options.get("rope_options") or {}, x.device)
         img = self._blocks(self.tokens(x), self._text(context, context_t5), vec, pe, options)
-        return self._unpatchify(self._final(img, vec), *grid)[:, :, :, :height, :width]
+        return self._unpatchify(self._final(img, vec, options), *grid)[:, :, :, :height, :width]
 
     def tokens(self, x: Tensor) -> Tensor:
         """Latents `[B, in channels, F, H, W]` as tokens `[B, F*N, D]`."""
@@ -252,9 +254,13 @@ class MMDiT(Denoiser):
                 img, txt = _patched(patch, block, img, txt, vec, pe, options)
         return img
 
-    def _final(self, x: Tensor, timestep: Tensor) -> Tensor:
+    def _final(self, x: Tensor, timestep: Tensor, options: dict) -> Tensor:
         shift, scale = self.norm_out.chunks(timestep)
-        return _in_parts(x, lambda part: self.proj_out(self.norm_out(self.norm_final(x[:, part]), shift, scale)))
+
+        def final(part: Tensor) -> tuple[Tensor]:
+            return (self.proj_out(self.norm_out(self.norm_final(part), shift, scale)),)
+
+        return plan_of(options).make(x, final)[0]
 
     def _unpatchify(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
         p = self.config.patch
@@ -273,23 +279,10 @@ def _patched(patch, block: MMDiTBlock, img: Tensor, txt: Tensor, vec: Tensor, pe
     """A block under a host patch such as skip-layer guidance."""
 
     def original(args: dict) -> dict:
-        img, txt = block(args["img"], args["txt"], args["vec"], args["pe"], args["transformer_options"])
+        img = args["img"].clone()  # the patch may use it again
+        img, txt = block(img, args["txt"], args["vec"], args["pe"], args["transformer_options"])
         return {"img": img, "txt": txt}
 
     args = {"img": img, "txt": txt, "vec": vec, "pe": pe, "transformer_options": options}
     out = patch(args, {"original_block": original})
     return out["img"], out["txt"]
-
-
-def _parts(x: Tensor) -> list[slice]:
-    """Tokens of `x` [B, N, D] in parts of at most `TOKENS_AT_ONCE` in the whole batch, so that memory stays low."""
-    batch, length = x.shape[:2]
-    count = max(1, -(-batch * length // TOKENS_AT_ONCE))
-    size = -(-length // count)
-    return [slice(start, start + size) for start in range(0, length, size)]
-
-
-def _in_parts(x: Tensor, change: Callable[[slice], Tensor]) -> Tensor:
-    """What `change` makes of each part of the tokens of `x`, put together."""
-    parts = [change(part) for part in _parts(x)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

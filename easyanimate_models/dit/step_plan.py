@@ -8,6 +8,8 @@ from torch import Tensor
 
 OPTION = "step_plan"  # of transformer_options
 
+Tensors = tuple[Tensor, ...]
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -50,22 +52,54 @@ class StepPlan:
         return x
 
     def make(
-        self, x: Tensor, function: Callable[..., tuple[Tensor, ...]], *beside: Tensor, dim: int = 1, unit: int = 1
-    ) -> tuple[Tensor, ...]:
-        """What `function(part, *parts of beside)` makes of each part, put together along `dim`: as many new tensors."""
-        spans = self.spans(x, dim, unit)
-        if len(spans) == 1:
-            return function(x, *beside)
-        if torch.is_grad_enabled():
+        self, x: Tensor, function: Callable[..., Tensors], *beside: Tensor, before: Tensors = (), dim: int = 1
+    ) -> Tensors:
+        """What `function(part, *parts of beside)` makes of each part, put together along `dim`: as many new tensors.
+
+        In front of them come those of `before`, where there are any.
+        """
+        spans = self.spans(x, dim)
+        if len(spans) == 1 or torch.is_grad_enabled():
             made = [function(*_narrowed(span, dim, x, *beside)) for span in spans]
-            return tuple(torch.cat(parts, dim=dim) for parts in zip(*made, strict=True))
-        wholes: tuple[Tensor, ...] = ()
+            made = [before, *made] if before else made
+            return made[0] if len(made) == 1 else tuple(torch.cat(parts, dim) for parts in zip(*made, strict=True))
+        offset = before[0].shape[dim] if before else 0
+        wholes: Tensors = ()
         for span in spans:
             parts = function(*_narrowed(span, dim, x, *beside))
-            wholes = wholes or tuple(_as_long(part, x.shape[dim], dim) for part in parts)
-            for whole, part in zip(wholes, parts, strict=True):
-                whole.narrow(dim, *span).copy_(part)
+            wholes = wholes or tuple(_as_long(part, offset + x.shape[dim], dim) for part in parts)
+            _write(wholes, parts, dim, offset + span[0])
+            del parts  # before the next ones are made
+        _write(wholes[: len(before)], before, dim, 0)
         return wholes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A moment of a step in which much is alive: so many tensors as long as all tokens, and as long as a part."""
+
+    whole: float
+    parts: float
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a step takes beside the weights, in token tensors: the worst of its stages, and the long skips.
+
+    `at_once` more are alive where all tokens are one part. Of `skips` in RAM, `returning` are on the device.
+    """
+
+    stages: tuple[Stage, ...]
+    at_once: int
+    skips: int = 0
+    returning: int = 0
+
+    def bytes(self, tokens: int, plan: StepPlan) -> float:
+        """For `tokens`, the bytes of one token tensor, under a plan."""
+        part = min(tokens, plan.part_bytes)
+        kept = min(self.returning, self.skips) if plan.skips_in_ram else self.skips
+        more = self.at_once if part == tokens else 0
+        return tokens * (kept + more) + max(tokens * stage.whole + part * stage.parts for stage in self.stages)
 
 
 DEFAULT = StepPlan()
@@ -84,3 +118,8 @@ def _as_long(part: Tensor, length: int, dim: int) -> Tensor:
     shape = list(part.shape)
     shape[dim] = length
     return part.new_empty(shape)
+
+
+def _write(wholes: Tensors, parts: Tensors, dim: int, start: int) -> None:
+    for whole, part in zip(wholes, parts, strict=True):
+        whole.narrow(dim, start, part.shape[dim]).copy_(part)

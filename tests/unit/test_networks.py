@@ -235,15 +235,3 @@ def test_an_interruption_stops_after_the_slice_at_hand(progress, work):
         getattr(tiny_vae(), work)(given)
     assert progress == [(1, 3), (2, 3)]
     assert not mm.processing_interrupted()
-
-
-@pytest.mark.parametrize("gated", [False, True])
-def test_tokens_in_parts_are_tokens_at_once(gated, monkeypatch):
-    layers = part("easyanimate_models.dit.layers")
-    layer = layers.FeedForward(16, gated, torch.float32, "cpu", comfy.ops.manual_cast)
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter)
-    x = torch.randn(2, 7, 16)
-    at_once = layer(x)
-    monkeypatch.setattr(layers, "TOKENS_AT_ONCE", 4)
-    assert torch.allclose(layer(x), at_once, rtol=1e-4, atol=1e-4)
