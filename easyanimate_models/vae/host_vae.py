@@ -29,8 +29,8 @@ class HostVAE(comfy.sd.VAE):
     """`comfy.sd.VAE` around a `VideoVAE`. The host's constructor guesses architectures, so it is not called.
 
     `latent_format` says which release's latents these are, `inpainting` what that release's inpainting models are
-    given, `variants` what all of its models are, `plan` how time is cut. `saved_with` are tensors that a file of this
-    VAE must hold besides its weights.
+    given, `variants` what all of its models are, `plan` how time is cut, `video` the size and length to make unasked.
+    `saved_with` are tensors that a file of this VAE must hold besides its weights.
 
     Latents come out so that the release's own scale brings them to this VAE's `scaling_factor`: `scale` is 1 for a
     VAE as it was released.
@@ -46,6 +46,7 @@ class HostVAE(comfy.sd.VAE):
         self.saved_with = saved_with or {}
         self.latent_format, self.plan = release.latent_format(), model.plan
         self.inpainting, self.variants = release.inpainting, release.variants
+        self.video = release.video
         self.scale = model.config.scaling_factor / self.latent_format.scale_factor
         self._declare(model)
         self.first_stage_model = model.eval()

@@ -88,7 +88,7 @@ class TestWhatTheModelIsGiven:
         out = InpaintVideo.execute(text(), text(), vae, video, True, mask)
         assert torch.equal(concat_latents(out), torch.cat([vae.encode(generated), vae.encode(kept_part)], dim=1))
         assert torch.equal(out.result[2]["samples"], vae.encode(video))
-        assert out.result[2]["noise_mask"].shape == (1, 1, 16, 16, 32)
+        assert out.result[2]["noise_mask"].shape == (1, 1, 4, 2, 4)  # of latents, which no host interpolates
         assert "noise_mask" not in InpaintVideo.execute(text(), text(), vae, video, False, mask).result[2]
 
     def test_without_a_mask_all_of_the_video_is(self, vae):
