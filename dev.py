@@ -12,7 +12,8 @@ python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in 
 python3 dev.py data RECIPE.toml    footage into a data set to train on: split, filter, caption (resumes)
 python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
                                    colour, shape, known, wider, word
-python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md
+python3 dev.py bench [NAME ...]    measure speed and memory; writes benchmarks/RESULTS.md; --original FOLDER: against a
+                                   checkout of the original too
 """
 
 import contextlib

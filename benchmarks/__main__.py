@@ -1,5 +1,9 @@
-"""`python -m benchmarks [NAME ...]`: run all benchmarks, or those named, each on its own; then write RESULTS.md."""
+"""`python -m benchmarks [NAME ...]`: run all benchmarks, or those named, each on its own; then write RESULTS.md.
 
+`--original FOLDER` is a checkout of the original, which the benchmark `original` compares with.
+"""
+
+import argparse
 import json
 import subprocess
 import sys
@@ -12,6 +16,8 @@ SCRIPTS = (
     "hunyuan_dit",
     "pixart",
     "slice_vae",
+    "original",
+    "diffusers_v51",
     "memory",
     "pace",
     "loading",
@@ -29,15 +35,25 @@ are medians of runs taken in turn, peaks are those of a process of its own.
 """
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in SCRIPTS]
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("bench")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--original", metavar="FOLDER")
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.names if name not in SCRIPTS]
     if unknown:
         sys.exit(f"There is no benchmark {unknown[0]}; there are {', '.join(SCRIPTS)}.")
-    failed = [
-        name for name in names or SCRIPTS if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode
-    ]
+    if "original" in given.names and given.original is None:
+        sys.exit("The benchmark original needs a checkout of the original; add --original FOLDER.")
+    names = given.names or [name for name in SCRIPTS if name != "original" or given.original]
+    failed = [name for name in names if _run(name, given.original)]
     (HERE / "RESULTS.md").write_text(page())
     return len(failed)
+
+
+def _run(name: str, original: str | None) -> int:
+    folder = [original] if name == "original" and original else []
+    return subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *folder]).returncode
 
 
 def page() -> str:

@@ -68,6 +68,41 @@ def alternating(repetitions: int = 5, /, **works: Callable[[], object]) -> dict[
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of ours and of a peer's, and the median of their ratios, pair by pair."""
+
+    ours: float
+    theirs: float
+    gain: float
+
+    def row(self, question: str, least: float, how: str) -> Row:
+        """The line of RESULTS.md; `least` is the gain that was promised."""
+        figure = f"{self.gain:.2f} × ({self.ours:.2f} s against {self.theirs:.2f} s)"
+        return Row(question, f"≥ {least} ×", figure, self.gain >= least, how)
+
+
+def compare(ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 3) -> Comparison:
+    """Both, in turn, after one round that does not count."""
+    ours()
+    theirs()
+    times = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
+    gain = statistics.median(b / a for a, b in times)
+    return Comparison(*(statistics.median(t) for t in zip(*times, strict=True)), gain)
+
+
+def peak_of(make: Callable[..., Callable[[], object]], *arguments) -> int:
+    """Bytes above the weights of the work that `make` (of a module) returns, the second time, in its own process."""
+    return in_own_process(_second_peak, make, *arguments)
+
+
+@torch.no_grad()
+def _second_peak(make: Callable[..., Callable[[], object]], *arguments) -> int:
+    work = make(*arguments)
+    work()
+    return peak_above(work)
+
+
 def peak_above(work: Callable[[], object]) -> int:
     """Bytes by which memory rose, at most, while `work` ran."""
     if CUDA:

@@ -9,6 +9,7 @@ from pathlib import Path
 from .environment import ROOT, pip, run_module
 
 BENCHMARK_PACKAGES = ROOT / ".bench"  # a peer to compare with, and real clips; nothing else needs them
+ORIGINAL_PACKAGES = ROOT / ".bench_original"  # what the original's code imports beside them
 PEERS = ["diffusers==0.35.2", "importlib_metadata", "zipp", "sk-video==1.1.10"]
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}  # glibc reuses it
 
@@ -37,10 +38,17 @@ def clips(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """Run all benchmarks, or those named."""
+    """Run all benchmarks, or those named; `--original FOLDER` is a checkout to compare with."""
+    folders = [BENCHMARK_PACKAGES]
     if not (BENCHMARK_PACKAGES / "diffusers").exists():
         pip("install", "--no-deps", "--target", str(BENCHMARK_PACKAGES), *PEERS)
-    return run_module("benchmarks", arguments, None, BENCHMARK_PACKAGES)
+    if "--original" in arguments[:-1]:
+        at = arguments.index("--original") + 1
+        arguments = [*arguments[:at], _absolute(arguments[at]), *arguments[at + 1 :]]
+        folders.append(ORIGINAL_PACKAGES)
+        if not ORIGINAL_PACKAGES.exists():
+            pip("install", "--no-deps", "--target", str(ORIGINAL_PACKAGES), "setuptools==80.9.0")
+    return run_module("benchmarks", arguments, None, *folders)
 
 
 def _absolute(path: str) -> str:

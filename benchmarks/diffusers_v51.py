@@ -1,0 +1,82 @@
+"""V5.1's network and VAE against those of diffusers: random weights, real widths, few blocks, in turn."""
+
+import torch
+from comfy.ops import disable_weight_init
+from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
+
+from easyanimate_models.supported_models import EasyAnimateV51
+from easyanimate_models.vae.slice_vae import SliceVAEConfig
+
+from .measure import DEVICE, Row, compare, peak_of, report
+from .mmdit_step import BLOCKS_OF_7B, LATENTS, TEXT_TOKENS, inputs, network
+from .networks import filled
+
+VAE = SliceVAEConfig(
+    channels=(128, 256, 512, 512),
+    layers=2,
+    latent_channels=16,
+    norm_groups=32,
+    scaling_factor=0.7125,
+    norm="frame",
+    attention=None,
+)
+VIDEO = (1, 16, 3, 8, 8)  # 9 frames of 64 x 64
+STEP = f"4 of the 7B's 36 blocks, batch 2 of 512 tokens and {TEXT_TOKENS} of text, float32"
+DECODE = "9 frames of 64 x 64, the released widths, float32"
+
+
+def our_step():
+    """A step of our network."""
+    model, given = network(), inputs(BLOCKS_OF_7B, *LATENTS)
+    return lambda: model(**given)
+
+
+def their_step():
+    """The same of diffusers'."""
+    config = BLOCKS_OF_7B
+    model = EasyAnimateTransformer3DModel(
+        num_attention_heads=config.heads,
+        attention_head_dim=config.width // config.heads,
+        in_channels=config.in_channels,
+        out_channels=config.latent_channels,
+        patch_size=config.patch,
+        num_layers=config.depth,
+        mmdit_layers=config.mmdit_layers,
+        add_norm_text_encoder=config.text_norm,
+        text_embed_dim=config.caption_channels,
+    )
+    model, given = filled(model).to(DEVICE).eval(), inputs(config, *LATENTS)
+    return lambda: model(given["x"], given["timesteps"], encoder_hidden_states=given["context"], return_dict=False)
+
+
+def our_decode():
+    """Our VAE's decoding."""
+    model = filled(EasyAnimateV51.vae(VAE, device=DEVICE, operations=disable_weight_init)).eval()
+    model = model.to(memory_format=model.channels_last) if DEVICE.type == "cpu" else model
+    z = torch.randn(VIDEO, device=DEVICE)
+    return lambda: model.decode(z)
+
+
+def their_decode():
+    """The same of diffusers'."""
+    model, z = filled(AutoencoderKLMagvit()).to(DEVICE).eval(), torch.randn(VIDEO, device=DEVICE)
+    return lambda: model.decode(z, return_dict=False)
+
+
+@torch.no_grad()
+def rows() -> list[Row]:
+    """Speed of both in pairs, and the peak of each in a process of its own."""
+    found = []
+    for what, least, ours, theirs, how in (
+        ("V5.1 step", 1.05, our_step, their_step, STEP),
+        ("V5.1 decode", 1.3, our_decode, their_decode, DECODE),
+    ):
+        found.append(compare(ours(), theirs()).row(f"{what}: against diffusers", least, how))
+        peaks = peak_of(ours) / 1e6, peak_of(theirs) / 1e6
+        figure = f"{peaks[0]:.0f} MB, diffusers {peaks[1]:.0f} MB"
+        found.append(Row("… peak above the weights", "that of diffusers", figure, peaks[0] <= peaks[1], how))
+    return found
+
+
+if __name__ == "__main__":
+    report(__file__, rows())
