@@ -16,8 +16,9 @@ def size_inputs() -> list:
     """Width, height, length and batch size of a video to be made."""
     side = {"default": 0, "min": 0, "max": 4096, "step": SIDE_STEP}
     pixels = (
-        f"In pixels, a multiple of {SIDE_STEP}; 0: the model's own, as the VAE says. Keep width times height near the "
-        "release's 512x512, 768x768 or 960x960; 64 for the tiny model."
+        f"In pixels, a multiple of {SIDE_STEP}; 0: the model's own, as the VAE says. Keep width times height near "
+        "a size that the release was trained on: 512x512, 768x768 or 960x960 for V3, up to 1280x1280 for V4, 512x512, "
+        "768x768 or 1024x1024 for V5 and V5.1; 64 for the tiny model."
     )
     return [
         io.Int.Input("width", tooltip=pixels, **side),
@@ -29,9 +30,9 @@ def size_inputs() -> list:
             max=4096,
             step=1,
             tooltip="In frames; 0: the model's own, as the VAE says. At 8 fps (V5, V5.1), 24 fps (V2 to V4) or 12 fps "
-            "(V1): 1 for an image, else 4n + 1 (V5, V5.1, trained on 49), a multiple of "
-            f"{LENGTH_STEP} (V3, V4, trained on 72 and 144), a multiple of 9 (V2) or any number (V1). Others are "
-            "rounded: see the frames output.",
+            f"(V1): 1 for an image, else 4n + 1 (V5, V5.1, trained on 49), a multiple of {LENGTH_STEP} (V3, V4, "
+            "trained on up to 144), a multiple of 9 (V2) or any number (V1). Others are rounded: see the frames "
+            "output.",
         ),
         io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos per run; each needs its own memory."),
     ]

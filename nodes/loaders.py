@@ -66,7 +66,7 @@ class EasyAnimateLoadVAE(io.ComfyNode):
             node_id="EasyAnimateLoadVAE",
             display_name="Load EasyAnimate VAE",
             category=CATEGORY,
-            description="Loads the VAE that matches the transformer's release: V1 (an image VAE), V2 or V3.",
+            description="Loads the VAE that matches the transformer's release, V1 (an image VAE) to V5.1.",
             inputs=[
                 io.Combo.Input(
                     "vae",
@@ -145,8 +145,8 @@ class EasyAnimateLoadImageEncoder(io.ComfyNode):
             node_id="EasyAnimateLoadImageEncoder",
             display_name="Load EasyAnimate Image Encoder",
             category=CATEGORY,
-            description="Loads CLIP ViT-L/14 vision, through which InP transformers see the start image: a file from "
-            "models/clip_vision, or the image_encoder of a release folder.",
+            description="Loads CLIP ViT-L/14 vision, through which the InP transformers of V3 and V4 see the start "
+            "image: a file from models/clip_vision, or the image_encoder of a release folder.",
             inputs=[
                 io.Combo.Input(
                     "image_encoder",

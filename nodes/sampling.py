@@ -21,6 +21,16 @@ MODELS_OWN = -1.0  # 0 has a meaning of its own: only the negative prompt
 SCHEDULERS = [RELEASE_SCHEDULE, *comfy.samplers.KSampler.SCHEDULERS]
 
 
+def _steps_input() -> io.Int.Input:
+    return io.Int.Input(
+        "steps",
+        default=25,
+        min=1,
+        max=1000,
+        tooltip="20 to 50: 25 for V3 and V4, 50 for V5 and V5.1. More steps give a finer result.",
+    )
+
+
 class EasyAnimateSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -42,7 +52,7 @@ class EasyAnimateSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Random seed of the noise; the same seed gives the same video.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
+                _steps_input(),
                 io.Float.Input(
                     "cfg",
                     default=MODELS_OWN,
@@ -128,10 +138,10 @@ class EasyAnimateScheduler(io.ComfyNode):
                     "sampler",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="euler",
-                    tooltip="The sampler that will run this schedule; ddim and the dpmpp family each have their own "
-                    "spacing.",
+                    tooltip="The sampler that will run this schedule; with V1 to V4, ddim and the dpmpp family each "
+                    "have their own spacing.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
+                _steps_input(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -167,17 +177,18 @@ class EasyAnimateContextWindows(io.ComfyNode):
                     default=144,
                     min=8,
                     max=4096,
-                    step=8,
-                    tooltip="Frames per window; V3 was trained on up to 144. Rounded down to whole VAE slices.",
+                    step=1,
+                    tooltip="Frames per window: up to 144 for V3 and V4, 49 for V5 and V5.1 (13 latent frames), as "
+                    "they were trained. Rounded down to whole VAE slices.",
                 ),
                 io.Int.Input(
                     "overlap",
                     default=48,
                     min=0,
                     max=4096,
-                    step=8,
-                    tooltip="Frames shared by neighbouring windows, usually a third of length. More is smoother but "
-                    "slower.",
+                    step=1,
+                    tooltip="Frames shared by neighbouring windows, usually a third of length: 48 of 144, 16 of 49. "
+                    "More is smoother but slower.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The transformer, set to sample in windows.")],

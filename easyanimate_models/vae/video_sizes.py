@@ -62,3 +62,32 @@ def window_size(length: int, overlap: int, plan: TimePlan = SLICES) -> tuple[int
     slices = max(1, (length - plan.lone) // plan.frames_per_slice)
     shared = min(-(-overlap // plan.frames_per_slice), slices - 1)
     return plan.lone + slices * plan.unit, shared * plan.unit
+
+
+@dataclass(frozen=True)
+class ClipLengths:
+    """The lengths that clips are trained in: `lone + n * step` frames, and single images."""
+
+    step: int = LENGTH_STEP
+    lone: int = 0
+
+    @property
+    def least(self) -> int:
+        """The shortest clip."""
+        return self.lone + self.step
+
+    def longest(self, frames: int) -> int:
+        """The longest clip in so many frames, 0 for none."""
+        return frames - (frames - self.lone) % self.step if frames >= self.least else 0
+
+    def below(self, frames: int) -> range:
+        """All lengths shorter than that."""
+        return range(self.least, frames, self.step)
+
+
+SLICE_LENGTHS = ClipLengths()  # V1 to V4
+
+
+def clip_lengths(plan: TimePlan) -> ClipLengths:
+    """The lengths of clips whose time a VAE's `plan` cuts: 8n, or 4n + 1 of V5 and V5.1."""
+    return ClipLengths(plan.frames_per_slice, plan.lone) if plan.lone else SLICE_LENGTHS

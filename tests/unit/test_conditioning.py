@@ -8,7 +8,7 @@ import torch
 import nodes as host_nodes
 from support.pack import part
 from support.recorded import relative_error
-from support.tiny_networks import DIT, random, tiny_transformer, tiny_vae
+from support.tiny_networks import DIT, random, tiny_release_vae, tiny_transformer, tiny_vae
 
 conditioning = part("nodes.conditioning")
 inpainting = part("easyanimate_models.conditioning.inpainting")
@@ -110,6 +110,17 @@ def test_equal_slices_of_the_empty_video_are_encoded_once(vae, monkeypatch, give
     for part_of in latents.split(4, dim=1):
         slices = part_of.split(2, dim=2)[given:]
         assert all(torch.equal(each, slices[0]) for each in slices)
+
+
+@pytest.mark.parametrize("release", ["V1", "V2", "V3", "V4"])
+def test_equal_slices_encoded_once_are_bit_equal_to_all_of_them(release, monkeypatch):
+    """Changing frames, then equal ones, then others."""
+    network = tiny_release_vae(release).first_stage_model
+    x = torch.cat([random(1, 3, 9, 16, 24), torch.zeros(1, 3, 27, 16, 24), random(1, 3, 9, 16, 24)], dim=2)
+    once = network.encode(x)
+    monkeypatch.setattr(torch, "equal", lambda *_: False)
+    every = network.encode(x)
+    assert bool((once == every).all())
 
 
 class TestClipTokens:

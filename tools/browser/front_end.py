@@ -39,7 +39,6 @@ NOT_OURS = (  # what the front end logs by itself
     r" https://",  # what is not on this machine
     r"at onChange \(.*/assets/",  # a setting read before its panel is there
     r"/docs/\w+/\w+\.md",  # the help page in the user's language, tried first
-    r"/view\?.*filename=clip\.mp4",  # the user's own clip, which templates ask for
 )
 RECORDER = """() => {
   const pixels = document.createElement('canvas').getContext('2d', {willReadFrequently: true})

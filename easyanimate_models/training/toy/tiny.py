@@ -16,12 +16,13 @@ from ...dit.motion_dit import LongSkips, MotionConfig, MotionDiT, MotionDiTConfi
 from ...files.atomic import write_safetensors
 from ...files.model_files import TINY
 from ...latent_formats import SliceLatents
-from ...sampling.schedules import alphas_cumprod
 from ...supported_models import DEFAULT_CFG, EasyAnimateV3
 from ...text_encoders.t5 import T5Tokenizer
 from ...vae.slice_vae import SliceVAE, SliceVAEConfig
+from ..denoiser import objective as denoiser_objective
+from ..denoiser.diffusion import NoiseWeights, prediction_of
 from ..denoiser.motion_modules import load_image_weights
-from ..denoiser.objective import Batch, DrawBatch, NoiseWeights, ObjectiveSettings, noise_objective
+from ..denoiser.objective import Batch, DrawBatch, ObjectiveSettings
 from ..export import WEIGHTS, write_component
 from ..initialize import reset_parameters
 from ..learner import Objective
@@ -197,8 +198,8 @@ class LatentBatches:
 
 def denoising_objective(dit: MotionDiT, draw_batch: DrawBatch, noise: NoiseWeights, seed: int) -> Objective:
     """The objective of the tiny transformer, at V3's noise schedule."""
-    schedule = alphas_cumprod(EasyAnimateV3.sampling_settings)
-    return noise_objective(dit, draw_batch, schedule, ObjectiveSettings(noise, checkpointing=False), seed)
+    settings = ObjectiveSettings(noise, checkpointing=False)
+    return denoiser_objective.denoising_objective(dit, draw_batch, prediction_of(EasyAnimateV3), settings, seed)
 
 
 def train_images(run: Path, steps: int = 2500, batch: int = 96) -> None:

@@ -19,9 +19,10 @@ from ...latent_formats import SliceLatents
 from ...sd import load_transformer
 from ...supported_models import DEFAULT_CFG
 from ...vae.slice_vae import SliceVAE
+from ..denoiser.diffusion import NoiseWeights
 from ..denoiser.lora import LoraSettings, add_adapters, original_names
 from ..denoiser.lora_training import fit_adapters
-from ..denoiser.objective import Batch, NoiseWeights, ObjectiveSettings
+from ..denoiser.objective import Batch, ObjectiveSettings
 from ..denoiser.run import DenoiserRun
 from ..loop import fit
 from ..training_plan import TrainingPlan
