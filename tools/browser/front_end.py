@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 from playwright.sync_api import ConsoleMessage, ElementHandle, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from .. import comfyui
@@ -187,14 +188,22 @@ class FrontEnd:
 
     def play(self, number: int, seconds: float = 0.1) -> Path:
         """Press play in a node and wait until `seconds` have played; the video's file."""
-        video = self.page.wait_for_function(
+        video = self._video(number)
+        try:
+            video.click()
+        except PlaywrightError:  # newer front ends put another in its place once the file is there
+            video = self._video(number)
+            video.click()
+        self.page.wait_for_function("([video, seconds]) => video.currentTime > seconds", arg=[video, seconds])
+        return saved_file(video)
+
+    def _video(self, number: int) -> ElementHandle:
+        """The video that a node shows, when it can be played."""
+        return self.page.wait_for_function(
             """number => app.graph.getNodeById(number).widgets.map(widget => widget.element?.querySelector?.('video'))
               .find(video => video?.readyState >= 2)""",
             arg=number,
         ).as_element()
-        video.click()
-        self.page.wait_for_function("([video, seconds]) => video.currentTime > seconds", arg=[video, seconds])
-        return saved_file(video)
 
     def pause(self) -> None:
         """Pause whatever plays."""
