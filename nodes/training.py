@@ -54,8 +54,8 @@ def _clips() -> list:
     """In which size clips are learnt from, how many at once; clips that are connected."""
     side = "Scales clips to this resolution's area, keeping the aspect ratio: 512, 768 or 960; 64 for the tiny model."
     frames = (
-        "Maximum number of frames, from the start of each clip: 48 to 144 for V3 and V4, 49 for V5 and V5.1, 24 for the "
-        "tiny model."
+        "Maximum number of frames, from the start of each clip: 48 to 144 for V3 and V4, 49 for V5 and V5.1, 24 for "
+        "the tiny model."
     )
     return [
         io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip=side),
