@@ -137,7 +137,10 @@ class EasyAnimateSplitVideos(io.ComfyNode):
                     step=0.1,
                     tooltip="Longer shots are split evenly; the paper uses 10. At least twice min_seconds.",
                 ),
-                fps_input("Resamples the videos to this frame rate: 24 for V3. 0 = each video's own rate."),
+                fps_input(
+                    "Resamples the videos to this frame rate: 24 for V3 and V4, 8 for V5 and V5.1. 0 = each video's "
+                    "own rate."
+                ),
             ],
             outputs=_outputs(),
         )

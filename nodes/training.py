@@ -18,7 +18,10 @@ from .prompts import require_text_encoder
 from .schema import schema
 
 CATEGORY = "EasyAnimate/training"
-FPS = "Resamples the clips of a folder or dataset to this frame rate: 24 for V3. 0 = each clip's own rate."
+FPS = (
+    "Resamples the clips of a folder or dataset to this frame rate: 24 for V3 and V4, 8 for V5 and V5.1. 0 = each "
+    "clip's own rate."
+)
 NO_FOLDER = "clips that are connected"
 NAMES = ["comfyui", "original"]
 
@@ -27,7 +30,7 @@ def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
     """The models, the data set, the name of the result, and how long and fast to train."""
     return [
         io.Model.Input("model", tooltip="The EasyAnimate transformer to train."),
-        io.Clip.Input("clip", tooltip="The T5 text encoder, for the captions."),
+        io.Clip.Input("clip", tooltip="The text encoder of the transformer's release, for the captions."),
         io.Vae.Input("vae", tooltip="The EasyAnimate VAE, to encode the clips."),
         io.String.Input("name", default=name, tooltip=f"Name of the {file} and of the run folder."),
         io.Combo.Input(
@@ -51,7 +54,10 @@ def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
 def _clips() -> list:
     """In which size clips are learnt from, how many at once; clips that are connected."""
     side = "Scales clips to this resolution's area, keeping the aspect ratio: 512, 768 or 960; 64 for the tiny model."
-    frames = "Maximum number of frames, from the start of each clip: 48 to 144 for V3, 24 for the tiny model."
+    frames = (
+        "Maximum number of frames, from the start of each clip: 48 to 144 for V3 and V4, 49 for V5 and V5.1, 24 for "
+        "the tiny model."
+    )
     return [
         io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip=side),
         io.Int.Input("frames", default=48, min=1, max=1024, tooltip=frames),
