@@ -10,7 +10,7 @@ from comfy_extras import nodes_camera_trajectory, nodes_model_advanced, nodes_wa
 from support.mmdit import TWO_TEXTS, tiny_mmdit
 from support.pack import part
 from support.recorded import relative_error
-from support.tiny_networks import random, tiny_release_vae
+from support.tiny_networks import random, tiny_hunyuan_dit, tiny_release_vae
 
 conditioning = part("nodes.conditioning")
 control = part("nodes.control")
