@@ -35,6 +35,9 @@ run: the node is not for that release.
 alone, from the same noise. Samplers that draw noise at every step, as euler_ancestral does, draw other noise for a
 batch; there, each video was checked to be another one. What only encodes or saves has no batch.
 
+ScaleROPE changes rotary positions: V5.1 has them in time and space, V4 in space alone (scale_t and shift_t do nothing),
+V1 to V3 have none.
+
 """
 
 

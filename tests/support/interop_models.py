@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from safetensors.torch import load_file, save_file
 
 from tools import comfyui
-from tools.workflows import v4, v51
+from tools.workflows import files, v51
 from tools.workflows.author import node
 
 from .pack import part
 from .prompts import BUILT_IN_INP, empty
-from .prompts import loaders as built_in
-from .stand_in_releases import releases
-from .stand_ins import FOLDER, IMAGE_ENCODER, lora_over
+from .stand_in_releases import loaders_for, releases
+from .stand_ins import FOLDER, lora_over
 
 supported_models = part("easyanimate_models.supported_models")
 
@@ -46,18 +45,13 @@ def _transformer(name: str) -> dict:
     return node("EasyAnimateLoadTransformer", transformer=name, weight_dtype="default")
 
 
-def _nodes(transformer: str, vae: str, text_encoder: str, length: int) -> dict:
-    return {
-        "model": _transformer(transformer),
-        "vae": node("EasyAnimateLoadVAE", vae=vae),
-        "clip": node("EasyAnimateLoadTextEncoder", text_encoder=text_encoder),
-        "empty": empty(length, vae=["vae", 0]),
-    }
+def _nodes(release: str, **size) -> dict:
+    return {**loaders_for(release), "empty": empty(vae=["vae", 0], **size)}
 
 
 V3 = Model(
     release="V3",
-    nodes={**built_in(), "empty": empty()},
+    nodes=_nodes("V3"),
     inpainting=_transformer(BUILT_IN_INP),
     weights="",
     lora="easyanimate-style-lora.safetensors",
@@ -65,14 +59,14 @@ V3 = Model(
 )
 V4 = Model(
     release="V4",
-    nodes=_nodes(v4.RELEASE, v4.RELEASE, v4.RELEASE, 24),
-    inpainting=_transformer(v4.RELEASE),
-    weights=f"{v4.RELEASE}/transformer/diffusion_pytorch_model.safetensors",
+    nodes=_nodes("V4"),
+    inpainting=_transformer(files.V4.transformer),
+    weights=f"{files.V4.transformer}/transformer/diffusion_pytorch_model.safetensors",
     lora="v4-lora.safetensors",
 )
 V51 = Model(
     release="V5.1",
-    nodes=_nodes(f"{v51.TEXT_TO_VIDEO}.safetensors", v51.VAE, f"easyanimate/{v51.TEXT_TO_VIDEO}", 25),
+    nodes=_nodes("V5.1", length=25),
     inpainting=_transformer(f"{v51.INPAINTING}.safetensors"),
     weights=f"diffusion_models/{v51.TEXT_TO_VIDEO}.safetensors",
     lora="v51-lora.safetensors",
@@ -89,7 +83,7 @@ CONTROL, CAMERA = (_transformer(f"{name}.safetensors") for name in (v51.CONTROL,
 def models() -> Iterator[None]:
     """V4 and V5.1, and a LoRA of each beside the stand-ins' one, among the host's models for as long as this lasts."""
     folder, loras = comfyui.BASE / "models", comfyui.BASE / "models" / "loras" / FOLDER
-    with releases(IMAGE_ENCODER["hidden_size"]):
+    with releases():
         for model in (V4, V51):
             save_file(lora_over(load_file(folder / model.weights)), loras / model.lora)
         yield

@@ -219,12 +219,12 @@ def _(bench):
 @row("RescaleCFG")
 def _(bench):
     assert distance(patched(bench, "RescaleCFG", multiplier=0.0), bench.plain) < SAME
-    assert distance(patched(bench, "RescaleCFG", multiplier=0.7), bench.plain) > DIFFERENT
+    assert distance(patched(bench, "RescaleCFG", multiplier=1.0), bench.plain) > 10 * SAME
 
 
 @row("RenormCFG", videos=MORE)
 def _(bench):
-    never, always, limited = (patched(bench, "RenormCFG", renorm_cfg=limit) for limit in (0.0, 1.0, 100.0))
+    never, always, limited = (patched(bench, "RenormCFG", renorm_cfg=limit) for limit in (0.0, 0.5, 100.0))
     assert distance(limited, never) < SAME
     assert distance(always, never) > DIFFERENT
     unguided = patched(bench, "RenormCFG", cfg_trunc=0.0)
