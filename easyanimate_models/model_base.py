@@ -9,6 +9,7 @@ import comfy.model_management as mm
 import torch
 from torch import Tensor
 
+from .dit.denoiser import Denoiser
 from .dit.motion_dit import CLIP_TOKENS, CLIP_WIDTH
 from .dit.step_plan import OPTION, StepPlan
 from .latent_formats import require_channels
@@ -113,14 +114,17 @@ class VideoModel(comfy.model_base.BaseModel):
 
     def memory_required(self, input_shape, cond_shapes=None) -> float:
         """Bytes of a step for latents of `input_shape` under the plan that it would have now."""
-        if not (mm.xformers_enabled() or mm.pytorch_attention_flash_attention()):
-            return super().memory_required(input_shape, cond_shapes or {})  # attention itself takes memory
+        fused = mm.xformers_enabled() or mm.pytorch_attention_flash_attention()  # else attention itself takes memory
+        if not fused or not isinstance(self.diffusion_model, Denoiser):
+            return super().memory_required(input_shape, cond_shapes or {})
         return self._step_bytes(input_shape, self.step_plan(input_shape))
 
     def step_plan(self, shape) -> StepPlan:
         """Long skips go to RAM where a step would not fit with them on the device, with the host's reserve."""
         plan, device = StepPlan(), mm.get_torch_device()
-        if device.type in ("cpu", "mps") or not self.diffusion_model.footprint.skips:
+        if device.type in ("cpu", "mps") or not isinstance(self.diffusion_model, Denoiser):
+            return plan
+        if not self.diffusion_model.footprint.skips:
             return plan
         loaded = getattr(self, "model_loaded_weight_memory", 0)
         free = mm.get_free_memory(device) - (0 if loaded else mm.module_size(self.diffusion_model))
