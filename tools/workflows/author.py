@@ -16,7 +16,13 @@ from .files import DOWNLOADS
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#8a5f9e")
 NOTE = "MarkdownNote"
 WITH_PICTURE = ("LoadImage", "LoadVideo", "PreviewImage", "SaveImage", "SaveVideo", "SaveAnimatedWEBP")
-SHOWS_PROGRESS = ("EasyAnimateSampler", "KSampler", "EasyAnimateTrainLora", "EasyAnimateTrainMotionModule")
+SHOWS_PREVIEW = (
+    "EasyAnimateSampler",
+    "KSampler",
+    "EasyAnimateTrainLora",
+    "EasyAnimateTrainMotionModule",
+    "EasyAnimateFilterClips",
+)
 WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20, 24, 90, 280, 40, 20
 VUE_FRAME, VUE_WIDGET, VUE_BADGE = 36, 36, 32  # in Nodes 2.0; a badge for the pack, another one for an error
 
@@ -139,7 +145,7 @@ class _Shape:
         slots = max(len(self.sockets), len(self.outputs)) * SLOT
         vue = VUE_FRAME + slots + len(self.values) * VUE_WIDGET + self.texts * TEXT
         tallest = TITLE + self.size[1] if self.kind == NOTE else max(TITLE + self.size[1], vue) + 2 * VUE_BADGE
-        return tallest + PICTURE * (self.kind in SHOWS_PROGRESS)
+        return tallest + PICTURE * (self.kind in SHOWS_PREVIEW)
 
 
 def _values(spec: list, value) -> list:
