@@ -88,3 +88,12 @@ def release_files():
 
     with release_files():
         yield
+
+
+@pytest.fixture(scope="module")
+def stand_in_releases():
+    """Tiny V4 and V5.1 files among the models, for the nodes of `support.stand_in_releases.loaders_for`."""
+    from support.stand_in_releases import releases
+
+    with releases():
+        yield

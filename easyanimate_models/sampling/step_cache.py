@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, zeros_like
 
 KEY = "easyanimate_step_cache"
-UNSTABLE = ("cfg_pp", "adaptive", "pece")  # in names of samplers that amplify a small error of one step
+UNSTABLE = ("cfg_pp", "adaptive", "pece", "exp_heun")  # in names of samplers that amplify a small error of one step
 
 
 @dataclass

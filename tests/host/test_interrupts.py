@@ -11,34 +11,44 @@ from safetensors.torch import save_file
 from support.faults import last_messages, report, run_and_cancel, with_fault
 from support.pack import part
 from support.prompts import text_to_frames
+from support.stand_in_releases import TEXT_LAYERS, loaders_for
 from support.videos import read_pictures
 from tools.workflows import client
 from tools.workflows.author import node
 
 read_checkpoint = part("easyanimate_models.files.checkpoint").read_checkpoint
 STAGES = {  # stage -> the node whose output has the fault, the layer, which of its calls, the node that stops
-    "text encoding": ("clip", "t5xxl.transformer", 1, "prompt"),
+    "text encoding": ("clip", None, 1, "prompt"),
     "sampling": ("model", "", 2, "sampler"),
     "encoding": ("vae", "encoder", 2, "encode"),
     "decoding": ("vae", "decoder", 2, "decode"),
+    "encoding in tiles": ("vae", "encoder", 3, "encode"),
+    "decoding in tiles": ("vae", "decoder", 5, "decode"),
     "overlapping": ("vae", "decoder", 3, "decode"),
     "smoothing": ("vae", "encoder", 1, "decode"),
 }
+SEAMS = {"overlapping": "overlap", "smoothing": "smooth"}  # which V4 and V5.1 have none of
+CASES = [
+    (release, stage) for release in ("V3", "V4", "V5.1") for stage in STAGES if release == "V3" or stage not in SEAMS
+]
+TILE = 64  # pixels; frames of one and a half of them have two tiles
 
 
-def nodes_for(stage: str) -> dict:
-    nodes = text_to_frames()
-    if stage == "encoding":
-        nodes["first"] = node("EmptyImage", width=64, height=64, batch_size=8, color=0xC08040)
-        nodes["rest"] = node("EmptyImage", width=64, height=64, batch_size=16, color=0x4080C0)
-        nodes["pictures"] = node("ImageBatch", image1=["first", 0], image2=["rest", 0])
-        nodes["encode"] = node("EasyAnimateEncode", images=["pictures", 0], vae=["vae", 0], tile_size=0)
-        nodes["decode"]["inputs"]["latent"] = ["encode", 0]
-        unused = ("model", "clip", "prompt", "empty", "sampler")
-        return {name: each for name, each in nodes.items() if name not in unused}
-    seams = {"overlapping": "overlap", "smoothing": "smooth"}
-    nodes["decode"]["inputs"]["seams"] = seams.get(stage, "original")
-    return nodes
+def nodes_for(release: str, stage: str) -> dict:
+    nodes = text_to_frames(**loaders_for(release))
+    tiled = stage.endswith("in tiles")
+    width, tile_size = (TILE * 3 // 2, TILE) if tiled else (TILE, 0)
+    nodes["decode"]["inputs"] |= {"seams": SEAMS.get(stage, "original"), "tile_size": tile_size}
+    nodes["empty"]["inputs"]["width"] = width
+    if not stage.startswith("encoding"):
+        return nodes
+    nodes["first"] = node("EmptyImage", width=width, height=TILE, batch_size=8, color=0xC08040)
+    nodes["rest"] = node("EmptyImage", width=width, height=TILE, batch_size=16, color=0x4080C0)
+    nodes["pictures"] = node("ImageBatch", image1=["first", 0], image2=["rest", 0])
+    nodes["encode"] = node("EasyAnimateEncode", images=["pictures", 0], vae=["vae", 0], tile_size=tile_size)
+    nodes["decode"]["inputs"]["latent"] = ["encode", 0]
+    unused = ("model", "clip", "prompt", "empty", "sampler")
+    return {name: each for name, each in nodes.items() if name not in unused}
 
 
 def pictures(server, nodes: dict) -> torch.Tensor:
@@ -92,10 +102,12 @@ def test_cancel_while_shards_are_read_stops_behind_the_one_that_is(tmp_path, mon
     assert set(read_checkpoint(tmp_path, "text_encoder").tensors) == set(listed)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_cancel_stops_within_a_step_and_leaves_nothing_behind(server, without_fault, stage):
+@pytest.mark.parametrize(("release", "stage"), CASES)
+def test_cancel_stops_within_a_step_and_leaves_nothing_behind(server, stand_in_releases, without_fault, release, stage):
     source, layer, call, stopped = STAGES[stage]
-    expected, nodes = without_fault(nodes_for(stage)), with_fault(nodes_for(stage), source, layer, "interrupt", call)
+    expected = without_fault(nodes_for(release, stage))
+    layer = TEXT_LAYERS[release] if layer is None else layer
+    nodes = with_fault(nodes_for(release, stage), source, layer, "interrupt", call)
     with pytest.raises(client.WorkflowError, match="interrupted"):
         run_and_cancel(server, nodes)
     assert report(server)["calls"] == call

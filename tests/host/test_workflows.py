@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from support.interop import Bench
+from support.interop_models import V3
 from support.pack import ROOT
 from support.stand_ins import files_for, swapped
 from support.videos import assert_shows, read_video, saved_files
@@ -48,7 +49,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 def bench(server):
     tiny.bring_inputs(comfyui.BASE)
     with files_for(WORKFLOWS.values()):
-        yield Bench(server)
+        yield Bench(server, V3)
 
 
 def run(bench: Bench, workflow: author.Workflow, **changed) -> dict:

@@ -54,14 +54,15 @@ def text_to_latent(**changed) -> dict:
     return {**loaders(), "prompt": encode(), "empty": empty(), "sampler": sampler()} | changed
 
 
-def text_to_frames(steps: int = 3, length: int = 24) -> dict:
-    """Prompt to frames, saved as pictures without loss."""
-    return text_to_latent(
-        empty=empty(length),
+def text_to_frames(steps: int = 3, length: int = 24, **changed) -> dict:
+    """Prompt to frames, saved as pictures without loss; `changed` replaces or adds nodes by name."""
+    nodes = text_to_latent(
+        empty=empty(length, vae=["vae", 0]),
         sampler=sampler(steps=steps),
         decode=decode(),
         save=node("SaveImage", images=["decode", 0], filename_prefix="tests/frames"),
     )
+    return nodes | changed
 
 
 def text_to_video(**changed) -> dict:

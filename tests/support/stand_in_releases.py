@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 
 from tools import comfyui
 from tools.workflows import files, v51
+from tools.workflows.blocks import loaders as loaders_of_files
 
 from .components import write_component
 from .mmdit import MMDIT
 from .pack import part
+from .prompts import loaders
 from .tiny_networks import HUNYUAN_DIT, randomise
 from .tiny_text_encoders import BERT, MT5, QWEN, write_bert_and_mt5, write_qwen
 
@@ -25,10 +27,21 @@ slice_vae = part("easyanimate_models.vae.slice_vae")
 embed_config = part("easyanimate_models.files.checkpoint").embed_config
 
 VARIANTS = {v51.TEXT_TO_VIDEO: 16, v51.INPAINTING: 33, v51.CONTROL: 48, v51.CAMERA: 38}  # channels that each takes
+TEXT_LAYERS = {"V3": "t5xxl.transformer", "V4": "mt5xl.transformer", "V5.1": "qwen2_vl.transformer"}  # of its CLIP
+CLIP_WIDTH = 32  # of embeddings of images, where nobody needs others
+
+
+def loaders_for(release: str) -> dict:
+    """`model`, `vae` and `clip` of "V3" (the built-in model), "V4" or "V5.1", the latter two while `releases` lasts."""
+    if release == "V3":
+        return loaders()
+    if release == "V4":
+        return loaders_of_files(files.V4.transformer, files.V4.text_encoder, files.V4.vae)
+    return loaders_of_files(f"{v51.TEXT_TO_VIDEO}.safetensors", f"easyanimate/{v51.TEXT_TO_VIDEO}", files.V51_VAE)
 
 
 @contextlib.contextmanager
-def releases(image_width: int) -> Iterator[Path]:
+def releases(image_width: int = CLIP_WIDTH) -> Iterator[Path]:
     """Both among the host's models while this lasts; yields V4's folder, for CLIP embeddings of `image_width`."""
     models = comfyui.BASE / "models"
     written = [models / "diffusion_models" / f"{name}.safetensors" for name in VARIANTS]

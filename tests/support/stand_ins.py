@@ -92,9 +92,13 @@ def upscaler() -> dict[str, Tensor]:
 
 
 def lora() -> dict[str, Tensor]:
-    """A LoRA of the built-in tiny model, named as the host names them: every attention query, of rank 2."""
+    """A LoRA of the built-in tiny model."""
     tiny = part("easyanimate_models.files.model_files").TINY / "transformer"
-    weights = load_file(next(tiny.glob("*.safetensors")))
+    return lora_over(load_file(next(tiny.glob("*.safetensors"))))
+
+
+def lora_over(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA of a transformer, named as the host names them: every attention query, of rank 2."""
     queries = {name.removesuffix(".weight"): w for name, w in weights.items() if name.endswith("to_q.weight")}
     tensors = {}
     for name, weight in queries.items():

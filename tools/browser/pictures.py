@@ -36,7 +36,7 @@ def main() -> None:
 def take_node(window: FrontEnd, kind: str) -> None:
     """One node alone."""
     box = window.show_alone(kind)
-    window.fill(1, **VALUES.get(kind, {}))
+    window.fill(window.page.evaluate("app.graph.nodes[0].id"), **VALUES.get(kind, {}))
     clip = {
         "x": box["x"] - MARGIN,
         "y": box["y"] - BADGE,

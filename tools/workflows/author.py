@@ -42,7 +42,9 @@ class TinyRun:
     saves: dict[str, tuple[int, int]]  # node that saves -> frames, side of the square in pixels
     inputs: dict[str, dict] = field(default_factory=dict)  # node -> input -> value, in place of those in the file
     shows: tuple[str, str] | None = None  # colour and motion of the shape; None where other models hide it
-    picture: str = "decode"  # the node whose images are the thumbnail
+    pictures: tuple[str, ...] = ("decode",)  # the nodes whose images are the thumbnail, one below the other
+    thumbnail: dict[str, dict] = field(default_factory=dict)  # as `inputs`, further ones for the thumbnail alone
+    drawn: dict[str, dict] = field(default_factory=dict)  # nodes that the thumbnail alone has
 
 
 @dataclass(frozen=True)

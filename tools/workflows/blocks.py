@@ -24,6 +24,17 @@ def loaders(model: str = BUILT_IN, clip: str = BUILT_IN, vae: str = BUILT_IN) ->
     }
 
 
+def built_in(transformer: str = BUILT_IN_INP, text: str = PROMPT, **inputs: dict) -> dict[str, dict]:
+    """Inputs of a thumbnail: the built-in models in place of V5.1 or V4, their settings, a prompt that they know."""
+    models: dict[str, dict] = {
+        "model": {"transformer": transformer},
+        "clip": {"text_encoder": BUILT_IN},
+        "vae": {"vae": BUILT_IN},
+    }
+    settings: dict = {"steps": 25, "cfg": 2.5 if transformer == BUILT_IN else 2.0}
+    return {**models, "prompt": {"positive": text, "negative": ""}, "sampler": settings, **inputs}
+
+
 def prompt(positive: str = PROMPT, negative: str = "") -> dict:
     """`prompt`, from `clip`."""
     return {"prompt": node("EasyAnimateEncodePrompt", clip=["clip", 0], positive=positive, negative=negative)}

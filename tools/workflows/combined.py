@@ -165,5 +165,5 @@ def pixart_controlnet() -> Workflow:
             Stage("3. Prompt and ControlNet", [["prompt", "conditioning"], ["control", "steered", "note"]]),
             Stage("4. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
-        tiny=TinyRun({"save": (24, 64)}, inputs=CLIP, picture="hint"),
+        tiny=TinyRun({"save": (24, 64)}, inputs=CLIP, pictures=("hint",)),
     )

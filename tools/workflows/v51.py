@@ -2,6 +2,7 @@
 
 from .author import Stage, TinyRun, Workflow, node, note
 from .blocks import (
+    BUILT_IN,
     CLIP,
     FOURTH,
     LOADERS,
@@ -9,6 +10,7 @@ from .blocks import (
     NEGATIVE,
     PROMPT_AND_SIZE,
     SOURCE_VIDEO,
+    built_in,
     conditioning,
     decode,
     inpainting,
@@ -23,6 +25,7 @@ from .files import V51_MODELS, V51_VAE
 TEXT_TO_VIDEO, INPAINTING, CONTROL, CAMERA = V51_MODELS
 LENGTH = 49
 TINY_SIZE = {"width": 64, "height": 64, "length": 9}
+SHOWN = {"length": 24}  # of the built-in model, in thumbnails
 FILES = """
 
 **Files**, from the hub's `alibaba-pai/{release}`:
@@ -72,7 +75,11 @@ def v51_text_to_video() -> Workflow:
             "note": _note(TEXT_NOTE, TEXT_TO_VIDEO),
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "empty"], ["note"]]), MAKE],
-        tiny=TinyRun({"save": (9, 64)}, inputs={"empty": TINY_SIZE}),
+        tiny=TinyRun(
+            {"save": (9, 64)},
+            inputs={"empty": TINY_SIZE},
+            thumbnail=built_in(BUILT_IN, "a blue triangle moves to the right on a black background", empty=SHOWN),
+        ),
     )
 
 
@@ -120,6 +127,7 @@ def _with_images(name: str, text: str, words: str, **images: str) -> Workflow:
         tiny=TinyRun(
             {"save": (9, 64)},
             inputs={"conditioning": TINY_SIZE, **{image: {"image": file} for image, file in images.items()}},
+            thumbnail=built_in(conditioning=SHOWN),
         ),
     )
 
@@ -147,7 +155,15 @@ def v51_inpaint() -> Workflow:
             Stage("3. Prompt and mask", [["prompt", "conditioning"], ["mask"], ["note"]]),
             FOURTH,
         ],
-        tiny=TinyRun({"save": (21, 64)}, inputs={**CLIP, "mask": {"image": "easyanimate/mask.png", "channel": "red"}}),
+        tiny=TinyRun(
+            {"save": (21, 64)},
+            inputs={**CLIP, "mask": {"image": "easyanimate/mask.png", "channel": "red"}},
+            thumbnail=built_in(
+                BUILT_IN,  # draws better than InP; the noise mask keeps the rest
+                "a green square stays still on a black background",
+                clip_file={"file": "easyanimate/still.mp4"},
+            ),
+        ),
     )
 
 
@@ -174,7 +190,7 @@ def v51_control() -> Workflow:
             Stage("3. Prompt and size", [["prompt", "conditioning"], ["note"]]),
             FOURTH,
         ],
-        tiny=TinyRun({"save": (9, 64)}, inputs={**CLIP, "conditioning": TINY_SIZE}),
+        tiny=TinyRun({"save": (9, 64)}, inputs={**CLIP, "conditioning": TINY_SIZE}, pictures=("scaled", "hint")),
     )
 
 
@@ -203,8 +219,31 @@ def v51_camera() -> Workflow:
             FOURTH,
         ],
         titles={"start": "Reference image"},
-        tiny=TinyRun({"save": (9, 64)}, inputs={"start": {"image": "easyanimate/start.png"}, "camera": TINY_SIZE}),
+        tiny=TinyRun(
+            {"save": (9, 64)},
+            inputs={"start": {"image": "easyanimate/start.png"}, "camera": TINY_SIZE},
+            pictures=("first 12 views",),
+            drawn=_pan_left("start", 12),
+        ),
     )
+
+
+def _pan_left(image: str, frames: int) -> dict:
+    """Up to `first {frames} views`: what the camera of *Pan Left* sees of a picture three units away, 40 pixels wide.
+
+    The host's preset moves 1.5 to the left; its focal length is half the width of 16:9 footage, cut to a square.
+    """
+    side, x, y = 40, 24, 24
+    moved = 1.5 / 3 * 0.5 * 16 / 9 * side
+    nodes: dict[str, dict] = {}
+    for i in range(frames):
+        corner = {"x": x - round(moved * i / frames), "y": y}
+        nodes[f"view {i}"] = node("ImageCrop", image=[image, 0], width=side, height=side, **corner)
+    joined = "view 0"
+    for i in range(1, frames):
+        nodes[f"first {i + 1} views"] = node("ImageBatch", image1=[joined, 0], image2=[f"view {i}", 0])
+        joined = f"first {i + 1} views"
+    return nodes
 
 
 def _control(**inputs) -> dict:
