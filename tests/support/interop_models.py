@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from safetensors.torch import load_file, save_file
 
 from tools import comfyui
-from tools.workflows import v4, v51
+from tools.workflows import files, v51
 from tools.workflows.author import node
 
 from .pack import part
@@ -65,14 +65,14 @@ V3 = Model(
 )
 V4 = Model(
     release="V4",
-    nodes=_nodes(v4.RELEASE, v4.RELEASE, v4.RELEASE, 24),
-    inpainting=_transformer(v4.RELEASE),
-    weights=f"{v4.RELEASE}/transformer/diffusion_pytorch_model.safetensors",
+    nodes=_nodes(files.V4.transformer, v4.RELEASE, v4.RELEASE, 24),
+    inpainting=_transformer(files.V4.transformer),
+    weights=f"{files.V4.transformer}/transformer/diffusion_pytorch_model.safetensors",
     lora="v4-lora.safetensors",
 )
 V51 = Model(
     release="V5.1",
-    nodes=_nodes(f"{v51.TEXT_TO_VIDEO}.safetensors", v51.VAE, f"easyanimate/{v51.TEXT_TO_VIDEO}", 25),
+    nodes=_nodes(f"{v51.TEXT_TO_VIDEO}.safetensors", files.V51_VAE, f"easyanimate/{v51.TEXT_TO_VIDEO}", 25),
     inpainting=_transformer(f"{v51.INPAINTING}.safetensors"),
     weights=f"diffusion_models/{v51.TEXT_TO_VIDEO}.safetensors",
     lora="v51-lora.safetensors",
