@@ -65,7 +65,7 @@ V3 = Model(
 )
 V4 = Model(
     release="V4",
-    nodes=_nodes(files.V4.transformer, v4.RELEASE, v4.RELEASE, 24),
+    nodes=_nodes(files.V4.transformer, files.V4.transformer, files.V4.transformer, 24),
     inpainting=_transformer(files.V4.transformer),
     weights=f"{files.V4.transformer}/transformer/diffusion_pytorch_model.safetensors",
     lora="v4-lora.safetensors",
