@@ -160,6 +160,11 @@ def knows_search_aliases() -> bool:
     return "search_aliases" in inspect.signature(io.Schema).parameters
 
 
+def knows_advanced_inputs() -> bool:
+    """Since 0.33 editors fold away inputs that are marked as advanced; 0.3.75 is left to show all."""
+    return "advanced" in inspect.signature(io.Int.Input).parameters
+
+
 def require_choice(what: str, name: str, options: Iterable[str]) -> str:
     """`name`, one of the options of an input. 0.3.75 takes any string for a choice; `ValueError` for another one."""
     if name not in options:

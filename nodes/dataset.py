@@ -12,7 +12,7 @@ import comfy.utils
 import folder_paths
 import numpy
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from PIL import Image, ImageOps
 
 from ..easyanimate_models.files.model_files import plain_name
@@ -253,7 +253,9 @@ class EasyAnimateFilterClips(io.ComfyNode):
         if not kept:
             first = next((row["rejected"] for row in rows), "there are no clips")
             raise ValueError(f"No clip of {home.name} passes the limits (first reason: {first}); loosen them.")
-        return io.NodeOutput(str(home), _sheet(home, kept), len(kept), str(write_report(home, rows, limits)))
+        sheet = _sheet(home, kept)
+        report = str(write_report(home, rows, limits))
+        return io.NodeOutput(str(home), sheet, len(kept), report, ui=show_images([sheet]))
 
 
 class EasyAnimateCaptionClips(io.ComfyNode):
@@ -377,6 +379,11 @@ def _progress(cls: type[io.ComfyNode], what: str):
 
 def _accepted_rows(rows: list[dict]) -> list[dict]:
     return [row for row in rows if not row.get("rejected") and not row.get("wrong")]
+
+
+def show_images(images: list[torch.Tensor]) -> dict:
+    """What shows each IMAGE on the node itself, whatever their sizes."""
+    return {"images": [file for image in images for file in ui.PreviewImage(image).as_dict()["images"]]}
 
 
 def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:

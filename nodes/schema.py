@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import knows_search_aliases
+from ..easyanimate_models.host import knows_advanced_inputs, knows_search_aliases
 
 MAKES_VIDEOS = (
     "text to video",
@@ -67,8 +67,22 @@ ALIASES: dict[str, tuple[str, ...]] = {  # node id -> what else people call it
 }
 
 
+CLIP_PERCENTS = ("clip_start_percent", "clip_end_percent")
+TRAINING = ("learning_rate", "batch_size", "seed", "every", "sample_every", "sample_prompt", "fps")
+ADVANCED = {  # inputs that few change
+    "EasyAnimateImageToVideo": CLIP_PERCENTS,
+    "EasyAnimateInpaintVideo": CLIP_PERCENTS,
+    "EasyAnimateTrainLora": (*TRAINING, "motion_modules", "names", "text_encoder"),
+    "EasyAnimateTrainMotionModule": TRAINING,
+}
+
+
 def schema(node_id: str, **fields) -> io.Schema:
-    """The schema of a node; hosts from 0.33 on also find it by its aliases."""
+    """The schema of a node; hosts from 0.33 on also find it by its aliases and fold its advanced inputs away."""
+    if knows_advanced_inputs():
+        for given in fields["inputs"]:
+            if given.id in ADVANCED.get(node_id, ()):
+                given.extra_dict = {**given.extra_dict, "advanced": True}
     if knows_search_aliases():
         fields["search_aliases"] = list(ALIASES[node_id])
     return io.Schema(node_id=node_id, **fields)

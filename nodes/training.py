@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..easyanimate_models.host import require_choice, show_text
-from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders
+from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders, show_images
 from .decoding import require_slice_vae
 from .prompts import require_text_encoder
 from .schema import schema
@@ -208,8 +208,10 @@ class EasyAnimateTrainLora(io.ComfyNode):
             fps=fps[0],
         )
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
-        result = train_lora(_job(inputs), lora, names[0], _progress(cls, inputs.steps))
-        return io.NodeOutput(*_outputs_of(result), result.clip)
+        progress = _Progress(cls.hidden.unique_id, inputs.steps)
+        result = train_lora(_job(inputs), lora, names[0], progress.callbacks())
+        outputs = _outputs_of(result)
+        return io.NodeOutput(*outputs, result.clip, ui=show_images([outputs[1], *progress.sheets]))
 
 
 class EasyAnimateTrainMotionModule(io.ComfyNode):
@@ -272,8 +274,9 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             dataset=_first(dataset),
             fps=fps[0],
         )
-        result = train_motion_module(_job(inputs), _progress(cls, inputs.steps))
-        return io.NodeOutput(*_outputs_of(result))
+        progress = _Progress(cls.hidden.unique_id, inputs.steps)
+        outputs = _outputs_of(train_motion_module(_job(inputs), progress.callbacks()))
+        return io.NodeOutput(*outputs, ui=show_images([outputs[1], *progress.sheets]))
 
 
 @dataclass(frozen=True)
@@ -343,13 +346,6 @@ def _dataset_folder(inputs: TrainingInputs) -> Path | None:
     return None if inputs.folder == NO_FOLDER else input_folder(inputs.folder)
 
 
-def _progress(cls: type[io.ComfyNode], steps: int):
-    from ..easyanimate_models.training.node_run import ProgressCallbacks
-
-    progress = _Progress(cls.hidden.unique_id, steps)
-    return ProgressCallbacks(progress.encoding, progress.step, progress.preview)
-
-
 def _outputs_of(result) -> tuple:
     """The outputs that both nodes have."""
     return result.model, _picture(result.folder / "loss.png"), result.file.name
@@ -360,6 +356,12 @@ class _Progress:
 
     def __init__(self, node: str, steps: int):
         self.node, self.bar = node, comfy.utils.ProgressBar(steps)
+        self.sheets: list[torch.Tensor] = []  # the contact sheets of sample videos, as IMAGE
+
+    def callbacks(self):
+        from ..easyanimate_models.training.node_run import ProgressCallbacks
+
+        return ProgressCallbacks(self.encoding, self.step, self.preview)
 
     def encoding(self, done: int, of: int) -> None:
         show_text(self.node, f"encoded {done} of {of} clips")
@@ -372,12 +374,17 @@ class _Progress:
 
     def preview(self, done: int, sheet: Image.Image) -> None:
         self.bar.update_absolute(done, preview=("JPEG", sheet, None))
+        self.sheets.append(_as_tensor(sheet))
 
 
 def _picture(file: Path) -> torch.Tensor:
     """A picture as IMAGE, `[1, H, W, 3]`."""
     with Image.open(file) as image:
-        return torch.from_numpy(numpy.asarray(image.convert("RGB")).copy())[None].float() / 255
+        return _as_tensor(image)
+
+
+def _as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(numpy.asarray(image.convert("RGB")).copy())[None].float() / 255
 
 
 NODES = [EasyAnimateTrainLora, EasyAnimateTrainMotionModule]

@@ -93,7 +93,7 @@ def our_nodes(port: int) -> dict[str, dict]:
 
 def saved_video(outputs: dict) -> Path:
     """The first file that a workflow saved."""
-    saved = next(file for node in outputs.values() for file in node.get("images", ()))
+    saved = next(file for node in outputs.values() for file in node.get("images", ()) if file["type"] == "output")
     return OUTPUT / saved["subfolder"] / saved["filename"]
 
 

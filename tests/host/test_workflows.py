@@ -38,6 +38,7 @@ REPOSITORIES = [  # whose files are known by name; the hub can't be asked from h
     ["Comfy-Org", "stable-diffusion-v1-5-archive"],
     ["comfyanonymous", "ControlNet-v1-1_fp16_safetensors"],
 ]
+APPS = ["text_to_video_tiny", "text_to_video", "v4_text_to_video", "v51_text_to_video"]
 HOST_PICTURE = "example.png"  # in the input folder of every ComfyUI, not in that of tests
 ERROR_BADGE = 32  # pixels below a node in Nodes 2.0
 STEPS = 8  # enough to see colour and motion
@@ -138,6 +139,18 @@ def test_a_download_is_what_its_loader_names(workflow):
             assert model["directory"] == FOLDERS[node["type"]]
             assert re.fullmatch(r"https://huggingface\.co/[\w./-]+/resolve/main/[\w./-]+\.safetensors", model["url"])
             assert model["url"].split("/")[3:5] in REPOSITORIES
+
+
+@every_workflow
+def test_app_mode_asks_for_widgets_and_shows_what_is_saved(workflow):
+    saved = json.loads((FOLDER / f"{workflow.name}.json").read_text(encoding="utf-8"))
+    nodes = {node["id"]: node["type"] for node in saved["nodes"]}
+    app = saved["extra"].get("linearData", {"inputs": [], "outputs": []})
+    asked = [(nodes[number], widget) for number, widget in app["inputs"]]
+    size = "EasyAnimateEmptyLatent" if "empty" in workflow.nodes else "EasyAnimateImageToVideo"
+    expected = [("EasyAnimateEncodePrompt", "positive"), (size, "length"), ("EasyAnimateSampler", "seed")]
+    assert asked == (expected if workflow.name in APPS else [])
+    assert {nodes[number] for number in app["outputs"]} == ({"SaveVideo"} if workflow.name in APPS else set())
 
 
 def test_every_picture_and_clip_is_there_to_choose(bench):

@@ -15,8 +15,8 @@ contact_sheet = part("easyanimate_models.media.contact_sheet")
 
 
 def saved_files(outputs: dict, kind: str = "images") -> list[Path]:
-    """The files that a prompt saved, or one of its nodes, given as `{id: its output}`."""
-    files = [file for output in outputs.values() for file in output.get(kind, ())]
+    """The files that a prompt saved, or one of its nodes, given as `{id: its output}`; not what nodes only show."""
+    files = [file for output in outputs.values() for file in output.get(kind, ()) if file.get("type") != "temp"]
     return [comfyui.OUTPUT / file["subfolder"] / file["filename"] for file in files]
 
 

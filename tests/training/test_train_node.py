@@ -64,7 +64,8 @@ def test_a_folder_becomes_a_lora_with_its_curve(server, folder):
 
 
 def test_samples_are_kept_meanwhile(server, folder):
-    client.run(server, training(**SAMPLED, steps=2))
+    outputs = client.run(server, training(**SAMPLED, steps=2))
+    assert [file["type"] for file in outputs["trained"]["images"]] == ["temp"] * 2  # loss curve and samples, shown
     with Image.open(RUN / "samples" / "step_000002.webp") as video:
         assert video.size == (64, 64) and video.n_frames == 8
 

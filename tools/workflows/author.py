@@ -16,7 +16,13 @@ from .files import DOWNLOADS
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#8a5f9e")
 NOTE = "MarkdownNote"
 WITH_PICTURE = ("LoadImage", "LoadVideo", "PreviewImage", "SaveImage", "SaveVideo", "SaveAnimatedWEBP")
-SHOWS_PROGRESS = ("EasyAnimateSampler", "KSampler", "EasyAnimateTrainLora", "EasyAnimateTrainMotionModule")
+SHOWS_PREVIEW = (
+    "EasyAnimateSampler",
+    "KSampler",
+    "EasyAnimateTrainLora",
+    "EasyAnimateTrainMotionModule",
+    "EasyAnimateFilterClips",
+)
 WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20, 24, 90, 280, 40, 20
 VUE_FRAME, VUE_WIDGET, VUE_BADGE = 36, 36, 32  # in Nodes 2.0; a badge for the pack, another one for an error
 
@@ -50,6 +56,7 @@ class Workflow:
     stages: list[Stage]
     tiny: TinyRun
     titles: dict[str, str] = field(default_factory=dict)
+    app: dict[str, list[str]] = field(default_factory=dict)  # what app mode asks for: node -> widgets
 
     def ids(self) -> dict[str, int]:
         """The number of each node in the written file, in the order of the stages."""
@@ -95,7 +102,7 @@ def as_text(workflow: Workflow, object_info: dict) -> str:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.8, "offset": [0, 60]}},
+        "extra": {"ds": {"scale": 0.8, "offset": [0, 60]}} | _app(workflow, ids),
         "version": 0.4,
     }
     return json.dumps(saved, indent=1, ensure_ascii=False) + "\n"
@@ -141,7 +148,7 @@ class _Shape:
         slots = max(len(self.sockets), len(self.outputs)) * SLOT
         vue = VUE_FRAME + slots + len(self.values) * VUE_WIDGET + self.texts * TEXT
         tallest = TITLE + self.size[1] if self.kind == NOTE else max(TITLE + self.size[1], vue) + 2 * VUE_BADGE
-        return tallest + PICTURE * (self.kind in SHOWS_PROGRESS)
+        return tallest + PICTURE * (self.kind in SHOWS_PREVIEW)
 
 
 def _values(spec: list, value) -> list:
@@ -199,6 +206,13 @@ def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
                 kind = shapes[source].outputs[out][1]
                 links.append([len(links) + 1, ids[source], out, ids[name], slot, kind])
     return links
+
+
+def _app(workflow: Workflow, ids: dict[str, int]) -> dict:
+    """What the editor's app mode, since 0.33, shows of a workflow: some widgets, and what it saves."""
+    inputs = [[ids[name], widget] for name, widgets in workflow.app.items() for widget in widgets]
+    outputs = [ids[name] for name in workflow.tiny.saves]
+    return {"linearData": {"inputs": inputs, "outputs": outputs}} if inputs else {}
 
 
 def _properties(shape: _Shape) -> dict:

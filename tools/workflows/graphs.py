@@ -9,12 +9,14 @@ from .blocks import (
     BUILT_IN,
     BUILT_IN_LORA,
     CLIP,
+    CONDITIONED_APP,
     FOURTH,
     LOADERS,
     MAKE,
     PROMPT,
     PROMPT_AND_SIZE,
     SOURCE_VIDEO,
+    TEXT_APP,
     clip_vision,
     conditioning,
     decode,
@@ -58,6 +60,7 @@ def text_to_video_tiny() -> Workflow:
             Stage(PROMPT_AND_SIZE, [["prompt", "empty"]]),
             Stage("3. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
+        app=TEXT_APP,
         tiny=TinyRun({"save": (24, 64)}, shows=("red", "left")),
     )
 
@@ -84,6 +87,7 @@ def text_to_video() -> Workflow:
             "note": note(V3_NOTE),
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["note"]]), MAKE],
+        app=CONDITIONED_APP,
         tiny=TinyRun({"save": (24, 64)}, inputs=BALL, shows=("red", "left")),
     )
 

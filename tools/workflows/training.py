@@ -37,7 +37,6 @@ def footage_to_lora() -> Workflow:
             "split": node("EasyAnimateSplitVideos", folder="my_footage"),
             "score": node("EasyAnimateScoreClips", dataset=["split", 0]),
             "filter": node("EasyAnimateFilterClips", dataset=["score", 0]),
-            "preview": node("PreviewImage", images=["filter", 1]),
             "describe": node("EasyAnimateCaptionClips", dataset=["filter", 0]),
             "train": node(
                 "EasyAnimateTrainLora",
@@ -47,14 +46,13 @@ def footage_to_lora() -> Workflow:
                 dataset=["describe", 0],
                 steps=500,
             ),
-            "curve": node("PreviewImage", images=["train", 1]),
             "conditioning": conditioning(),
             "note": note(FOOTAGE_NOTE),
         },
         stages=[
             LOADERS,
-            Stage("2. Footage to clips", [["split", "score"], ["filter", "describe"], ["preview", "note"]]),
-            Stage("3. Train", [["train", "curve"]]),
+            Stage("2. Footage to clips", [["split", "score"], ["filter", "describe"], ["note"]]),
+            Stage("3. Train", [["train"]]),
             Stage("4. Try it", [["prompt", "conditioning"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(
@@ -102,14 +100,13 @@ def _training(name: str, kind: str, text: str, steps: int) -> Workflow:
                 captions=["caption", 0],
                 steps=steps,
             ),
-            "curve": node("PreviewImage", images=["train", 1]),
             "conditioning": conditioning(),
             "note": note(text),
         },
         stages=[
             LOADERS,
             Stage("2. Training clip", [["clip_file", "parts", "caption"], ["note"]]),
-            Stage("3. Train", [["train", "curve"]]),
+            Stage("3. Train", [["train"]]),
             Stage("4. Try it", [["prompt", "conditioning"], ["sampler"], ["decode", "video"], ["save"]]),
         ],
         tiny=TinyRun(

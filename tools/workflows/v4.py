@@ -1,7 +1,17 @@
 """The workflows of V4: text and a start image."""
 
 from .author import Stage, TinyRun, Workflow, node, note
-from .blocks import LOADERS, MAKE, PROMPT_AND_SIZE, built_in, clip_vision, conditioning, decode, from_release
+from .blocks import (
+    CONDITIONED_APP,
+    LOADERS,
+    MAKE,
+    PROMPT_AND_SIZE,
+    built_in,
+    clip_vision,
+    conditioning,
+    decode,
+    from_release,
+)
 from .files import V4
 
 FILES = """
@@ -29,6 +39,7 @@ def v4_text_to_video() -> Workflow:
             "note": note(TEXT_NOTE + FILES),
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["note"]]), MAKE],
+        app=CONDITIONED_APP,
         tiny=TinyRun(
             {"save": (24, 64)}, thumbnail=built_in(text="a yellow ball moves to the right on a black background")
         ),

@@ -10,6 +10,7 @@ from .blocks import (
     NEGATIVE,
     PROMPT_AND_SIZE,
     SOURCE_VIDEO,
+    TEXT_APP,
     built_in,
     conditioning,
     decode,
@@ -75,6 +76,7 @@ def v51_text_to_video() -> Workflow:
             "note": _note(TEXT_NOTE, TEXT_TO_VIDEO),
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "empty"], ["note"]]), MAKE],
+        app=TEXT_APP,
         tiny=TinyRun(
             {"save": (9, 64)},
             inputs={"empty": TINY_SIZE},
