@@ -2,12 +2,14 @@
 
 from comfy_api.latest import ComfyExtension
 
+from .easyanimate_models.files.example_clip import bring_example_clip
 from .easyanimate_models.files.model_files import register_folder
 from .nodes import NODES
 
 WEB_DIRECTORY = "./web"  # help pages
 
 register_folder()
+bring_example_clip()
 
 
 class EasyAnimateExtension(ComfyExtension):

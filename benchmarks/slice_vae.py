@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from easyanimate_models.vae.layers import Upsampler
+from easyanimate_models.vae.layers import Cache, Upsampler
 
 from .measure import CUDA, DEVICE, Row, alternating, convolution, in_own_process, matrix_product, peak_above, report
 from .networks import slice_vae
@@ -22,10 +22,10 @@ class Doubled(nn.Module):
         super().__init__()
         self.conv, self.time, self.time_factor = upsampler.conv, upsampler.time, upsampler.time_factor
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cache: Cache) -> torch.Tensor:
         x = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
-        x = F.conv3d(self.time.extend(x), self.conv.weight, self.conv.bias, padding=(self.time.zeros, 1, 1))
-        return x if self.time_factor == 1 else self.time.double(x)
+        x = F.conv3d(x, self.conv.weight, self.conv.bias, padding=(self.time.zeros, 1, 1))
+        return x if self.time_factor == 1 else self.time.double(x, first=True)
 
 
 def without_doubling() -> nn.Module:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from easyanimate_models.sampling.schedules import alphas_cumprod
 from easyanimate_models.supported_models import EasyAnimateV3
 from easyanimate_models.training import loop
-from easyanimate_models.training.denoiser.objective import Batch, ObjectiveSettings, noise_objective
+from easyanimate_models.training.denoiser.diffusion import prediction_of
+from easyanimate_models.training.denoiser.objective import Batch, ObjectiveSettings, denoising_objective
 from easyanimate_models.training.toy.tiny import DIT
 from easyanimate_models.training.training_plan import TrainingPlan
 
@@ -43,8 +43,8 @@ class Bare:
 
 
 def objective(network, draw_batch, checkpointing: bool = False):
-    schedule = alphas_cumprod(EasyAnimateV3.sampling_settings)
-    return noise_objective(network, draw_batch, schedule, ObjectiveSettings(checkpointing=checkpointing), 0)
+    settings = ObjectiveSettings(checkpointing=checkpointing)
+    return denoising_objective(network, draw_batch, prediction_of(EasyAnimateV3), settings, 0)
 
 
 def learner():

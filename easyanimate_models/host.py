@@ -16,6 +16,7 @@ import comfy.sample
 import comfy.sd
 import comfy.utils
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 
@@ -152,6 +153,11 @@ def training(on: bool = True):
     finally:
         if before is not None:
             mm.in_training = before
+
+
+def knows_search_aliases() -> bool:
+    """Since 0.33 a node can list words that it is found by."""
+    return "search_aliases" in inspect.signature(io.Schema).parameters
 
 
 def require_choice(what: str, name: str, options: Iterable[str]) -> str:

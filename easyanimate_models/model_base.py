@@ -1,5 +1,6 @@
 """How conditioning reaches a network: the host's conditioning dictionary in, tensors for the release's network out."""
 
+import logging
 import math
 
 import comfy.conds
@@ -14,6 +15,18 @@ from .sampling.long_video import cut_to_window
 from .text_encoders.prompt import SECOND, SECOND_MASK, require_text_of
 
 CLIP_PATCHES = 256  # of ViT-L/14
+UNUSED = {  # of CONDITIONING, what nodes for other models give -> what artists call it
+    "clip_vision_output": "clip_vision_output",
+    "reference_latents": "the reference image (a reference latent)",
+    "vace_frames": "the control video of WanVaceToVideo",
+    "control_video": "the control video of another model's node",
+    "pose_video_latent": "the pose video",
+    "face_video_pixels": "the face video",
+    "reference_motion": "the reference motion",
+    "time_dim_concat": "the images of another model's node",
+    "audio_embed": "the audio",
+    "guidance": "the guidance of FluxGuidance",
+}
 
 
 class VideoModel(comfy.model_base.BaseModel):
@@ -47,15 +60,39 @@ class VideoModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs) -> dict:
         """Text tokens, never padded by repetition as the host would."""
         require_channels(kwargs["noise"], self.latent_format)
-        self._require_text(kwargs)
+        self.require_text(kwargs)
+        self._warn_of_unused(kwargs)
         out, context = super().extra_conds(**kwargs), kwargs.get("cross_attn")
         out.pop("attention_mask", None)
         if context is not None:
             out["c_crossattn"] = comfy.conds.CONDRegular(context)
         return out
 
-    def _require_text(self, conds: dict) -> None:
-        """Raise `ValueError` when the prompt was encoded by a text encoder of another release."""
+    def _warn_of_unused(self, conds: dict) -> None:
+        """Say in the log what of the positive prompt's conditioning does nothing, as this network takes none of it."""
+        taken = self.model_config.variant.takes if self.model_config.variant is not None else frozenset()
+        if self.model_config.sees_start_image:
+            taken = taken | {"clip_vision_output"}
+        for key in UNUSED.keys() - taken:
+            if conds.get(key) is not None and conds.get("prompt_type") != "negative":
+                logging.warning(
+                    "This EasyAnimate %s transformer does not use %s; it changes nothing.",
+                    self.latent_format.release,
+                    UNUSED[key],
+                )
+
+    def start_image(self, clip_vision_output, prompt_type: str | None = None) -> tuple[Tensor, Tensor]:
+        """What the network takes of CLIP's view of the start image, and its mask; only networks that see it have it.
+
+        Nothing, masked, for the negative prompt.
+        """
+        raise ValueError(f"Transformers of {self.latent_format.release} don't see start images through CLIP.")
+
+    def require_text(self, conds: dict) -> None:
+        """Raise `ValueError` when the prompt was encoded by a text encoder of another release.
+
+        `conds` is what the host hands to `extra_conds`.
+        """
         require_text_width(
             conds.get("cross_attn"), self.diffusion_model.config.caption_channels, self.model_config.text_encoder.name
         )
@@ -90,9 +127,12 @@ class MotionVideoModel(MaskedTextModel):
     def extra_conds(self, **kwargs) -> dict:
         out = super().extra_conds(**kwargs)
         if self.diffusion_model.config.clip_tokens:
-            embeds, mask = clip_tokens(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
+            embeds, mask = self.start_image(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
             out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
         return out
+
+    def start_image(self, clip_vision_output, prompt_type: str | None = None) -> tuple[Tensor, Tensor]:
+        return clip_tokens(clip_vision_output, prompt_type)
 
 
 class HunyuanVideoModel(MaskedTextModel):
@@ -107,10 +147,13 @@ class HunyuanVideoModel(MaskedTextModel):
             if mask is not None:
                 out["attention_mask_t5"] = comfy.conds.CONDRegular(mask)
         if config.resampler is not None:
-            view = kwargs.get("clip_vision_output") if kwargs.get("prompt_type") != "negative" else None
-            embeds, mask = clip_patches(view, config.resampler)
+            embeds, mask = self.start_image(kwargs.get("clip_vision_output"), kwargs.get("prompt_type"))
             out["clip_embeds"], out["clip_mask"] = comfy.conds.CONDRegular(embeds), comfy.conds.CONDRegular(mask)
         return out
+
+    def start_image(self, clip_vision_output, prompt_type: str | None = None) -> tuple[Tensor, Tensor]:
+        view = clip_vision_output if prompt_type != "negative" else None
+        return clip_patches(view, self.diffusion_model.config.resampler)
 
 
 class MMDiTVideoModel(VideoModel):

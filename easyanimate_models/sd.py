@@ -6,7 +6,7 @@ A path is a weights file, an index file, a component folder (config.json beside 
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +89,7 @@ def with_weights(model, config, weights: dict[str, Tensor], *, disable_dynamic: 
     release = type(like)(config)
     release.set_inference_dtype(like.unet_config["dtype"], like.manual_cast_dtype)
     release.optimizations, release.latent_format = like.optimizations, like.latent_format
+    release.cfg = like.cfg
     changed = {name: tensor.to(like.unet_config["dtype"]) for name, tensor in weights.items()}
     tensors = {**model.model.diffusion_model.state_dict(), **changed}
     patcher = _as_patcher(release, tensors, "The transformer", disable_dynamic)
@@ -164,7 +165,10 @@ def load_vae(path: str | Path) -> HostVAE:
     embedded = {**release.vae_flags, "norm_num_groups": config.norm_groups}
     if config.scaling_factor != release.latent_format.scale_factor:
         embedded["scaling_factor"] = config.scaling_factor
+    if detected.video != release.video:
+        embedded |= {f"default_{name}": value for name, value in asdict(detected.video).items()}
     vae = HostVAE(release.vae(config), weights, release, embed_config(embedded))
+    vae.video = detected.video
     return_when_gone(vae.first_stage_model)
     return vae
 

@@ -45,8 +45,10 @@ from .text_encoders.t5 import T5TextEncoder
 from .vae.cached_vae import CachedDecoderVAE, CachedVAE
 from .vae.image_vae import ImageVAE
 from .vae.slice_vae import SliceVAE, WindowVAE
+from .vae.video_sizes import VideoDefaults
 
 RELEASED_SKIPS = LongSkips(stored=13, start=15)
+DEFAULT_CFG = "default_cfg"  # in the config.json of a transformer that needs another than its release
 V1_MOTION = (MotionConfig(("grid", "grid"), 8),)
 
 
@@ -67,6 +69,8 @@ class Release(comfy.supported_models_base.BASE):
     variants: tuple[ConcatInputs, ...] = ()  # of its networks that take more than the noise, inpainting among them
     text_encoder: type  # the kind that it was trained with
     vae: type[Any]
+    video: VideoDefaults = VideoDefaults()
+    cfg = 7.0  # how closely its samples follow the prompt when nobody says
     vae_flags: dict = {}  # in the VAE's config.json, what tells it from those of other releases
     ignored: tuple[str, ...] = ()  # parts of names of tensors in its files that the network does not need
     adapted: str  # what the names of the layers that a LoRA adapts begin with
@@ -129,11 +133,13 @@ class Release(comfy.supported_models_base.BASE):
         return vae_config(config, cls.vae_flags)
 
     def _embedded_config(self) -> dict:
-        """config.json of the transformer, with the preview colours that its file brought."""
+        """config.json of the transformer, with the preview colours and the cfg that its file brought."""
         config = type(self).config_json(self.config)
         if getattr(self.latent_format, "latent_rgb_factors_bias", None):
             config["latent_rgb_factors"] = self.latent_format.latent_rgb_factors
             config["latent_rgb_bias"] = self.latent_format.latent_rgb_factors_bias
+        if self.cfg != type(self).cfg:
+            config[DEFAULT_CFG] = self.cfg
         return config
 
     def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -254,6 +260,8 @@ class MMDiTRelease(Release):
     trained = ("transformer_blocks.", "proj.", "proj_out.")
     inpainting = ResizedMask()
     vae = CachedVAE
+    video = VideoDefaults(length=49)
+    cfg = 6.0
     vae_flags = {
         "cache_mag_vae": True,
         "spatial_group_norm": True,

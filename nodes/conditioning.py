@@ -11,11 +11,14 @@ from ..easyanimate_models.conditioning.inpainting import (
     inpaint_latents,
     mask_for,
 )
+from ..easyanimate_models.host import show_warnings
 from ..easyanimate_models.latent_formats import mark
+from ..easyanimate_models.vae.masks import latent_mask
 from ..easyanimate_models.vae.video_sizes import latent_size, shortest_video
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
 from .decoding import require_slice_vae, show_length
-from .latents import size_inputs
+from .latents import size_inputs, size_of
+from .schema import schema
 
 CATEGORY = "EasyAnimate/conditioning"
 BORDER = 1e-5  # of a run; spans of conditioning include both of their ends
@@ -36,12 +39,13 @@ def _clip_vision_inputs() -> list:
         io.ClipVisionOutput.Input(
             "clip_vision_output",
             optional=True,
-            tooltip="CLIP ViT-L/14's view of the start image, from CLIP Vision Encode. Keeps the subject consistent.",
+            tooltip="V3 and V4 only: CLIP ViT-L/14's view of the start image, from CLIP Vision Encode. Keeps the "
+            "subject consistent.",
         ),
         io.Float.Input(
             "clip_start_percent",
             default=0.5,
-            tooltip="When CLIP starts, as a fraction of sampling. V3 was released with 0.5; later code uses 0.6.",
+            tooltip="When CLIP starts, as a fraction of sampling. V3 was released with 0.5, V4 with 0.6.",
             **percent,
         ),
         io.Float.Input(
@@ -67,7 +71,7 @@ def outputs() -> list:
 class EasyAnimateImageToVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateImageToVideo",
             display_name="EasyAnimate Image to Video",
             category=CATEGORY,
@@ -91,6 +95,7 @@ class EasyAnimateImageToVideo(io.ComfyNode):
                 ),
             ],
             outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -110,17 +115,18 @@ class EasyAnimateImageToVideo(io.ComfyNode):
         clip_end_percent=1.0,
         noise_augmentation=NOISE_AUGMENTATION,
     ) -> io.NodeOutput:
-        require_slice_vae(vae)
-        size = latent_size(width, height, length, vae.plan)
+        asked = size_of(cls, require_slice_vae(vae).video, width, height, length)
+        size = latent_size(asked.width, asked.height, asked.length, vae.plan)
         frames = vae.plan.frames_for(size[0])
         if end_image is not None and frames == 1:
             raise ValueError(
-                f"An end image needs a video to end, and a length of {length} is one frame; set length to at least "
-                f"{shortest_video(vae.plan)}, or connect it as the start image."
+                f"An end image needs a video to end, and a length of {asked.length} is one frame; set length to "
+                f"at least {shortest_video(vae.plan)}, or connect it as the start image."
             )
         video, mask = given_frames(frames, size[1] * SPACE_RATIO, size[2] * SPACE_RATIO, start_image, end_image)
         latents = inpaint_latents(vae, video, mask, noise_augmentation)
         positive, negative = with_images(positive, negative, latents)
+        clip_vision_output = _used_clip_vision(cls, vae, clip_vision_output, noise_augmentation)
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         samples = torch.zeros([batch_size, vae.latent_channels, *size], device=mm.intermediate_device())
         return io.NodeOutput(positive, negative, mark({"samples": samples}, vae.latent_format), frames)
@@ -129,7 +135,7 @@ class EasyAnimateImageToVideo(io.ComfyNode):
 class EasyAnimateInpaintVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateInpaintVideo",
             display_name="EasyAnimate Inpaint Video",
             category=CATEGORY,
@@ -173,10 +179,11 @@ class EasyAnimateInpaintVideo(io.ComfyNode):
         require_slice_vae(vae)
         hold, mask = noise_mask and mask is not None, mask_for(mask, *video.shape[:3])
         positive, negative = with_images(positive, negative, inpaint_latents(vae, video[..., :3].cpu(), mask))
+        clip_vision_output = _used_clip_vision(cls, vae, clip_vision_output)
         positive = with_clip_vision(positive, clip_vision_output, clip_start_percent, clip_end_percent)
         latent = mark({"samples": vae.encode(video)}, vae.latent_format)
         if hold:
-            latent["noise_mask"] = mask[None, None]
+            latent["noise_mask"] = latent_mask(mask, vae.plan, latent["samples"].shape)
         show_length(cls, len(video), vae)
         return io.NodeOutput(positive, negative, latent, vae.plan.frames_for(latent["samples"].shape[2]))
 
@@ -185,6 +192,18 @@ def with_images(positive: list, negative: list, latents: torch.Tensor) -> tuple[
     """Both prompts with the same inpaint latents."""
     values = {"concat_latent_image": latents}
     return tuple(node_helpers.conditioning_set_values(c, values) for c in (positive, negative))
+
+
+def _used_clip_vision(node: type[io.ComfyNode], vae, clip_vision_output, noise_augmentation=NOISE_AUGMENTATION):
+    """The CLIP output, if the VAE's release uses it; which of these inputs it does not use is said below the node."""
+    release, notes = vae.latent_format.release, []
+    if clip_vision_output is not None and not vae.inpainting.sees_through_clip:
+        notes.append(f"clip_vision_output is left out: {release} sees the images themselves, and none through CLIP.")
+    if noise_augmentation != NOISE_AUGMENTATION and not vae.inpainting.with_noise:
+        notes.append(f"noise_augmentation is left out: {release} was trained without noise on the images given.")
+    if notes and node.hidden is not None:
+        show_warnings(node.hidden.unique_id, notes)
+    return clip_vision_output if vae.inpainting.sees_through_clip else None
 
 
 def with_clip_vision(conditioning: list, clip_vision_output, start: float, end: float) -> list:

@@ -15,7 +15,8 @@ from ..easyanimate_models.vae.slicing import CAUSAL
 from ..easyanimate_models.vae.video_sizes import SIDE_STEP, latent_size
 from .conditioning import CATEGORY, outputs, shared_inputs
 from .decoding import require_slice_vae
-from .latents import size_inputs
+from .latents import size_inputs, size_of
+from .schema import schema
 
 
 def _size_inputs() -> list:
@@ -46,7 +47,7 @@ def _size_outputs() -> list:
 class EasyAnimateControlToVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateControlToVideo",
             display_name="EasyAnimate Control to Video",
             category=CATEGORY,
@@ -97,7 +98,8 @@ class EasyAnimateControlToVideo(io.ComfyNode):
                 "A control video and a camera belong to different transformers; connect either control_video (Control) "
                 "or camera_conditions (Camera)."
             )
-        size = latent_size(width, height, length, vae.plan)
+        asked = size_of(cls, vae.video, width, height, length)
+        size = latent_size(asked.width, asked.height, asked.length, vae.plan)
         latents = control_latents(vae, size, control_video, ref_image)
         values = {"concat_latent_image": latents}
         if camera_conditions is not None:
@@ -116,7 +118,7 @@ class EasyAnimateCameraPath(io.ComfyNode):
     def define_schema(cls):
         width, height = POSE_SIZE
         pose_side = {"min": 1, "max": 16384, "optional": True}
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateCameraPath",
             display_name="EasyAnimate Camera Path",
             category=CATEGORY,
@@ -165,7 +167,7 @@ class EasyAnimateCameraPath(io.ComfyNode):
 class EasyAnimateTrajectory(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateTrajectory",
             display_name="EasyAnimate Trajectory",
             category=CATEGORY,

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from ..easyanimate_models.files.model_files import plain_name
 from ..easyanimate_models.host import require_choice, show_text
+from .schema import schema
 
 CATEGORY = "EasyAnimate/data"
 DATASETS = "easyanimate_data"  # in the host's output folder
@@ -109,7 +110,7 @@ def fps_input(tooltip: str) -> io.Float.Input:
 class EasyAnimateSplitVideos(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateSplitVideos",
             display_name="EasyAnimate Split Videos",
             category=CATEGORY,
@@ -159,7 +160,7 @@ class EasyAnimateSplitVideos(io.ComfyNode):
 class EasyAnimateScoreClips(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateScoreClips",
             display_name="EasyAnimate Score Clips",
             category=CATEGORY,
@@ -207,7 +208,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
         def least(name: str, default: float, most: float, tooltip: str) -> io.Float.Input:
             return io.Float.Input(name, default=default, min=0.0, max=most, step=0.01, tooltip=tooltip)
 
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateFilterClips",
             display_name="EasyAnimate Filter Clips",
             category=CATEGORY,
@@ -257,7 +258,7 @@ class EasyAnimateCaptionClips(io.ComfyNode):
     def define_schema(cls):
         from ..easyanimate_models.data.caption import PROMPT
 
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateCaptionClips",
             display_name="EasyAnimate Caption Clips",
             category=CATEGORY,
@@ -313,7 +314,7 @@ class EasyAnimateCaptionClips(io.ComfyNode):
 class EasyAnimateLoadDataset(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadDataset",
             display_name="EasyAnimate Load Dataset",
             category=CATEGORY,

@@ -8,6 +8,7 @@ from ..easyanimate_models.vae.host_vae import SEAMS, HostVAE
 from ..easyanimate_models.vae.tiling import Tiling
 from ..easyanimate_models.vae.video_sizes import length_note
 from ..easyanimate_models.vae.video_vae import SPACE_RATIO
+from .schema import schema
 
 CATEGORY = "EasyAnimate/latent"
 TILE_INPUT = {
@@ -23,7 +24,7 @@ TILE_INPUT = {
 class EasyAnimateEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateEncode",
             display_name="EasyAnimate Encode",
             category=CATEGORY,
@@ -48,7 +49,7 @@ class EasyAnimateEncode(io.ComfyNode):
 class EasyAnimateDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateDecode",
             display_name="EasyAnimate Decode",
             category=CATEGORY,

@@ -9,6 +9,7 @@ from ..easyanimate_models.files.checkpoint import WEIGHT_SUFFIXES
 from ..easyanimate_models.host import require_choice
 from ..easyanimate_models.text_encoders.bert_mt5 import RULES
 from ..easyanimate_models.text_encoders.qwen2_vl import INDEX, PADDING_POSITIONS
+from .schema import schema
 
 CATEGORY = "EasyAnimate/loaders"
 AUTOMATIC = "automatic"
@@ -17,7 +18,7 @@ AUTOMATIC = "automatic"
 class EasyAnimateLoadTransformer(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadTransformer",
             display_name="Load EasyAnimate Transformer",
             category=CATEGORY,
@@ -61,11 +62,11 @@ class EasyAnimateLoadTransformer(io.ComfyNode):
 class EasyAnimateLoadVAE(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadVAE",
             display_name="Load EasyAnimate VAE",
             category=CATEGORY,
-            description="Loads the VAE that matches the transformer's release: V1 (an image VAE), V2 or V3.",
+            description="Loads the VAE that matches the transformer's release, V1 (an image VAE) to V5.1.",
             inputs=[
                 io.Combo.Input(
                     "vae",
@@ -84,7 +85,7 @@ class EasyAnimateLoadVAE(io.ComfyNode):
 class EasyAnimateLoadTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadTextEncoder",
             display_name="Load EasyAnimate Text Encoder",
             category=CATEGORY,
@@ -140,12 +141,12 @@ class EasyAnimateLoadTextEncoder(io.ComfyNode):
 class EasyAnimateLoadImageEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadImageEncoder",
             display_name="Load EasyAnimate Image Encoder",
             category=CATEGORY,
-            description="Loads CLIP ViT-L/14 vision, through which InP transformers see the start image: a file from "
-            "models/clip_vision, or the image_encoder of a release folder.",
+            description="Loads CLIP ViT-L/14 vision, through which the InP transformers of V3 and V4 see the start "
+            "image: a file from models/clip_vision, or the image_encoder of a release folder.",
             inputs=[
                 io.Combo.Input(
                     "image_encoder",
@@ -165,7 +166,7 @@ class EasyAnimateLoadLora(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         strength = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadLora",
             display_name="Load EasyAnimate LoRA",
             category=CATEGORY,
@@ -206,7 +207,7 @@ class EasyAnimateLoadLora(io.ComfyNode):
 class EasyAnimateLoadControlNet(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateLoadControlNet",
             display_name="Load EasyAnimate ControlNet",
             category=CATEGORY,

@@ -4,12 +4,13 @@ from comfy_api.latest import io
 
 from ..easyanimate_models.host import show_warnings
 from ..easyanimate_models.text_encoders.prompt import encode_prompt, lost_text
+from .schema import schema
 
 
 class EasyAnimateEncodePrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateEncodePrompt",
             display_name="Encode EasyAnimate Prompt",
             category="EasyAnimate/conditioning",

@@ -6,22 +6,35 @@ import comfy.utils
 import latent_preview
 from comfy_api.latest import io
 
-from ..easyanimate_models.host import fixed_empty_latent, require_choice
+from ..easyanimate_models.host import fixed_empty_latent, require_choice, show_text
 from ..easyanimate_models.latent_formats import mark, require_match, require_numbers
 from ..easyanimate_models.sampling.long_video import in_windows
 from ..easyanimate_models.sampling.schedules import release_sigmas
 from ..easyanimate_models.sampling.step_cache import with_step_cache
 from ..easyanimate_models.supported_models import Release
+from ..easyanimate_models.vae.masks import latent_mask
+from .schema import schema
 
 CATEGORY = "EasyAnimate/sampling"
 RELEASE_SCHEDULE = "easyanimate"
+MODELS_OWN = -1.0  # 0 has a meaning of its own: only the negative prompt
 SCHEDULERS = [RELEASE_SCHEDULE, *comfy.samplers.KSampler.SCHEDULERS]
+
+
+def _steps_input() -> io.Int.Input:
+    return io.Int.Input(
+        "steps",
+        default=25,
+        min=1,
+        max=1000,
+        tooltip="20 to 50: 25 for V3 and V4, 50 for V5 and V5.1. More steps give a finer result.",
+    )
 
 
 class EasyAnimateSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateSampler",
             display_name="EasyAnimate Sampler",
             category=CATEGORY,
@@ -39,14 +52,15 @@ class EasyAnimateSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Random seed of the noise; the same seed gives the same video.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
+                _steps_input(),
                 io.Float.Input(
                     "cfg",
-                    default=7.0,
-                    min=0.0,
+                    default=MODELS_OWN,
+                    min=MODELS_OWN,
                     max=100.0,
                     step=0.1,
-                    tooltip="How closely to follow the prompt: 7 for the releases, 2 to 2.5 for the tiny model.",
+                    tooltip="How closely to follow the prompt; below 0: the model's own, which is 7 for V1 to V4, 6 "
+                    "for V5 and V5.1, 2 to 2.5 for the tiny model.",
                 ),
                 io.Combo.Input("sampler", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The releases use euler."),
                 io.Combo.Input(
@@ -65,11 +79,16 @@ class EasyAnimateSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The sampled latent, for EasyAnimate Decode.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model, positive, negative, latent, seed, steps, cfg, sampler, scheduler, denoise) -> io.NodeOutput:
-        _require_release(model, "KSampler")
+        release = _require_release(model, "KSampler")
+        if cfg < 0:
+            cfg = release.cfg
+            if cls.hidden is not None:
+                show_text(cls.hidden.unique_id, f"The model's own cfg: {cfg:g}.")
         require_choice("sampler", sampler, comfy.samplers.KSampler.SAMPLERS)
         require_choice("scheduler", scheduler, SCHEDULERS)
         latent_format = model.get_model_object("latent_format")
@@ -81,6 +100,9 @@ class EasyAnimateSampler(io.ComfyNode):
         if scheduler == RELEASE_SCHEDULE:
             scheduler = comfy.samplers.KSampler.SCHEDULERS[0]
             sigmas = release_sigmas(model, sampler, steps, denoise)
+        mask = latent.get("noise_mask")
+        if mask is not None:  # 0.33 would interpolate it: single frames and pixels were lost
+            mask = latent_mask(mask, release.vae.plan, samples.shape)
         samples = comfy.sample.sample(
             model,
             noise,
@@ -92,7 +114,7 @@ class EasyAnimateSampler(io.ComfyNode):
             negative,
             samples,
             denoise=denoise,
-            noise_mask=latent.get("noise_mask"),
+            noise_mask=mask,
             sigmas=sigmas,
             callback=latent_preview.prepare_callback(model, steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
@@ -105,7 +127,7 @@ class EasyAnimateSampler(io.ComfyNode):
 class EasyAnimateScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateScheduler",
             display_name="EasyAnimate Scheduler",
             category=CATEGORY,
@@ -116,10 +138,10 @@ class EasyAnimateScheduler(io.ComfyNode):
                     "sampler",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="euler",
-                    tooltip="The sampler that will run this schedule; ddim and the dpmpp family each have their own "
-                    "spacing.",
+                    tooltip="The sampler that will run this schedule; with V1 to V4, ddim and the dpmpp family each "
+                    "have their own spacing.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="20 to 50. More steps give a finer result."),
+                _steps_input(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -142,7 +164,7 @@ class EasyAnimateScheduler(io.ComfyNode):
 class EasyAnimateContextWindows(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateContextWindows",
             display_name="EasyAnimate Context Windows",
             category=CATEGORY,
@@ -181,7 +203,7 @@ class EasyAnimateContextWindows(io.ComfyNode):
 class EasyAnimateStepCache(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateStepCache",
             display_name="EasyAnimate Step Cache",
             category=CATEGORY,

@@ -15,6 +15,7 @@ from ..easyanimate_models.host import require_choice, show_text
 from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
 from .prompts import require_text_encoder
+from .schema import schema
 
 CATEGORY = "EasyAnimate/training"
 FPS = "Resamples the clips of a folder or dataset to this frame rate: 24 for V3. 0 = each clip's own rate."
@@ -118,7 +119,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         steps = io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="300 to 2000 for 20 clips.")
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateTrainLora",
             display_name="EasyAnimate Train LoRA",
             category=CATEGORY,
@@ -210,7 +211,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     def define_schema(cls):
         tooltip = "Many thousands (and many clips) for new motion modules; a few hundred to fine-tune existing ones."
         steps = io.Int.Input("steps", default=2000, min=1, max=1_000_000, tooltip=tooltip)
-        return io.Schema(
+        return schema(
             node_id="EasyAnimateTrainMotionModule",
             display_name="EasyAnimate Train Motion Module",
             category=CATEGORY,

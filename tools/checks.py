@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 from .browser import install
-from .environment import HOST, PYTHON, ROOT, print_line
+from .environment import HOST, IN_VENV, PYTHON, ROOT, SHARED_VENV, print_line
 
 TESTS = ROOT / "tests"
+LINT_PYTHON = SHARED_VENV / IN_VENV  # what it finds doesn't depend on the host
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 TAKE_A_VALUE = ("-c", "-k", "-m", "-n", "-o", "-p", "-r", "-W")  # options of pytest
 TRUE_SIZE = "--true-size"
+BROWSER_TESTS = ["pytest", "--browser", "browser"]
 PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
@@ -35,13 +37,28 @@ def test(arguments: list[str]) -> int:
     if whole:
         tests = [["coverage", "erase"], ["coverage", "run", "-m", "pytest", *PARALLEL], ["coverage", "combine", "-q"]]
         if arguments:  # alone: without a GPU a browser needs a core to draw
-            tests.append(["pytest", "--browser", "browser"])
-    for folder, steps in ((ROOT, CHECKS), (TESTS, tests)):
+            tests.append(BROWSER_TESTS)
+    for folder, python, steps in ((ROOT, LINT_PYTHON, CHECKS), (TESTS, PYTHON, tests)):
         for step in steps:
-            code = subprocess.run([str(PYTHON), "-m", *step], cwd=folder, env=variables).returncode
+            code = subprocess.run([str(python), "-m", *step], cwd=folder, env=variables).returncode
             if code:
                 return code
-    return report_coverage() if whole else 0
+    code = report_coverage() if whole else 0
+    if not code and whole and arguments:
+        code = test_newest_front_end(variables)
+    return code
+
+
+def test_newest_front_end(variables: dict[str, str]) -> int:
+    """The tests in a browser again, on the newest front end there is, if it is another than the host's.
+
+    Of the templates one is enough: what they compute does not depend on the front end.
+    """
+    folder = install.newest_front_end()
+    if folder is None:
+        return 0
+    command = [str(PYTHON), "-m", *BROWSER_TESTS, "-k", "not template_opens or text_to_video_tiny"]
+    return subprocess.run(command, cwd=TESTS, env={**variables, install.FRONT_END: str(folder)}).returncode
 
 
 def pytest_arguments(arguments: list[str]) -> list[str]:

@@ -24,14 +24,14 @@ def demo(arguments: list[str]) -> int:
         except client.WorkflowError as error:
             sys.exit(f"\n{error}")
     video = comfyui.saved_video(outputs)
-    draw_contact_sheet(video, video.with_suffix(".png"))
+    draw_contact_sheet(video.with_suffix(".png"), video)
     print_line(f"\n{video}\n{video.with_suffix('.png')}\n{time.monotonic() - started:.0f} seconds")
     return 0
 
 
-def draw_contact_sheet(video: Path, picture: Path) -> None:
-    """Frames of a video side by side in one picture."""
-    if code := run_module("easyanimate_models.media.contact_sheet", [str(video), str(picture)]):
+def draw_contact_sheet(picture: Path, *videos: Path) -> None:
+    """Frames of videos side by side in one picture, one video below the other."""
+    if code := run_module("easyanimate_models.media.contact_sheet", [str(path) for path in (*videos, picture)]):
         sys.exit(code)
 
 

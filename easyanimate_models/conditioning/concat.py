@@ -10,6 +10,7 @@ class ConcatInputs(Protocol):
 
     name: str
     channels: int
+    takes: frozenset[str]  # of CONDITIONING, what only some networks know: see `model_base.UNUSED`
 
     def concat(self, noise: Tensor, conds: dict, latent_format) -> Tensor:
         """Those channels for `noise` `[B, C, F, h, w]`, scaled as `latent_format` says, in the noise's size.

@@ -4,6 +4,7 @@ import logging
 
 import comfy.latent_formats
 import comfy.model_management as mm
+import comfy.utils
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +14,7 @@ from .camera import camera_latents
 from .inpainting import fitted, require_inputs, resized
 
 CONTROL, CAMERA, REFERENCE = 16, 6, 16  # channels
+CAMERA_LATENTS = "easyanimate_camera_latents"  # in conditioning: a path that is already in the size of latents
 
 
 class ControlInputs:
@@ -22,6 +24,7 @@ class ControlInputs:
     """
 
     name = "Control"
+    takes = frozenset({"reference_latents"})
 
     def __init__(self, with_reference: bool):
         self.with_reference = with_reference
@@ -49,6 +52,7 @@ class CameraInputs:
     """
 
     name = "Camera"
+    takes = frozenset({"reference_latents"})
     channels = CAMERA + REFERENCE
 
     def concat(self, noise: Tensor, conds: dict, latent_format) -> Tensor:
@@ -59,9 +63,10 @@ class CameraInputs:
                 "This Camera transformer takes a camera embedding instead of a control video; connect a camera "
                 "embedding, or load a Control transformer."
             )
-        camera = conds.get("camera_conditions")
+        camera, maps = conds.get("camera_conditions"), conds.get(CAMERA_LATENTS)
         size = (1, CAMERA, *noise.shape[2:])
-        maps = noise.new_zeros(size) if camera is None else camera_latents(camera, torch.Size(size)).to(noise)
+        if maps is None:
+            maps = noise.new_zeros(size) if camera is None else camera_latents(camera, torch.Size(size)).to(noise)
         reference = latent_format.process_in(reference)
         return torch.cat([maps.expand(len(noise), -1, -1, -1, -1), reference], dim=1)
 
@@ -80,7 +85,28 @@ def _parts(noise: Tensor, conds: dict) -> tuple[Tensor, Tensor]:
         )
     require_inputs(given, CONTROL + REFERENCE)
     control, reference = resized(without_wan_means(given), noise).to(noise).split([CONTROL, REFERENCE], dim=1)
+    if conds.get("reference_latents"):
+        reference = _with_reference(reference, conds["reference_latents"])
     return control, _first_frame_of(reference)
+
+
+def _with_reference(latents: Tensor, references: list[Tensor]) -> Tensor:
+    """`latents` with the reference image that Wan22FunControlToVideo or ReferenceLatent gives, in the first frame.
+
+    The last of `references`, `[1, 16, F, h, w]` unscaled, counts, over what `latents` hold there.
+    """
+    given = references[-1]
+    if given.ndim != latents.ndim or given.shape[1] != REFERENCE:
+        raise ValueError(
+            f"A reference latent of shape {list(given.shape)} can't be used; encode the image with the VAE of the "
+            "transformer's release."
+        )
+    if len(references) > 1:
+        logging.warning("Control transformers take one reference image; only the last one is used.")
+    given = comfy.utils.common_upscale(given[:, :, 0], latents.shape[4], latents.shape[3], "bilinear", "center")
+    latents = latents.clone()
+    latents[:, :, 0] = comfy.utils.resize_to_batch_size(given, len(latents)).to(latents)
+    return latents
 
 
 def _first_frame_of(reference: Tensor) -> Tensor:

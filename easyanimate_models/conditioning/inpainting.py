@@ -85,10 +85,17 @@ def augmentation_noise(shape: torch.Size, strength: float) -> Tensor:
 
 
 class Inpainting:
-    """How a release's inpainting models are given mask and masked video: `encode`; `channels` of them in all."""
+    """How a release's inpainting models are given mask and masked video: `encode`; `channels` of them in all.
+
+    `sees_through_clip` says whether they were also trained on CLIP's view of the start image, `with_noise` whether on
+    noise on given pixels.
+    """
 
     name = "InP"
+    takes: frozenset[str] = frozenset()
     channels: int
+    sees_through_clip = True
+    with_noise = False
 
     def encode(self, vae, video: Tensor, mask: Tensor, noise_augmentation: float) -> Tensor:
         """See `inpaint_latents`."""
@@ -179,6 +186,8 @@ class ResizedMask(Inpainting):
     """
 
     channels = 17
+    sees_through_clip = False
+    with_noise = True
 
     def encode(self, vae, video: Tensor, mask: Tensor, noise_augmentation: float) -> Tensor:
         generated = mask > THRESHOLD

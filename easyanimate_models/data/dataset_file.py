@@ -1,8 +1,8 @@
 """The list of a data set: `metadata.jsonl`, a line of JSON for each clip, which every stage reads and writes anew.
 
-`file` (below the folder), `text` (the caption), scores, and `rejected`: why the trainer leaves the clip out. The
-original's `metadata.json` (`file_path`, `text`, `type`) is read and written too. The one reader of lists and captions,
-for data preparation and training.
+`file` (below the folder), `text` (the caption), scores, `rejected`: why the trainer leaves the clip out, and `control`:
+the video that it follows, or a file of camera poses. The original's `metadata.json` (`file_path`, `text`, `type`,
+`control_file_path`) is read and written too. The one reader of lists and captions, for data preparation and training.
 """
 
 import codecs
@@ -20,7 +20,7 @@ from .ledger import Row
 NAME, ORIGINAL = "metadata.jsonl", "metadata.json"
 MEASURES = {"width", "height", "frames", "fps", "seconds"}
 SCORES = {"light", "change", "motion", "shake", "text_area", "aesthetics"}
-TEXTS = {"text", "rejected", "wrong", "source"}
+TEXTS = {"text", "rejected", "wrong", "source", "control"}
 HASHES, HASH = {"hash", "mirrored"}, re.compile("[0-9a-f]{1,16}")
 MAX_NUMBER = 1e12
 MAYBE_ANIMATED = {".png", ".webp"}
@@ -83,8 +83,13 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> Path:
 def write_original(folder: Path, rows: Iterable[Row]) -> Path:
     """`metadata.json` with the rows that are not rejected, as the original's trainer reads it. Raises `WriteError`."""
     kept = [row for row in rows if not row.get("rejected")]
-    entries = [{"file_path": row["file"], "text": row.get("text", ""), "type": "video"} for row in kept]
+    entries = [_original(row) for row in kept]
     return write_text(folder / ORIGINAL, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+
+
+def _original(row: Row) -> Row:
+    entry = {"file_path": row["file"], "text": row.get("text", ""), "type": "video"}
+    return {**entry, "control_file_path": row["control"]} if "control" in row else entry
 
 
 def read_caption(clip: Path) -> str:
@@ -139,9 +144,11 @@ def _check(entry: Any, file: Path) -> Row:
     name = entry.get("file") or entry.get("file_path") if isinstance(entry, dict) else None
     if not isinstance(name, str):
         raise DatasetError(f"An entry in {file} names no file: {str(entry)[:SHOWN]}; fix it.")
-    if not is_inside(file.parent, name):
-        raise DatasetError(f"{file} names {name[:SHOWN]}, which is outside {file.parent}; move it there.")
-    row = {key: value for key, value in {**entry, "file": name}.items() if value is not None}
+    control = entry.get("control") or entry.get("control_file_path")
+    for named in (name, control):
+        if isinstance(named, str) and not is_inside(file.parent, named):
+            raise DatasetError(f"{file} names {named[:SHOWN]}, which is outside {file.parent}; move it there.")
+    row = {key: value for key, value in {**entry, "file": name, "control": control}.items() if value is not None}
     wrong = next((key for key, value in row.items() if not _fits(key, value)), None)
     if wrong is not None:
         raise DatasetError(

@@ -24,3 +24,6 @@ class Denoiser(nn.Module):
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timesteps, *args, transformer_options=options, **kwargs)
+
+    def zero_motion_modules(self) -> None:
+        """Zero what is added to an image transformer; most networks have no motion modules of their own."""

@@ -26,9 +26,18 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([operations.Linear(width, width, **kw)])
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, options=None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return self.to_out[0](optimized_attention(q, k, v, self.heads, mask=mask, transformer_options=options or {}))
+        return self.attend(x, self.keys_values(x if context is None else context), mask, options)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What of `context` [B, L, C] is attended over, [B, L, D] each."""
+        return self.to_k(context), self.to_v(context)
+
+    def attend(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None, options=None) -> Tensor:
+        """Attention of `x`, all tokens or some, over `keys_values`."""
+        q = self.to_q(x)
+        h = optimized_attention(q, *keys_values, self.heads, mask=mask, transformer_options=options or {})
+        del q
+        return self.to_out[0](h)
 
 
 class _Gelu(nn.Module):

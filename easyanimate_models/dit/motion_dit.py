@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from .denoiser import Denoiser
 from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias, modulate
 from .motion_module import Grid, MotionConfig, MotionModule
+from .skip_store import SkipStore
+from .step_plan import plan_of
 
 CLIP_WIDTH = 768
 CLIP_TOKENS = 8
@@ -79,22 +81,27 @@ class MotionDiTBlock(nn.Module):
         self.ff = FeedForward(width, False, *leaf)
 
     def forward(self, x: Tensor, inputs: BlockInputs, options) -> Tensor:
-        """`x` [B, F*N, D]."""
+        """`x` [B, F*N, D], which may change in place."""
+        plan, grid = plan_of(options), inputs.grid
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = self._modulation(x, inputs.modulation)
-        h = self._spatial_attention(modulate(self.norm1(x), shift_attn, scale_attn), inputs.grid, options)
-        x = torch.addcmul(x, gate_attn, h)
-        x = x if self.attn_temporal is None else self._motion(x, inputs.grid, options)
-        x = x + self.attn2(x, inputs.context, inputs.bias, options)
-        return torch.addcmul(x, gate_ff, self.ff(modulate(self.norm2(x), shift_ff, scale_ff)))
+
+        def spatial(part: Tensor) -> Tensor:
+            h = modulate(self.norm1(part), shift_attn, scale_attn)
+            h = self.attn1(rearrange(h, "b (f n) d -> (b f) n d", n=grid[1] * grid[2]), options=options)
+            return torch.addcmul(part, gate_attn, rearrange(h, "(b f) n d -> b (f n) d", b=len(part)))
+
+        x = plan.update(x, spatial, unit=grid[1] * grid[2])
+        x = x if self.attn_temporal is None else self._motion(x, grid, options)
+        text = self.attn2.keys_values(inputs.context)
+        x = plan.update(x, lambda part: part + self.attn2.attend(part, text, inputs.bias, options))
+        return plan.update(
+            x, lambda part: torch.addcmul(part, gate_ff, self.ff(modulate(self.norm2(part), shift_ff, scale_ff)))
+        )
 
     def _modulation(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of attention and of feed-forward, (B, 1, D) each."""
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)
         return (table + modulation.unflatten(1, (6, -1))).chunk(6, dim=1)
-
-    def _spatial_attention(self, x: Tensor, grid: Grid, options) -> Tensor:
-        h = self.attn1(rearrange(x, "b (f n) d -> (b f) n d", f=grid[0]), options=options)
-        return rearrange(h, "(b f) n d -> b (f n) d", f=grid[0])
 
     def _motion(self, x: Tensor, grid: Grid, options) -> Tensor:
         h = self.attn_temporal(rearrange(x, "b (f n) d -> (b f) n d", f=grid[0]), grid, options)
@@ -143,8 +150,9 @@ class MotionDiT(Denoiser):
         """`control["output"][i]` [B, F*N, D], where there is one, is added to what block i puts out; see `embed`."""
         height, width = x.shape[-2:]
         tokens, inputs, timestep = self.embed(x, timesteps, *args, **kwargs)
-        tokens = self._blocks(tokens, inputs, transformer_options or {}, (control or {}).get("output", ()))
-        x = self._unpatchify(self._final(tokens, timestep), *inputs.grid)
+        options = transformer_options or {}
+        tokens = self._blocks(tokens, inputs, options, (control or {}).get("output", ()))
+        x = self._unpatchify(self._final(tokens, timestep, options), *inputs.grid)
         return x[:, :, :, :height, :width]
 
     def embed(
@@ -179,20 +187,21 @@ class MotionDiT(Denoiser):
         return rearrange(x, "(b f) n d -> b (f n) d", b=batch)
 
     def _blocks(self, x: Tensor, inputs: BlockInputs, options, residuals) -> Tensor:
-        skips: list[Tensor] = []
-        used = 0
+        plan, used = plan_of(options), 0
+        skips = SkipStore(plan, x.device)
         stored, start = (self.config.skips.stored, self.config.skips.start) if self.config.skips else (0, 0)
         patches = options.get("patches_replace", {}).get("dit", {})
         for i, block in enumerate(self.transformer_blocks):
-            if skips and i >= start:
-                x = x + self.long_connect_fc[used](skips.pop())
+            if len(skips) and i >= start:
+                connect = self.long_connect_fc[used]
+                x = plan.update(x, lambda part, skip, layer=connect: part + layer(skip), skips.pop())
                 used += 1
             patch = patches.get(("double_block", i))
             x = block(x, inputs, options) if patch is None else _patched(patch, block, x, inputs, options)
             if i < stored:
-                skips.append(x)
+                skips.push(x)
             if i < len(residuals) and residuals[i] is not None:
-                x = x + residuals[i].to(x.dtype)
+                x = plan.update(x, lambda part, added: part + added.to(part), residuals[i])
         return x
 
     def _context(self, context: Tensor, mask, clip_embeds, clip_mask) -> tuple[Tensor, Tensor | None]:
@@ -214,10 +223,11 @@ class MotionDiT(Denoiser):
             aspect_ratio = torch.tensor([height / width], device=device)
         return resolution.expand(batch, 2), aspect_ratio.reshape(-1).expand(batch)
 
-    def _final(self, x: Tensor, timestep: Tensor) -> Tensor:
+    def _final(self, x: Tensor, timestep: Tensor, options) -> Tensor:
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype) + timestep[:, None]
         shift, scale = table.chunk(2, dim=1)
-        return self.proj_out(modulate(self.norm_out(x), shift, scale))
+        (out,) = plan_of(options).make(x, lambda part: (self.proj_out(modulate(self.norm_out(part), shift, scale)),))
+        return out
 
     def _unpatchify(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:
         """Tokens to latents; the learned sigma, the second half of the channels, is dropped."""
@@ -232,7 +242,7 @@ def _patched(patch, block: MotionDiTBlock, x: Tensor, inputs: BlockInputs, optio
 
     def original(args: dict) -> dict:
         changed = inputs._replace(context=args["txt"], modulation=args["vec"])
-        return {"img": block(args["img"], changed, args["transformer_options"])}
+        return {"img": block(args["img"].clone(), changed, args["transformer_options"])}  # the patch may use it again
 
     args = {"img": x, "txt": inputs.context, "vec": inputs.modulation, "transformer_options": options}
     return patch(args, {"original_block": original})["img"]

@@ -6,18 +6,22 @@ and positions.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from .layers import Attention, FeedForward
+from .step_plan import plan_of
 
 NORM_GROUPS = 32
 CELL = 2  # side of a grid cell, in tokens
 
 Grid = tuple[int, int, int]  # frames, rows, columns of tokens
+Layer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,39 @@ class MotionConfig:
 class TemporalAttention(Attention):
     """Across frames, at a fixed position. The encoding of the frame number is added first."""
 
-    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
-        frames, positions = grid[0], x.shape[1]
-        x = rearrange(x, "(b f) n d -> (b n) f d", f=frames) + frame_positions(frames, x)
-        x = super().forward(x, options=options)
-        return rearrange(x, "(b n) f d -> (b f) n d", n=positions)
+    def add_to(self, x: Tensor, norm: Layer, grid: Grid, options=None) -> Tensor:
+        """`x` [B*F, N, D] and what attention makes of it, normed; `x` itself may change."""
+        positions = frame_positions(grid[0], x)
+
+        def added(part: Tensor) -> Tensor:
+            h = rearrange(norm(part), "b f n d -> (b n) f d") + positions
+            return part + rearrange(self(h, options=options), "(b n) f d -> b f n d", b=len(part))
+
+        return plan_of(options).update(x.unflatten(0, (-1, grid[0])), added, dim=2).flatten(0, 1)
 
 
 class GlobalAttention(Attention):
     """Across all frames and positions. The encoding of the frame number is added first."""
 
-    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
-        frames = grid[0]
-        x = rearrange(x, "(b f) n d -> b f n d", f=frames) + frame_positions(frames, x)[:, None]
-        tokens = super().forward(x.flatten(1, 2), options=options)
-        return tokens.view_as(x).flatten(0, 1)
+    def add_to(self, x: Tensor, norm: Layer, grid: Grid, options=None) -> Tensor:
+        """`x` [B*F, N, D] and what attention makes of it, normed; `x` itself may change."""
+        plan, positions = plan_of(options), frame_positions(grid[0], x)[None, :, None]
+        x = x.unflatten(0, (-1, grid[0]))
+
+        def encoded(part: Tensor, positions: Tensor) -> Tensor:
+            return (norm(part) + positions).flatten(1, 2)
+
+        def keys_values(part: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+            k, v = self.keys_values(encoded(part, positions))
+            return k.view_as(part), v.view_as(part)
+
+        k, v = plan.make(x, keys_values, positions)
+        whole = k.flatten(1, 2), v.flatten(1, 2)
+
+        def added(part: Tensor, positions: Tensor) -> Tensor:
+            return part + self.attend(encoded(part, positions), whole, options=options).view_as(part)
+
+        return plan.update(x, added, positions).flatten(0, 1)
 
 
 class GridAttention(Attention):
@@ -54,20 +76,28 @@ class GridAttention(Attention):
     Where rows or columns are odd, the last cells are cut in half. (The original only takes even ones.)
     """
 
-    def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
-        frames, rows, columns = grid
-        x = rearrange(x, "(b f) (h w) d -> b f h w d", f=frames, h=rows)
-        x = x + frame_positions(frames, x)[:, None, None]
+    def add_to(self, x: Tensor, norm: Layer, grid: Grid, options=None) -> Tensor:
+        """`x` [B*F, N, D] and what attention makes of it, normed; `x` itself may change."""
+        frames, rows, _ = grid
+        positions = frame_positions(frames, x)[:, None, None]
+
+        def added(part: Tensor) -> Tensor:
+            return part + self._over_cells(norm(part) + positions, options)
+
+        x = x.unflatten(1, (rows, -1)).unflatten(0, (-1, frames))
+        return plan_of(options).update(x, added, dim=2, unit=CELL).flatten(2, 3).flatten(0, 1)
+
+    def _over_cells(self, x: Tensor, options) -> Tensor:
+        """`x` [B, F, H, W, D] in whole cells, and half ones at the edges."""
         bands = [[self._cells(part, options) for part in _even_and_rest(band, 3)] for band in _even_and_rest(x, 2)]
-        x = torch.cat([torch.cat(band, dim=3) for band in bands], dim=2)
-        return rearrange(x, "b f h w d -> (b f) (h w) d")
+        return torch.cat([torch.cat(band, dim=3) for band in bands], dim=2)
 
     def _cells(self, x: Tensor, options) -> Tensor:
         """`x` [B, F, H, W, D] of whole cells, or of halves along one edge."""
         batch, frames, rows, columns = x.shape[:4]
         p, q = min(CELL, rows), min(CELL, columns)
         x = rearrange(x, "b f (h p) (w q) d -> (b h w) (f p q) d", p=p, q=q)
-        x = super().forward(x, options=options)
+        x = self(x, options=options)
         sizes = {"b": batch, "f": frames, "h": rows // p, "p": p, "q": q}
         return rearrange(x, "(b h w) (f p q) d -> b f (h p) (w q) d", **sizes)
 
@@ -82,7 +112,7 @@ class MotionBlock(nn.Module):
         super().__init__()
         leaf = {"dtype": dtype, "device": device}
         kinds = [KINDS[name] for name in config.attentions]
-        self.attention_blocks = nn.ModuleList(
+        self.attention_blocks: Any = nn.ModuleList(
             kind(width, config.heads, False, dtype, device, operations) for kind in kinds
         )
         self.norms = nn.ModuleList(operations.LayerNorm(width, eps=1e-5, **leaf) for _ in kinds)
@@ -91,8 +121,8 @@ class MotionBlock(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
         for norm, attention in zip(self.norms, self.attention_blocks, strict=True):
-            x = x + attention(norm(x), grid, options)
-        return x + self.ff(self.ff_norm(x))
+            x = attention.add_to(x, norm, grid, options)
+        return plan_of(options).update(x, lambda part: part + self.ff(self.ff_norm(part)), dim=0)
 
 
 class TemporalTransformer(nn.Module):
@@ -107,15 +137,15 @@ class TemporalTransformer(nn.Module):
         self.proj_out = operations.Linear(width, width, **leaf)
 
     def forward(self, x: Tensor, grid: Grid, options=None) -> Tensor:
-        h = self.norm(x.transpose(1, 2)).transpose(1, 2)
-        h = self.proj_in(h)
+        plan = plan_of(options)
+        (h,) = plan.make(x, lambda part: (self.proj_in(self.norm(part.transpose(1, 2)).transpose(1, 2)),), dim=0)
         for block in self.transformer_blocks:
             h = block(h, grid, options)
-        return x + self.proj_out(h)
+        return plan.update(x, lambda part, h: part + self.proj_out(h), h, dim=0)
 
 
 class MotionModule(nn.Module):
-    """Tokens `[B*F, N, D]` in and out; the extra level is the checkpoint's."""
+    """Tokens `[B*F, N, D]` in and out, which may change in place; the extra level is the checkpoint's."""
 
     def __init__(self, width: int, config: MotionConfig, dtype, device, operations):
         super().__init__()

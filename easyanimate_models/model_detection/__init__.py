@@ -4,8 +4,10 @@ A file per architecture, each with a `Detector`. To add one, write its file and 
 general.
 """
 
-from ..files.checkpoint import Checkpoint
-from ..supported_models import Release
+from dataclasses import replace
+
+from ..files.checkpoint import Checkpoint, number_in
+from ..supported_models import DEFAULT_CFG, Release
 from ..text_encoders.qwen2_vl import Qwen2VLTextEncoder
 from ..text_encoders.t5 import T5TextEncoder
 from . import encoders, hunyuan_dit, mmdit, motion_dit, probes, vae
@@ -27,12 +29,15 @@ def detect_transformer(checkpoint: Checkpoint) -> Release:
     motion_dit.require_whole(checkpoint)
     mmdit.require_whole(checkpoint)
     what = "not a transformer of EasyAnimate; choose the transformer's file or folder"
-    return probes.detect(TRANSFORMERS, checkpoint, what)
+    release: Release = probes.detect(TRANSFORMERS, checkpoint, what)
+    release.cfg = number_in(checkpoint.config, DEFAULT_CFG, release.cfg, checkpoint.path.name, float)
+    return release
 
 
 def detect_vae(checkpoint: Checkpoint) -> vae.DetectedVAE:
     """Which VAE a file under our names is. Raises `CheckpointError`."""
-    return probes.detect(VAES, checkpoint, "not an EasyAnimate video VAE; choose the VAE's file or folder")
+    detected = probes.detect(VAES, checkpoint, "not an EasyAnimate video VAE; choose the VAE's file or folder")
+    return replace(detected, video=vae.video_defaults(checkpoint, detected.release.video))
 
 
 def detect_text_encoder(checkpoint: Checkpoint) -> T5TextEncoder | Qwen2VLTextEncoder:

@@ -1,7 +1,7 @@
 """The VAEs: which release a file is of, and the config of its network."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..files.checkpoint import Checkpoint, CheckpointError, number_in, shape_of
 from ..files.messages import shorten
@@ -17,6 +17,7 @@ from ..supported_models import (
 )
 from ..vae.image_vae import ImageVAEConfig
 from ..vae.slice_vae import SliceVAEConfig
+from ..vae.video_sizes import VideoDefaults
 from .probes import Detector, count, require_claim
 
 ATTENTIONS = ("encoder.mid_block.attentions.0.", "decoder.mid_block.attentions.0.")
@@ -35,10 +36,20 @@ CONVS, RESNETS = "encoder.down_blocks.{}.convs.0.conv1.weight", "encoder.down_bl
 
 @dataclass(frozen=True)
 class DetectedVAE:
-    """Which release's VAE a file is, and the config for its network, `release.vae`."""
+    """Which release's VAE a file is, the config for its network, `release.vae`, and the video it is for."""
 
     release: type[Release]
     config: SliceVAEConfig | ImageVAEConfig
+    video: VideoDefaults = VideoDefaults()
+
+
+def video_defaults(checkpoint: Checkpoint, of_release: VideoDefaults) -> VideoDefaults:
+    """What config.json says of the videos that a VAE is for, else what the release says."""
+    values = {
+        name: number_in(checkpoint.config, f"default_{name}", default, checkpoint.path.name)
+        for name, default in asdict(of_release).items()
+    }
+    return VideoDefaults(**values)
 
 
 def _video_vae(checkpoint: Checkpoint) -> DetectedVAE:

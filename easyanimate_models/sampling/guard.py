@@ -46,7 +46,7 @@ class _Run:
         patcher = executor.class_obj.model_patcher
         require_model_sampling(patcher.get_model_object("model_sampling"), patcher.model.model_config)
         sigmas = without_repeats(sigmas)
-        if mask is not None:
+        if mask is not None and mask.shape != noise.shape:  # 0.33 has brought it to the latents' shape already
             mask = latent_mask(mask, patcher.model.model_config.vae.plan, noise.shape)
         options = executor.class_obj.model_options  # of this run
         if options.get("context_handler") is not None:

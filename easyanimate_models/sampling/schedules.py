@@ -105,8 +105,16 @@ def release_sigmas(model, sampler: str, steps: int, denoise: float = 1.0) -> Ten
 
 
 def alphas_cumprod(sampling_settings: dict) -> Tensor:
-    """The share of signal power left at each trained timestep, `[timesteps]`, of a release's `sampling_settings`."""
+    """The share of signal power left at each trained timestep, `[timesteps]`, of a release's `sampling_settings`.
+
+    With `zsnr` in them none is left at the last one (Lin et al. 2023).
+    """
     schedule, timesteps = sampling_settings["beta_schedule"], sampling_settings["timesteps"]
     start, end = sampling_settings["linear_start"], sampling_settings["linear_end"]
     betas = make_beta_schedule(schedule, timesteps, linear_start=start, linear_end=end)
-    return torch.cumprod(1 - betas, dim=0).float()
+    signal = torch.cumprod(1 - betas, dim=0)
+    if sampling_settings.get("zsnr"):
+        amplitude = signal.sqrt()
+        first, last = amplitude[0], amplitude[-1]
+        signal = ((amplitude - last) * first / (first - last)).square()
+    return signal.float()

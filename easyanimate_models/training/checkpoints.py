@@ -32,6 +32,9 @@ OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
     "clip_dropout": 0.5,
     "text": False,
     "fps": 0.0,
+    "min_snr": 0.0,
+    "draw": "uniform",
+    "shift": 0.0,
 }
 
 

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-LAYERS: tuple[Any, ...] = nn.Linear, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.Embedding
+LAYERS: tuple[Any, ...] = nn.Linear, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Embedding
 Network = TypeVar("Network", bound=nn.Module)
 
 

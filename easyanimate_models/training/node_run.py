@@ -11,20 +11,20 @@ from ..files.atomic import write_safetensors
 from ..files.model_files import plain_name
 from ..files.packages import require_package
 from ..lora import load_lora
-from ..model_base import require_text_width
 from ..sd import with_weights
 from ..supported_models import Release
-from ..text_encoders.prompt import embeddings_of, encode_prompt
+from ..text_encoders.prompt import encode_prompt
+from ..vae.video_sizes import clip_lengths
 from .clips.buckets import sort_into_buckets
 from .clips.dataset import Item
+from .clips.given_inputs import given_inputs
 from .clips.latent_cache import (
     LatentDataset,
     Progress,
     encode_dataset,
-    is_inpainting,
     log_unreadable_captions,
-    require_trainable,
-    wants_clip_tokens,
+    require_latents_of,
+    start_image_encoder,
 )
 from .clips.settings import DataSettings
 from .clips.windows import cut_into_windows
@@ -125,23 +125,20 @@ def _prepare(
     require_package("accelerate")
     if not isinstance(job.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
-    require_trainable(job.model)
-    empty_text = embeddings_of(encode_prompt(job.clip, [""])).context
-    model = job.model.model
-    require_text_width(empty_text, model.diffusion_model.config.caption_channels, model.model_config.text_encoder.name)
+    context, options = encode_prompt(job.clip, [""])[0]
+    job.model.model.require_text({**options, "cross_attn": context})
+    require_latents_of(job.model, job.vae)
     log_unreadable_captions(job.items, job.clip)
-    data, inpainting = job.data, is_inpainting(job.model)
-    buckets = sort_into_buckets(job.items, data.side, data.frames, data.every)
-    buckets = cut_into_windows(buckets, data, job.plan.seed)
+    data, given, lengths = job.data, given_inputs(job.model), clip_lengths(job.vae.plan)
+    buckets = sort_into_buckets(job.items, data.side, data.frames, data.every, lengths)
+    buckets = cut_into_windows(buckets, data, job.plan.seed, lengths)
     if needs_motion and all(bucket.frames == 1 for bucket in buckets):
         raise DatasetError("Images contain no motion; use clips, and set frames above 1.")
     cache_folder = job.cache_folder or folder
-    image_encoder = job.clip_vision if wants_clip_tokens(job.model, job.clip_vision) else None
+    image_encoder = start_image_encoder(job.model, job.clip_vision)
     clip = job.clip if with_texts else None
-    encoded = encode_dataset(
-        cache_folder, buckets, job.vae, clip, inpainting, data.every, progress.encoding, image_encoder
-    )
-    previews = preview_inputs(job.samples, data, job.clip, job.vae, inpainting, progress.preview)
+    encoded = encode_dataset(cache_folder, buckets, job.vae, clip, given, data.every, progress.encoding, image_encoder)
+    previews = preview_inputs(job.samples, data, job.clip, job.vae, given, progress.preview)
     return encoded, Monitor(progress.step, previews)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from ..files.messages import shorten
 from ..files.toml_settings import RecipeError, read_section, read_toml, read_value, resolve_path
 from .clips.settings import DataSettings
+from .denoiser.diffusion import UNIFORM, NoiseWeights
 from .denoiser.lora import LoraSettings
-from .denoiser.objective import UNIFORM, NoiseWeights
 from .samples import SampleSettings
 from .training_plan import TrainingPlan
 from .vae.objective import VAESettings

@@ -10,16 +10,17 @@ from ..files.atomic import write_safetensors
 from ..files.model_files import TINY
 from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
+from ..vae.video_sizes import SLICE_LENGTHS, ClipLengths, clip_lengths
 from .clips.buckets import Bucket, sort_into_buckets
 from .clips.dataset import Item, read_dataset
+from .clips.given_inputs import given_inputs
 from .clips.latent_cache import (
     LatentDataset,
     encode_dataset,
-    is_inpainting,
     log_unreadable_captions,
     read_encoded,
-    require_trainable,
-    wants_clip_tokens,
+    require_latents_of,
+    start_image_encoder,
 )
 from .clips.windows import cut_into_windows
 from .denoiser.lora import LoraSettings, original_names
@@ -46,10 +47,9 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
         return _train_vae(recipe, callback, state.is_main_process)
     motion_module = recipe.models.motion_module
     model = load_transformer(_path(recipe.models.transformer), _path(motion_module) if motion_module else None)
-    require_trainable(model)
     previews = _encode(recipe, model) if state.is_main_process else None
     state.wait_for_everyone()
-    encoded = read_encoded(recipe.clips, is_inpainting(model))
+    encoded = read_encoded(recipe.clips, given_inputs(model))
     objective = ObjectiveSettings(recipe.noise, recipe.checkpointing)
     run = DenoiserRun(recipe.folder, recipe.plan, objective, Monitor(callback, previews))
     if recipe.lora is not None:
@@ -62,24 +62,26 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
 
     Afterwards the encoders are released, except the VAE where previews need it.
     """
-    data, inpainting = recipe.data, is_inpainting(model)
-    buckets = _buckets(recipe)
+    data, given = recipe.data, given_inputs(model)
     vae, clip = load_vae(_path(recipe.models.vae)), load_text_encoder(_path(recipe.models.text_encoder))
+    require_latents_of(model, vae)
+    lengths = clip_lengths(vae.plan)
+    buckets = _buckets(recipe, lengths)
     log_unreadable_captions(chain.from_iterable(buckets.values()), clip)
-    buckets = cut_into_windows(buckets, data, recipe.plan.seed)
+    buckets = cut_into_windows(buckets, data, recipe.plan.seed, lengths)
     file = recipe.models.image_encoder
-    image_encoder = load_image_encoder(_path(file)) if wants_clip_tokens(model, file) else None
+    image_encoder = start_image_encoder(model, load_image_encoder(_path(file)) if file else None)
     with torch.no_grad():
         caption_encoder = None if recipe.lora and recipe.lora.text else clip
-        encode_dataset(recipe.clips, buckets, vae, caption_encoder, inpainting, data.every, image_encoder=image_encoder)
+        encode_dataset(recipe.clips, buckets, vae, caption_encoder, given, data.every, image_encoder=image_encoder)
     logging.info("Encoded %s.", recipe.clips)
-    return preview_inputs(recipe.samples, data, clip, vae, inpainting)
+    return preview_inputs(recipe.samples, data, clip, vae, given)
 
 
-def _buckets(recipe: Recipe) -> dict[Bucket, list[Item]]:
+def _buckets(recipe: Recipe, lengths: ClipLengths = SLICE_LENGTHS) -> dict[Bucket, list[Item]]:
     data = recipe.data
     items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae", fps=data.fps)
-    return sort_into_buckets(items, data.side, data.frames, data.every)
+    return sort_into_buckets(items, data.side, data.frames, data.every, lengths)
 
 
 def _train_lora(

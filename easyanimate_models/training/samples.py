@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..conditioning.inpainting import inpaint_latents
 from ..files.atomic import atomic_write
 from ..files.messages import shorten
 from ..host import training
@@ -23,7 +22,7 @@ from ..sampling.sample import sample_latents
 from ..text_encoders.prompt import Encode, encode_prompt
 from ..vae.host_vae import HostVAE
 from ..vae.video_sizes import latent_size
-from ..vae.video_vae import SPACE_RATIO
+from .clips.given_inputs import GivenInputs
 from .loop import Callback
 
 FOLDER = "samples"  # in that of the run
@@ -89,18 +88,18 @@ NO_MONITOR = Monitor()
 
 
 def preview_inputs(
-    settings: SampleSettings, data, clip, vae: HostVAE, inpainting: bool, callback: PreviewCallback | None = None
+    settings: SampleSettings, data, clip, vae: HostVAE, given: GivenInputs, callback: PreviewCallback | None = None
 ) -> PreviewInputs | None:
     """None where no previews are asked for; the prompts are encoded here, so `clip` is not needed any more.
 
-    `data` (`DataSettings`) has the size of the clips. An inpainting model gets an empty mask: nothing is given.
+    `data` (`DataSettings`) has the size of the clips. Nothing is `given` of a clip, as there is none.
     """
     if not settings.every:
         return None
     with torch.inference_mode(False), torch.no_grad():
         side = settings.side or data.side
         size = latent_size(side, side, settings.frames or data.frames, vae.plan)
-        extra = {"concat_latent_image": _nothing_given(vae, size)} if inpainting else {}
+        extra = given.nothing(vae, size)
         positive, negative = (conditioning(clip, [text], extra) for text in (settings.prompt, settings.negative))
         empty = torch.zeros([1, vae.latent_channels, *size])
         return PreviewInputs(settings, vae, positive, negative, empty, (data.fps or FPS) / data.every, callback)
@@ -174,11 +173,6 @@ def write_webp(file: Path, frames: list[Image.Image], fps: float) -> None:
     options = {"append_images": frames[1:], "duration": round(1000 / fps), "loop": 0, "quality": QUALITY}
     with atomic_write(file) as partial:
         frames[0].save(partial, "WEBP", save_all=True, **options)
-
-
-def _nothing_given(vae: HostVAE, size: tuple[int, int, int]) -> Tensor:
-    shape = vae.plan.frames_for(size[0]), size[1] * SPACE_RATIO, size[2] * SPACE_RATIO
-    return inpaint_latents(vae, torch.zeros(*shape, 3), torch.ones(shape))
 
 
 @contextmanager

@@ -21,14 +21,16 @@ from .video_vae import SPACE_RATIO, VideoVAE, tiles_of
 SEAMS = ("original", "overlap", "smooth")  # as decoded; slices cross-faded; the original's smoothing
 ENCODING = "easyanimate_encoding"  # what latents carry, see `encoding_of`
 LEAST_TILE = 8  # side in latents: smaller tiles see too little
+TILE_STEP = 8  # latents between the sides that are tried
+TILE_MEMORY = 2.5e9  # bytes that a tile takes at most
 
 
 class HostVAE(comfy.sd.VAE):
     """`comfy.sd.VAE` around a `VideoVAE`. The host's constructor guesses architectures, so it is not called.
 
     `latent_format` says which release's latents these are, `inpainting` what that release's inpainting models are
-    given, `variants` what all of its models are, `plan` how time is cut. `saved_with` are tensors that a file of this
-    VAE must hold besides its weights.
+    given, `variants` what all of its models are, `plan` how time is cut, `video` the size and length to make unasked.
+    `saved_with` are tensors that a file of this VAE must hold besides its weights.
 
     Latents come out so that the release's own scale brings them to this VAE's `scaling_factor`: `scale` is 1 for a
     VAE as it was released.
@@ -44,6 +46,7 @@ class HostVAE(comfy.sd.VAE):
         self.saved_with = saved_with or {}
         self.latent_format, self.plan = release.latent_format(), model.plan
         self.inpainting, self.variants = release.inpainting, release.variants
+        self.video = release.video
         self.scale = model.config.scaling_factor / self.latent_format.scale_factor
         self._declare(model)
         self.first_stage_model = model.eval()
@@ -135,34 +138,34 @@ class HostVAE(comfy.sd.VAE):
     def _encode_memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> float:
         """Bytes at most above the weights for pixels `[B, 3, T, H, W]`."""
         model = self.first_stage_model
-        values = (model.memory.kept_encode + model.memory.encode) * model.config.channels[1]
+        values = model.memory.to_encode(on_gpu=self.device.type != "cpu") * model.config.channels[1]
         return values * shape[-2] * shape[-1] * mm.dtype_size(dtype)
 
     def _decode_memory(self, shape: tuple[int, ...], dtype: torch.dtype, length: float = 1.0) -> float:
         """Bytes at most above the weights for latents `[B, C, F, h, w]`, in slices of `length` times the usual."""
         model = self.first_stage_model
-        values = (model.memory.kept_decode + length * model.memory.decode) * model.config.channels[1]
+        values = model.memory.to_decode(length, on_gpu=self.device.type != "cpu") * model.config.channels[1]
         return values * shape[-2] * shape[-1] * SPACE_RATIO**2 * mm.dtype_size(dtype)
 
     def _fitting(
         self, memory: Callable[..., float], shape: tuple[int, ...], tiling: Tiling | None, ratio: int
     ) -> Tiling | None:
-        """The tiling, or smaller tiles where `memory` is more than is free and features are kept from slice to slice.
+        """The tiling (None for whole frames), or the largest tiles that fit where it takes more than is free.
 
-        Those grow with the frame, so that large frames would fail late. Other VAEs just try.
+        Tiles take `TILE_MEMORY` at most, unless larger ones than the release's are asked for. Other models have to
+        make room only for what fits into the device at all.
         """
-        needed = memory(_one_tile(shape, tiling, ratio), self.vae_dtype)
-        if not self.plan.seamless:
-            return tiling
-        self._load(needed)
-        free = mm.get_free_memory(self.device)
-        while needed > free:
-            smaller = _smaller(tiling, max(shape[-2:]) // ratio)
-            if smaller is None:
-                break
-            tiling, needed = smaller, memory(_one_tile(shape, smaller, ratio), self.vae_dtype)
-            logging.info("Using tiles of %d pixels, which fit into memory.", tiling.side * SPACE_RATIO)
-        return tiling
+        longer, total = max(shape[-2:]) // ratio, mm.get_total_memory(self.device) - self.patcher.model_size()
+        for choice in [tiling, *_smaller_tilings(tiling, longer)]:
+            needed = memory(_one_tile(shape, choice, ratio), self.vae_dtype)
+            is_large = choice is None or choice.side > RELEASE_TILING.side
+            if needed <= (total if is_large else min(total, TILE_MEMORY)):
+                self._load(needed)
+                if needed <= mm.get_free_memory(self.device):
+                    break
+        if choice is not None and choice != tiling:
+            logging.info("Using tiles of %d pixels, which fit into memory.", choice.side * SPACE_RATIO)
+        return choice
 
     def _or_tiled(
         self, work: Callable[[Tensor, Tiling | None], Tensor], x: Tensor, tiling: Tiling | None, ratio: int
@@ -274,6 +277,13 @@ def _tiling(tile_x: int | None, tile_y: int | None, overlap: int | None, ratio: 
     side = max(1, min(sides)) if sides else RELEASE_TILING.side
     shared = RELEASE_TILING.overlap if overlap is None else overlap // ratio
     return Tiling(side, min(shared, side // 2))
+
+
+def _smaller_tilings(tiling: Tiling | None, longer: int) -> list[Tiling]:
+    """Tiles smaller than these, or than whole frames of this `longer` side in latents; the largest first."""
+    now = longer if tiling is None else min(tiling.side, longer)
+    sides = range(RELEASE_TILING.side, LEAST_TILE - 1, -TILE_STEP)
+    return [Tiling(side, side // 4) for side in sides if side < now]
 
 
 def _smaller(tiling: Tiling | None, largest: int) -> Tiling | None:

@@ -185,7 +185,11 @@ class ImageDecoder(nn.Module):
 class ImageVAE(VideoVAE):
     """Encoder and decoder of V1; a slice is one frame, so batch and time are one, and nothing is kept."""
 
-    plan, memory, channels_last = FRAMES, PeakMemory(encode=4, decode=4), torch.channels_last
+    plan, memory, channels_last = (
+        FRAMES,
+        PeakMemory(encode=2, decode=3, copied_encode=0.5, copied_decode=0.8),
+        torch.channels_last,
+    )
 
     def __init__(self, config: ImageVAEConfig, dtype=None, device=None, operations=comfy.ops.disable_weight_init):
         super().__init__(config)

@@ -5,6 +5,7 @@ object, which may keep features for the next slice in the `cache` that is handed
 belongs to one tile of one video, so that nothing stays on the modules.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache as memoised
 from typing import Any
@@ -41,7 +42,7 @@ class WindowTime:
 
     def convolve(self, conv: nn.Module, x: Tensor, cache: Cache) -> Tensor:
         """`conv` over a window, two copies of its first frame in front; nothing is kept for the next."""
-        return conv(torch.cat([x[:, :, :1], x[:, :, :1], x], dim=2))
+        return convolved_after([x[:, :, :1]] * (KERNEL - 1), conv, x)
 
     def double(self, x: Tensor, first: bool) -> Tensor:
         """Twice the frames, all but the first of every window."""
@@ -49,6 +50,16 @@ class WindowTime:
             return x
         rest = F.interpolate(x[:, :, 1:], scale_factor=(2, 1, 1), mode="trilinear")
         return torch.cat([x[:, :, :1], rest], dim=2)
+
+
+def convolved_after(before: list[Tensor], conv: Any, x: Tensor) -> Tensor:
+    """`conv` over the frames `before` and then `x`, without a copy of both: only of what is seen beside `before`."""
+    frames, stride = sum(part.shape[2] for part in before), conv.stride[0]
+    rest = -frames % stride  # where in `x` the first window begins that sees nothing of `before`
+    if x.shape[2] < rest + KERNEL:
+        return conv(torch.cat([*before, x], dim=2))
+    edge = conv(torch.cat([*before, x[:, :, : rest + KERNEL - stride]], dim=2))
+    return torch.cat([edge, conv(x[:, :, rest:])], dim=2)
 
 
 class CausalTime:
@@ -61,10 +72,11 @@ class CausalTime:
 
     def convolve(self, conv: Any, x: Tensor, cache: Cache) -> Tensor:
         """`conv` over a slice, what it left of the slice before in front."""
-        before = [x[:, :, :1]] * (KERNEL - 1) if conv not in cache else [cache[conv]]
-        x = torch.cat([*before, x], dim=2)
-        cache[conv] = x[:, :, conv.stride[0] - KERNEL :].clone()  # the whole of `x` would stay alive with a view
-        return conv(x)
+        before, kept = [cache[conv]] if conv in cache else [x[:, :, :1]] * (KERNEL - 1), KERNEL - conv.stride[0]
+        convolved = convolved_after(before, conv, x)
+        last = x if x.shape[2] >= kept else torch.cat([*before, x], dim=2)
+        cache[conv] = last[:, :, -kept:].clone()  # the whole of `x` would stay alive with a view
+        return convolved
 
     def double(self, x: Tensor, first: bool) -> Tensor:
         """Every frame twice, but for the first of the video."""
@@ -145,9 +157,10 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else make.pointwise(in_channels, out_channels)
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        h = self.time.convolve(self.conv1, F.silu(self.norm1(x)), cache)
-        h = self.time.convolve(self.conv2, F.silu(self.norm2(h)), cache)
-        return h + self.shortcut(x)
+        h = self.time.convolve(self.conv1, F.silu(self.norm1(x), inplace=True), cache)
+        h = F.silu(self.norm2(h), inplace=True)
+        h = self.time.convolve(self.conv2, h, cache)
+        return h.add_(self.shortcut(x))
 
 
 class SliceAttention(nn.Module):
@@ -184,6 +197,8 @@ def frame_norm(group_norm: Any) -> type[nn.GroupNorm]:
 
     class FrameGroupNorm(group_norm):
         def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2] == 1:  # as a batch of frames it would lose its memory layout
+                return super().forward(x)
             frames = super().forward(rearrange(x, "b c f h w -> (b f) c h w"))
             return rearrange(frames, "(b f) c h w -> b c f h w", b=len(x))
 
@@ -288,10 +303,9 @@ class DownBlock(nn.Module):
         self.convs = _residual_blocks(in_channels, out_channels, layers, make)
         self.downsampler = Downsampler(out_channels, time_stride, make) if time_stride else None
 
-    def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        for conv in self.convs:
-            x = conv(x, cache)
-        return x if self.downsampler is None else self.downsampler(x, cache)
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Its layers, to be called one after the other: a `forward` would hold its input to the end."""
+        yield from self.convs if self.downsampler is None else [*self.convs, self.downsampler]
 
 
 class UpBlock(nn.Module):
@@ -302,7 +316,6 @@ class UpBlock(nn.Module):
         self.convs = _residual_blocks(in_channels, out_channels, layers, make)
         self.upsampler = Upsampler(out_channels, time_factor, make) if time_factor else None
 
-    def forward(self, x: Tensor, cache: Cache) -> Tensor:
-        for conv in self.convs:
-            x = conv(x, cache)
-        return x if self.upsampler is None else self.upsampler(x, cache)
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Its layers, as those of `DownBlock`."""
+        yield from self.convs if self.upsampler is None else [*self.convs, self.upsampler]

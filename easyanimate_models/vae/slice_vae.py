@@ -1,6 +1,8 @@
 """The video VAEs (paper section 3.2): pixels <-> latents, 8x8 in space and 4x in time. Here those of V2 and V3."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import comfy.ops
@@ -43,17 +45,19 @@ class Encoder(nn.Module):
         self.time = make.time
         self.conv_in = make.conv(3, widths[0])
         blocks = zip((widths[0], *widths), widths, TIME_STRIDES, strict=False)
-        self.down_blocks = nn.ModuleList(DownBlock(a, b, config.layers, stride, make) for a, b, stride in blocks)
+        self.down_blocks: Iterable[Any] = nn.ModuleList(
+            DownBlock(a, b, config.layers, stride, make) for a, b, stride in blocks
+        )
         self.mid_block = MidBlock(widths[-1], config.layers, make)
         self.conv_norm_out = make.norm(widths[-1])
         self.conv_out = make.conv(widths[-1], 2 * config.latent_channels)
 
     def forward(self, x: Tensor, cache: Cache) -> Tensor:
         x = self.time.convolve(self.conv_in, x, cache)
-        for block in self.down_blocks:
-            x = block(x, cache)
+        for layer in chain.from_iterable(self.down_blocks):
+            x = layer(x, cache)
         x = self.mid_block(x, cache)
-        return self.time.convolve(self.conv_out, F.silu(self.conv_norm_out(x)), cache)
+        return self.time.convolve(self.conv_out, F.silu(self.conv_norm_out(x), inplace=True), cache)
 
 
 class Decoder(nn.Module):
@@ -66,7 +70,9 @@ class Decoder(nn.Module):
         self.conv_in = make.conv(config.latent_channels, widths[0])
         self.mid_block = MidBlock(widths[0], config.layers, make)
         blocks = zip((widths[0], *widths), widths, TIME_STRIDES, strict=False)
-        self.up_blocks = nn.ModuleList(UpBlock(a, b, config.layers + 1, factor, make) for a, b, factor in blocks)
+        self.up_blocks: Iterable[Any] = nn.ModuleList(
+            UpBlock(a, b, config.layers + 1, factor, make) for a, b, factor in blocks
+        )
         self.conv_norm_out = make.norm(widths[-1])
         self.conv_out = make.conv(widths[-1], 3)
 
@@ -74,15 +80,15 @@ class Decoder(nn.Module):
         """`z` holds the slice and what it may see; latents `[first, first + count)` are the slice itself."""
         x = self.mid_block(self.time.convolve(self.conv_in, z, cache), cache)
         x = x[:, :, first : None if count is None else first + count]
-        for block in self.up_blocks:
-            x = block(x, cache)
-        return self.time.convolve(self.conv_out, F.silu(self.conv_norm_out(x)), cache)
+        for layer in chain.from_iterable(self.up_blocks):
+            x = layer(x, cache)
+        return self.time.convolve(self.conv_out, F.silu(self.conv_norm_out(x), inplace=True), cache)
 
 
 class SliceVAE(VideoVAE):
     """Encoder and decoder of V3."""
 
-    plan, memory = SLICES, PeakMemory(encode=32, decode=32)
+    plan, memory = SLICES, PeakMemory(encode=12, decode=20, copied_encode=4, copied_decode=8)
     time: SliceTime | WindowTime | CausalTime = SliceTime()
     decoder_time: PairTime | None = None  # where the decoder goes by another rule
 
@@ -106,7 +112,7 @@ class SliceVAE(VideoVAE):
 class WindowVAE(SliceVAE):
     """The same layers, causal inside windows: the MagViT VAE of V2."""
 
-    plan, memory, time = WINDOWS, PeakMemory(encode=36, decode=36), WindowTime()
+    plan, memory, time = WINDOWS, PeakMemory(encode=18, decode=27, copied_decode=4.5), WindowTime()
 
 
 def _own(cache: Cache | None) -> Cache:

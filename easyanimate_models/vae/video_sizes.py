@@ -1,9 +1,20 @@
 """Frame and size arithmetic, in plain ints."""
 
+from dataclasses import dataclass
+
 from .slicing import SLICES, TimePlan
 
 SIDE_STEP = 16  # 8 of the VAE times 2 of the patch
 LENGTH_STEP = 8  # frames of a slice (V3)
+
+
+@dataclass(frozen=True)
+class VideoDefaults:
+    """The video that a model makes when nobody says: size in pixels, length in frames."""
+
+    width: int = 672
+    height: int = 384
+    length: int = 72
 
 
 def latent_size(width: int, height: int, length: int, plan: TimePlan = SLICES) -> tuple[int, int, int]:
@@ -51,3 +62,32 @@ def window_size(length: int, overlap: int, plan: TimePlan = SLICES) -> tuple[int
     slices = max(1, (length - plan.lone) // plan.frames_per_slice)
     shared = min(-(-overlap // plan.frames_per_slice), slices - 1)
     return plan.lone + slices * plan.unit, shared * plan.unit
+
+
+@dataclass(frozen=True)
+class ClipLengths:
+    """The lengths that clips are trained in: `lone + n * step` frames, and single images."""
+
+    step: int = LENGTH_STEP
+    lone: int = 0
+
+    @property
+    def least(self) -> int:
+        """The shortest clip."""
+        return self.lone + self.step
+
+    def longest(self, frames: int) -> int:
+        """The longest clip in so many frames, 0 for none."""
+        return frames - (frames - self.lone) % self.step if frames >= self.least else 0
+
+    def below(self, frames: int) -> range:
+        """All lengths shorter than that."""
+        return range(self.least, frames, self.step)
+
+
+SLICE_LENGTHS = ClipLengths()  # V1 to V4
+
+
+def clip_lengths(plan: TimePlan) -> ClipLengths:
+    """The lengths of clips whose time a VAE's `plan` cuts: 8n, or 4n + 1 of V5 and V5.1."""
+    return ClipLengths(plan.frames_per_slice, plan.lone) if plan.lone else SLICE_LENGTHS

@@ -19,14 +19,25 @@ OnSlice = Callable[[], None] | None
 class PeakMemory:
     """What a network holds at most: values of its second level's width (`channels[1]`) for each pixel of a frame.
 
-    `encode` and `decode` work on a slice of full length; the others are kept for the next slice, whatever the length.
-    Counted at the released widths, and one input of a convolution more, which GPUs and CPUs copy.
+    `encode` and `decode` work on a slice of full length. `kept` is for the next slice, whatever the length; `copied` is
+    that input of a convolution that a GPU copies at the peak. Counted at the released widths; for V3, CPUs and an H100
+    gave the same.
     """
 
     encode: float
     decode: float
     kept_encode: float = 0.0
     kept_decode: float = 0.0
+    copied_encode: float = 0.0
+    copied_decode: float = 0.0
+
+    def to_encode(self, on_gpu: bool) -> float:
+        """All values to encode."""
+        return self.kept_encode + self.encode + (self.copied_encode if on_gpu else 0)
+
+    def to_decode(self, length: float, on_gpu: bool) -> float:
+        """All values to decode in slices of `length` times the usual."""
+        return self.kept_decode + length * (self.decode + (self.copied_decode if on_gpu else 0))
 
 
 class VideoVAE(nn.Module):

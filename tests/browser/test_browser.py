@@ -137,11 +137,18 @@ def test_nodes_and_pages_speak_the_language(front_end, language):
         for kind in NODES:
             window.show_alone(kind)
             titles |= window.titles()
-            assert window.names() == names(words[kind])
+            assert without_types(window.names(), kind) == without_types(names(words[kind]), kind)
         assert window.errors == []
         assert titles == {kind: words[kind]["display_name"] for kind in NODES}
         name = titles["EasyAnimateSampler"]
         expect(window.search(name).filter(has_text=name)).to_be_visible()
+
+
+def without_types(names: dict[str, str], kind: str) -> dict[str, str]:
+    """The same without outputs that have no name but their type: newer front ends say the type in their own words."""
+    outputs = next(cls.GET_SCHEMA() for cls in part("nodes").NODES if cls.__name__ == kind).outputs
+    unnamed = {str(i) for i, output in enumerate(outputs) if output.display_name in (None, output.get_io_type())}
+    return {id_: name for id_, name in names.items() if id_ not in unnamed}
 
 
 def names(words: dict) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from support.components import write_component
 from support.mmdit import TWO_TEXTS, tiny_mmdit
 from support.pack import part
-from support.prompts import ksampler, sampler, text_to_video
+from support.prompts import empty, ksampler, sampler, text_to_video
 from support.tiny_networks import HUNYUAN_DIT, VAE_CONFIGS, tiny_hunyuan_dit, tiny_release_vae
 from support.tiny_text_encoders import BERT, MT5, QWEN, write_bert_and_mt5, write_qwen
 from support.videos import first_video
@@ -78,3 +78,34 @@ def test_a_release_makes_a_video_from_an_image(server, release, stock):
     nodes = text_to_video(**loaders(release), grey=grey, given=given, sampler=sample)
     nodes.pop("empty")
     assert first_video(client.run(server, nodes)).shape == (length, 48, 64, 3)
+
+
+def test_a_release_learns_a_lora_that_the_stock_loader_reads(server, release):
+    if "Control" in release:
+        pytest.skip("connected clips have no control video; test_train_later trains on a list that names them")
+    name, length = "easyanimate-test-later", LENGTHS.get(release, 9)
+    links = {each: [each, 0] for each in ("model", "vae", "clip")}
+    settings = {"name": name, "folder": "clips that are connected", "steps": 3, "learning_rate": 1e-3, "rank": 2}
+    settings |= {"resolution": 64, "frames": length, "batch_size": 1, "seed": 0, "clips": ["grey", 0]}
+    settings |= {"captions": ["caption", 0], "sample_every": 3, "sample_prompt": "a grey picture"}
+    nodes = {
+        **loaders(release),
+        "grey": node("EmptyImage", width=64, height=48, batch_size=length, color=8421504),
+        "caption": node("PrimitiveString", value="a grey picture"),
+        "trained": node("EasyAnimateTrainLora", **links, **settings),
+        "curve": node("SaveImage", images=["trained", 1], filename_prefix="tests/curve"),
+    }
+    file = comfyui.BASE / "models" / "loras" / f"{name}.safetensors"
+    run = comfyui.OUTPUT / "easyanimate_training" / name
+    try:
+        client.run(server, nodes)
+        assert file.exists() and (run / "samples" / "step_000003.webp").exists()
+        stock = node("LoraLoaderModelOnly", model=["model", 0], lora_name=file.name, strength_model=1.0)
+        sample = sampler(model=["lora", 0], steps=1)
+        video = text_to_video(
+            **loaders(release), lora=stock, sampler=sample, empty=empty(length, 64, 48, vae=["vae", 0])
+        )
+        assert first_video(client.run(server, video)).shape[-1] == 3
+    finally:
+        file.unlink(missing_ok=True)
+        shutil.rmtree(run, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Every shipped workflow: written from its description, run on the server, with what should come out of it."""
 
 import dataclasses
+import itertools
 import json
 import re
 
@@ -8,16 +9,37 @@ import pytest
 from PIL import Image
 
 from support.interop import Bench
+from support.interop_models import V3
 from support.pack import ROOT
 from support.stand_ins import files_for, swapped
 from support.videos import assert_shows, read_video, saved_files
 from tools import comfyui
-from tools.workflows import author, client, graphs, tiny
+from tools.workflows import author, client, files, graphs, tiny
 
 FOLDER = ROOT / "workflows"
 WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
 AUTHORED_ON = "0.3.75"  # whose nodes' inputs the files list; newer hosts add theirs on loading
 THUMBNAIL = 60_000  # bytes
+FOLDERS = {
+    "EasyAnimateLoadTransformer": "diffusion_models",
+    "EasyAnimateLoadTextEncoder": "text_encoders",
+    "EasyAnimateLoadVAE": "vae",
+    "EasyAnimateLoadImageEncoder": "clip_vision",
+    "CheckpointLoaderSimple": "checkpoints",
+    "ControlNetLoader": "controlnet",
+}
+OWN_FILES = ["easyanimate-style-lora.safetensors"]  # for a file of the user
+REPOSITORIES = [  # whose files are known by name; the hub can't be asked from here
+    ["Kijai", "EasyAnimate-bf16"],
+    ["comfyanonymous", "flux_text_encoders"],
+    ["alibaba-pai", "EasyAnimateV3-XL-2-InP-512x512"],
+    ["openai", "clip-vit-large-patch14"],
+    *(["alibaba-pai", model] for model in files.V51_MODELS),
+    ["Comfy-Org", "stable-diffusion-v1-5-archive"],
+    ["comfyanonymous", "ControlNet-v1-1_fp16_safetensors"],
+]
+HOST_PICTURE = "example.png"  # in the input folder of every ComfyUI, not in that of tests
+ERROR_BADGE = 32  # pixels below a node in Nodes 2.0
 STEPS = 8  # enough to see colour and motion
 
 every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=list(WORKFLOWS))
@@ -27,7 +49,7 @@ every_workflow = pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=lis
 def bench(server):
     tiny.bring_inputs(comfyui.BASE)
     with files_for(WORKFLOWS.values()):
-        yield Bench(server)
+        yield Bench(server, V3)
 
 
 def run(bench: Bench, workflow: author.Workflow, **changed) -> dict:
@@ -108,13 +130,24 @@ def test_a_video_plays_as_fast_as_its_model_was_trained(workflow):
 @every_workflow
 def test_a_download_is_what_its_loader_names(workflow):
     """The editor offers a file that is missing when the node names it, and looks for it in that folder of models."""
-    folders = {"model": "diffusion_models", "vae": "vae"}
-    for name, download in workflow.downloads.items():
-        assert download.name in workflow.nodes[name]["inputs"].values()
-        assert download.directory == folders[name]
-        assert re.fullmatch(
-            r"https://huggingface\.co/alibaba-pai/[\w.-]+/resolve/main/[\w/]+\.safetensors", download.url
-        )
+    for node in json.loads((FOLDER / f"{workflow.name}.json").read_text(encoding="utf-8"))["nodes"]:
+        named = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
+        offered = node["properties"].get("models", [])
+        assert [model["name"] for model in offered] == [name for name in named if name not in OWN_FILES]
+        for model in offered:
+            assert model["directory"] == FOLDERS[node["type"]]
+            assert re.fullmatch(r"https://huggingface\.co/[\w./-]+/resolve/main/[\w./-]+\.safetensors", model["url"])
+            assert model["url"].split("/")[3:5] in REPOSITORIES
+
+
+def test_every_picture_and_clip_is_there_to_choose(bench):
+    """Templates open without a word about missing media on a fresh ComfyUI: its own picture, and the clip we bring."""
+    for kind, widget in {"LoadVideo": "file", "LoadImage": "image", "LoadImageMask": "image"}.items():
+        spec = bench.object_info[kind]["input"]["required"][widget]
+        choices = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+        nodes = [node for workflow in WORKFLOWS.values() for node in workflow.nodes.values()]
+        named = {node["inputs"][widget] for node in nodes if node["class_type"] == kind}
+        assert named - {HOST_PICTURE} <= set(choices)
 
 
 @every_workflow
@@ -129,15 +162,17 @@ def test_every_file_has_a_description():
 
 
 @every_workflow
-def test_nothing_overlaps(bench, workflow):
+def test_nothing_overlaps(workflow):
+    """Neither in the classic editor nor in Nodes 2.0, whose nodes are taller: measured in 1.58.1's."""
     boxes = {}
-    for node in json.loads(author.as_text(workflow, bench.object_info))["nodes"]:
+    for node in json.loads((FOLDER / f"{workflow.name}.json").read_text(encoding="utf-8"))["nodes"]:
         (x, y), (width, height) = node["pos"], node["size"]
-        boxes[node["id"]] = (x, y - author.TITLE, x + width, y + height)
-    for one, a in boxes.items():
-        for other, b in boxes.items():
-            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-            assert one == other or apart, (one, other)
+        slots = max(len(node["inputs"]), len(node["outputs"]))
+        vue = 36 + 20 * slots + 36 * len(node["widgets_values"]) + 32  # the last is the badge of our nodes
+        bottom = y + height if node["type"] == author.NOTE else y - author.TITLE + max(author.TITLE + height, vue)
+        boxes[node["id"]] = (x, y - author.TITLE, x + width, bottom + ERROR_BADGE * (node["type"] != author.NOTE))
+    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (one, other)
 
 
 @pytest.mark.parametrize(

@@ -103,5 +103,5 @@ def computed(base, tensors: dict, hint: torch.Tensor) -> tuple[list[torch.Tensor
         x = network.transformer_blocks[i](x, block_inputs, {})
         if i < 2:
             stored.append(x)
-    noise = network._unpatchify(network._final(x, timestep), *grid)
+    noise = network._unpatchify(network._final(x, timestep, {}), *grid)
     return added, noise

@@ -1,27 +1,21 @@
 """The rows of the matrix: how each stock node is used on EasyAnimate, and what must come out of it."""
 
 import os
-import shutil
 
 from torch import Tensor
 
 from tools import comfyui
 from tools.workflows.author import node
 
-from .interop import CFG, DIFFERENT, OTHER_PROMPT, SAME, STEPS, Bench, Row, distance, graph, sampler
-from .pack import part
-from .prompts import BUILT_IN_INP, PROMPT, empty, encode
+from .interop import CFG, DIFFERENT, OTHER_PROMPT, SAME, STEPS, Bench, Row, distance, sampler
+from .prompts import PROMPT, encode
 from .stand_ins import stand_in
-from .videos import assert_shows
 
-CONTROL = "PixArt-XL-2-1024-ControlNet.safetensors"
-LORA, UPSCALER = "easyanimate-style-lora.safetensors", "4x-UltraSharp.pth"
+CONTROL, UPSCALER = "PixArt-XL-2-1024-ControlNet.safetensors", "4x-UltraSharp.pth"
 SAVED = "easyanimate-tests"  # the folder for what save nodes write where loaders look; removed after the tests
 NONE, MORE = (), (2, 3)  # videos at once, besides one
 ROUNDED = 0.1  # the host's own noise levels are rounded to whole timesteps, ours are not
 ROWS: list[Row] = []
-
-TINY = part("easyanimate_models.files.model_files").TINY
 
 
 def row(name: str, **options):
@@ -39,12 +33,13 @@ def patched(bench: Bench, kind: str, **inputs) -> Tensor:
     return bench.latent(patch=node(kind, model=["model", 0], **inputs), sampler=sampler(model=["patch", 0]))
 
 
-def lora(strength: float, model: str = "model") -> dict:
-    return node("LoraLoaderModelOnly", model=[model, 0], lora_name=stand_in(LORA), strength_model=strength)
+def lora(bench: Bench, strength: float, model: str = "model") -> dict:
+    name = stand_in(bench.model.lora)
+    return node("LoraLoaderModelOnly", model=[model, 0], lora_name=name, strength_model=strength)
 
 
 def with_lora(bench: Bench, strength: float = 1.0) -> Tensor:
-    return patched(bench, "LoraLoaderModelOnly", lora_name=stand_in(LORA), strength_model=strength)
+    return patched(bench, "LoraLoaderModelOnly", lora_name=stand_in(bench.model.lora), strength_model=strength)
 
 
 @row("CLIPTextEncode")
@@ -56,7 +51,7 @@ def _(bench):
 
 @row("EmptyHunyuanLatentVideo")
 def _(bench):
-    stock = node("EmptyHunyuanLatentVideo", width=64, height=64, length=21, batch_size=1)
+    stock = node("EmptyHunyuanLatentVideo", width=64, height=64, length=bench.model.stock_length, batch_size=1)
     assert distance(bench.latent(empty=stock), bench.plain) < SAME
 
 
@@ -100,7 +95,7 @@ def _(bench):
 
 @row("KSampler: euler")
 def _(bench):
-    assert_shows(bench.plain_frames)
+    bench.assert_shows(bench.plain_frames)
 
 
 @row("KSampler: ddim")
@@ -114,7 +109,7 @@ def takes_another_path(name: str, **options) -> None:
     def _(bench):
         other = sampler(sampler_name=name)
         assert distance(bench.latent(sampler=other), bench.plain) > DIFFERENT
-        assert_shows(bench.frames(sampler=other))
+        bench.assert_shows(bench.frames(sampler=other))
 
 
 takes_another_path("dpmpp_2m")
@@ -155,13 +150,17 @@ def _(bench):
 @row("LoraLoaderModelOnly")
 def _(bench):
     assert distance(with_lora(bench), bench.plain) > DIFFERENT
-    there_and_back = {"first": lora(1.0), "patch": lora(-1.0, "first"), "sampler": sampler(model=["patch", 0])}
+    there_and_back = {
+        "first": lora(bench, 1.0),
+        "patch": lora(bench, -1.0, "first"),
+        "sampler": sampler(model=["patch", 0]),
+    }
     assert distance(bench.latent(**there_and_back), bench.plain) < SAME
 
 
 @row("CreateHookLora, ConditioningSetProperties")
 def _(bench):
-    hook = node("CreateHookLora", lora_name=stand_in(LORA), strength_model=1.0, strength_clip=0.0)
+    hook = node("CreateHookLora", lora_name=stand_in(bench.model.lora), strength_model=1.0, strength_clip=0.0)
     on, off = (node("ConditioningSetProperties", cond_NEW=["prompt", slot], hooks=["hook", 0]) for slot in (0, 1))
     both = sampler(positive=["on", 0], negative=["off", 0])
     assert distance(bench.latent(hook=hook, on=on, off=off, sampler=both), with_lora(bench)) < SAME
@@ -169,7 +168,7 @@ def _(bench):
 
 @row("CreateHookLora, SetClipHooks")
 def _(bench):
-    hook = node("CreateHookLora", lora_name=stand_in(LORA), strength_model=1.0, strength_clip=1.0)
+    hook = node("CreateHookLora", lora_name=stand_in(bench.model.lora), strength_model=1.0, strength_clip=1.0)
     clip = node("SetClipHooks", clip=["clip", 0], apply_to_conds=True, schedule_clip=False, hooks=["hook", 0])
     latent = bench.latent(hook=hook, hooked=clip, prompt=encode(PROMPT, "hooked"))
     assert distance(latent, with_lora(bench)) < SAME
@@ -178,7 +177,7 @@ def _(bench):
 @row("ModelMergeSimple")
 def _(bench):
     merge = node("ModelMergeSimple", model1=["model", 0], model2=["other", 0], ratio=0.5)
-    latent = bench.latent(other=lora(1.0), merge=merge, sampler=sampler(model=["merge", 0]))
+    latent = bench.latent(other=lora(bench, 1.0), merge=merge, sampler=sampler(model=["merge", 0]))
     assert distance(latent, with_lora(bench, 0.5)) < SAME
 
 
@@ -186,10 +185,7 @@ def _(bench):
 def _(bench):
     folder = comfyui.OUTPUT / "diffusion_models" / SAVED
     save = node("ModelSave", model=["patch", 0], filename_prefix=f"diffusion_models/{SAVED}/model")
-    bench.run("none", {"model": graph()["model"], "patch": lora(1.0), "save": save})
-    shutil.copy(
-        TINY / "transformer" / "config.json", folder
-    )  # as the loader asks for: only the config tells V2 from V3
+    bench.run("none", {"model": bench.graph()["model"], "patch": lora(bench, 1.0), "save": save})
     (file,) = folder.glob("*.safetensors")
     name = os.path.join(SAVED, file.name)
     loaded = node("EasyAnimateLoadTransformer", transformer=name, weight_dtype="default")
@@ -201,8 +197,8 @@ def _(bench):
     kind = "TrainLoraNode"
     choices = {"steps": 2, "rank": 2, "learning_rate": 0.01, "training_dtype": "fp32", "lora_dtype": "fp32"}
     nodes = {
-        **{name: each for name, each in graph().items() if name != "sampler"},
-        "empty": empty(8, batch_size=2),
+        **{name: each for name, each in bench.graph().items() if name != "sampler"},
+        "empty": bench.empty(length=9, batch_size=2),
         "list": node("RebatchLatents", latents=["empty", 0], batch_size=1),
         "train": node(kind, model=["model", 0], latents=["list", 0], positive=["prompt", 0], **choices),
         "save": node("SaveLoRA", lora=["train", bench.slot(kind, "LORA_MODEL")], prefix=f"loras/{SAVED}/lora"),
@@ -213,9 +209,10 @@ def _(bench):
     assert distance(latent, bench.plain) > DIFFERENT
 
 
-@row("ModelSamplingDiscrete")
+@row("ModelSamplingDiscrete", releases=("V3", "V4"))
 def _(bench):
-    same, other = (patched(bench, "ModelSamplingDiscrete", sampling=kind) for kind in ("eps", "v_prediction"))
+    predictions = ("eps", "v_prediction") if bench.model.release == "V3" else ("v_prediction", "eps")
+    same, other = (patched(bench, "ModelSamplingDiscrete", sampling=kind) for kind in predictions)
     assert distance(same, bench.plain) < ROUNDED < distance(other, bench.plain)
 
 
@@ -266,7 +263,7 @@ def _(bench):
 
 def with_images(bench: Bench, kind: str, **inputs) -> Tensor:
     """The latent that the InP model makes with a conditioning node, which may use `start`, `end`, `film` and `mask`."""
-    colours = {"start": (1, 0xE02020), "end": (1, 0x2040E0), "film": (24, 0x20C020)}
+    colours = {"start": (1, 0xE02020), "end": (1, 0x2040E0), "film": (bench.model.length, 0x20C020)}
     pictures = {
         name: node("EmptyImage", width=64, height=64, batch_size=count, color=colour)
         for name, (count, colour) in colours.items()
@@ -274,7 +271,7 @@ def with_images(bench: Bench, kind: str, **inputs) -> Tensor:
     return bench.latent(
         **pictures,
         **left_half(),
-        model=node("EasyAnimateLoadTransformer", transformer=BUILT_IN_INP, weight_dtype="default"),
+        model=bench.model.inpainting,
         given=node(kind, positive=["prompt", 0], negative=["prompt", 1], vae=["vae", 0], **inputs),
         sampler=sampler(positive=["given", 0], negative=["given", 1]),
     )
@@ -292,7 +289,7 @@ def left_half() -> dict:
 def gives_what_ours_gives(name: str, **images) -> None:
     @row(name)
     def _(bench):
-        inputs = {"width": 64, "height": 64, "length": 24, "batch_size": 1, **images}
+        inputs = {"width": 64, "height": 64, "length": bench.model.length, "batch_size": 1, **images}
         ours = with_images(bench, "EasyAnimateImageToVideo", **inputs)
         assert distance(with_images(bench, name, **inputs), ours) < SAME
 
@@ -309,18 +306,31 @@ def _(bench):
     assert distance(stock, ours) < SAME
 
 
-@row("ControlNetApplyAdvanced", videos=MORE)
-def _(bench):
+def controlled(bench: Bench, strength: float) -> Tensor:
+    """The latent of a run under a PixArt ControlNet."""
     load = node("EasyAnimateLoadControlNet", control_net=stand_in(CONTROL))
-    plain = {"loaded": load, "hint": node("EmptyImage", width=64, height=64, batch_size=24, color=0xFFFFFF)}
+    hint = node("EmptyImage", width=64, height=64, batch_size=bench.model.length, color=0xFFFFFF)
     wired = {"positive": ["prompt", 0], "negative": ["prompt", 1], "control_net": ["loaded", 0], "image": ["hint", 0]}
+    apply = node("ControlNetApplyAdvanced", **wired, vae=["vae", 0], strength=strength)
+    ends = sampler(positive=["apply", 0], negative=["apply", 1])
+    return bench.latent(loaded=load, hint=hint, apply=apply, sampler=ends)
 
-    def controlled(strength: float) -> Tensor:
-        apply = node("ControlNetApplyAdvanced", **wired, vae=["vae", 0], strength=strength)
-        return bench.latent(**plain, apply=apply, sampler=sampler(positive=["apply", 0], negative=["apply", 1]))
 
-    assert distance(controlled(0.0), bench.plain) < SAME
-    assert distance(controlled(1.0), bench.plain) > DIFFERENT
+@row("ControlNetApplyAdvanced", videos=MORE, releases=("V3",))
+def _(bench):
+    assert distance(controlled(bench, 0.0), bench.plain) < SAME
+    assert distance(controlled(bench, 1.0), bench.plain) > DIFFERENT
+
+
+@row(
+    "ControlNetApplyAdvanced",
+    error="ControlNet",
+    reason="there are no ControlNets for V4 and V5.1, and the pack says so and stops; V5.1 has Control transformers",
+    videos=NONE,
+    releases=("V4", "V5.1"),
+)
+def _(bench):
+    controlled(bench, 1.0)
 
 
 @row("VAEDecode")
@@ -340,10 +350,10 @@ def encoded(bench: Bench, kind: str, **inputs) -> Tensor:
     """What an encoder makes of eight grey frames with a red one in the middle, left out of `graph` but for its VAE."""
     frames = {
         "grey": node("EmptyImage", width=64, height=64, batch_size=4, color=0x808080),
-        "red": node("EmptyImage", width=64, height=64, batch_size=4, color=0xE02020),
+        "red": node("EmptyImage", width=64, height=64, batch_size=bench.model.clip - 4, color=0xE02020),
         "clip": node("ImageBatch", image1=["grey", 0], image2=["red", 0]),
     }
-    return bench.latent(vae=graph()["vae"], **frames, sampler=node(kind, vae=["vae", 0], **inputs))
+    return bench.latent(**frames, sampler=node(kind, vae=["vae", 0], **inputs))
 
 
 @row("VAEEncode", videos=NONE)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tools import comfyui
-from tools.workflows import v4, v51
+from tools.workflows import files, v51
 from tools.workflows.blocks import loaders as loaders_of_files
 
 from .components import write_component
@@ -36,8 +36,8 @@ def loaders_for(release: str) -> dict:
     if release == "V3":
         return loaders()
     if release == "V4":
-        return loaders_of_files(v4.RELEASE, v4.RELEASE, v4.RELEASE)
-    return loaders_of_files(f"{v51.TEXT_TO_VIDEO}.safetensors", f"easyanimate/{v51.TEXT_TO_VIDEO}", v51.VAE)
+        return loaders_of_files(files.V4.transformer, files.V4.text_encoder, files.V4.vae)
+    return loaders_of_files(f"{v51.TEXT_TO_VIDEO}.safetensors", f"easyanimate/{v51.TEXT_TO_VIDEO}", files.V51_VAE)
 
 
 @contextlib.contextmanager
@@ -45,8 +45,8 @@ def releases(image_width: int = CLIP_WIDTH) -> Iterator[Path]:
     """Both among the host's models while this lasts; yields V4's folder, for CLIP embeddings of `image_width`."""
     models = comfyui.BASE / "models"
     written = [models / "diffusion_models" / f"{name}.safetensors" for name in VARIANTS]
-    written += [models / "vae" / v51.VAE]
-    written += [models / "easyanimate" / v51.TEXT_TO_VIDEO, models / v4.RELEASE]
+    written += [models / "vae" / files.V51_VAE]
+    written += [models / "easyanimate" / v51.TEXT_TO_VIDEO, models / files.V4.transformer]
     _remove(written)
     try:
         *transformers, vae, text, release = written

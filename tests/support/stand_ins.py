@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tools import comfyui
 from tools.workflows.author import Workflow
+from tools.workflows.files import V3
 
 from .control_arithmetic import pixart_file
 from .pack import part
@@ -91,9 +92,13 @@ def upscaler() -> dict[str, Tensor]:
 
 
 def lora() -> dict[str, Tensor]:
-    """A LoRA of the built-in tiny model, named as the host names them: every attention query, of rank 2."""
+    """A LoRA of the built-in tiny model."""
     tiny = part("easyanimate_models.files.model_files").TINY / "transformer"
-    weights = load_file(next(tiny.glob("*.safetensors")))
+    return lora_over(load_file(next(tiny.glob("*.safetensors"))))
+
+
+def lora_over(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA of a transformer, named as the host names them: every attention query, of rank 2."""
     queries = {name.removesuffix(".weight"): w for name, w in weights.items() if name.endswith("to_q.weight")}
     tensors = {}
     for name, weight in queries.items():
@@ -122,9 +127,6 @@ FILES: dict[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {  # name that w
     "4x-UltraSharp.pth": ("upscale_models", upscaler),
     "easyanimate-style-lora.safetensors": ("loras", lora),
 }
-RELEASE = (
-    "easyanimate/EasyAnimateV3-XL-2-InP-512x512"  # what it is named for once the tiny model stands in for the rest
-)
 PIXART_CONTROL = "PixArt-XL-2-1024-ControlNet.pth"
 RELEASE_FOLDER = "easyanimate-tests-release"
 
@@ -145,7 +147,7 @@ def swapped(prompt: dict) -> dict:
 def _swapped(value):
     if value == PIXART_CONTROL:
         return stand_in("pixart.safetensors")
-    if value == RELEASE:
+    if value == V3.image_encoder:  # whose config.json says how small it is
         return f"easyanimate/{RELEASE_FOLDER}"
     return stand_in(value) if isinstance(value, str) and value in FILES else value
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the files that README's model table lists: published names, shapes and sizes, random numbers.
+"""Stand-ins for V1 to V3's files in README's model table: published names, shapes and sizes, random numbers.
 
 A row's files lie among the server's models only while it runs. Everything else that a video needs is as small as fits.
 """
@@ -104,7 +104,7 @@ def of(network: torch.nn.Module, dtype: torch.dtype) -> Shapes:
 
 
 def rows() -> list[Row]:
-    """All of README's table."""
+    """README's table of V1 to V3."""
     return [*_transformers(), _lora(), *_v1(), *_vaes(), *_text_encoders(), *_image_encoders()]
 
 

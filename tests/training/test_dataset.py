@@ -12,6 +12,8 @@ from support.footage import write_clip, write_image
 from support.pack import part
 
 dataset = part("easyanimate_models.training.clips.dataset")
+slicing = part("easyanimate_models.vae.slicing")
+video_sizes = part("easyanimate_models.vae.video_sizes")
 buckets = part("easyanimate_models.training.clips.buckets")
 windows = part("easyanimate_models.training.clips.windows")
 kept = part("easyanimate_models.training.clips.tensor_cache")
@@ -218,9 +220,20 @@ def test_some_windows_are_shorter_and_go_where_they_fit():
 @pytest.mark.parametrize("frames", [0, 2, 5, 7])
 def test_too_few_frames_are_the_fault_of_the_setting_and_of_no_clip(frames):
     """One frame is an image, and a slice has eight."""
-    with pytest.raises(ValueError, match=f"^frames is {frames}; set it to 8 or more .* or to 1 for images"):
-        DataSettings(64, frames)
-    assert [DataSettings(64, few).frames for few in (1, 8, 9)] == [1, 8, 9]
+    least = 8 if frames > 4 else 5
+    with pytest.raises(ValueError, match=f"^frames is {frames}; set it to {least} or more .* or to 1 for images"):
+        buckets.sort_into_buckets([item(20, 64, 64)], 64, DataSettings(64, frames).frames)
+    assert [DataSettings(64, few).frames for few in (1, 5, 8, 9)] == [1, 5, 8, 9]
+
+
+def test_clips_of_later_releases_have_4n_and_one_frames():
+    lengths = video_sizes.clip_lengths(slicing.CAUSAL)
+    found = [buckets.bucket_for(item(frames, 64, 64), 64, 49, 1, lengths) for frames in (1, 4, 5, 8, 9, 48, 200)]
+    assert [bucket and bucket.frames for bucket in found] == [1, None, 5, 5, 9, 45, 49]
+    sorted_items = buckets.sort_into_buckets([item(60, 64, 64)], 64, 49, 1, lengths)
+    cut = windows.cut_into_windows(sorted_items, DataSettings(64, 49, windows=300, lengths="random"), 0, lengths)
+    assert {bucket.frames for bucket in cut} <= set(range(5, 50, 4)) and len(cut) > 5
+    assert video_sizes.clip_lengths(slicing.SLICES) == video_sizes.clip_lengths(slicing.PAIRS) == buckets.SLICE_LENGTHS
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_other_rates_are_other_files(tmp_path):
     for fps in (0, 24, 48):
         found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path, fps=fps), 64, 8)
         with torch.no_grad():
-            encoded = latent_cache.encode_dataset(tmp_path, found, vae, None, inpainting=False)
+            encoded = latent_cache.encode_dataset(tmp_path, found, vae, None)
         latents.append(next(iter(encoded.examples.values()))[0].latents)
     assert len(set(latents)) == 3
 

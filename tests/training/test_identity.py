@@ -123,7 +123,7 @@ def test_clips_that_share_a_name_a_size_and_a_time_are_encoded_apart(tmp_path):
     assert files[0].stat().st_size == files[1].stat().st_size
     found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 64, 1)
     with torch.no_grad():
-        encoded = latent_cache.encode_dataset(tmp_path, found, sd.load_vae(TINY), None, inpainting=False)
+        encoded = latent_cache.encode_dataset(tmp_path, found, sd.load_vae(TINY), None)
     first, second = (load_file(e.latents)["latents"] for e in next(iter(encoded.examples.values())))
     assert not torch.equal(first, second)
 

@@ -79,7 +79,7 @@ def test_a_lora_recipe_makes_a_lora(clips, tmp_path):
 def test_encoders_are_not_needed_once_all_is_encoded(clips, tmp_path, monkeypatch):
     run.run_recipe(short(clips, tmp_path / "first"))
     encoded = part("easyanimate_models.training.clips.latent_cache")
-    found = encoded.read_encoded(clips, inpainting=False)
+    found = encoded.read_encoded(clips)
     assert sum(map(len, found.examples.values())) == 3
 
 

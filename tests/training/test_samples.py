@@ -10,6 +10,7 @@ from PIL import Image
 from support.pack import part
 from support.recorded import relative_error
 
+GivenFrames = part("easyanimate_models.training.clips.given_inputs").GivenFrames
 samples = part("easyanimate_models.training.samples")
 lora = part("easyanimate_models.training.denoiser.lora")
 lora_training = part("easyanimate_models.training.denoiser.lora_training")
@@ -40,7 +41,7 @@ def found(encoders, tmp_path_factory):
     items = dataset.in_memory([torch.rand(8, 32, 32, 3)], ["a red ball"])
     sorted_clips = buckets.sort_into_buckets(items, DATA.side, DATA.frames)
     with torch.inference_mode():
-        return encoded.encode_dataset(tmp_path_factory.mktemp("set"), sorted_clips, vae, clip, inpainting=True)
+        return encoded.encode_dataset(tmp_path_factory.mktemp("set"), sorted_clips, vae, clip, given=GivenFrames())
 
 
 def taught(kind: str, found, folder: Path, monitor) -> dict[str, torch.Tensor]:
@@ -57,7 +58,7 @@ def taught(kind: str, found, folder: Path, monitor) -> dict[str, torch.Tensor]:
 def test_a_run_with_samples_learns_the_same_bit_by_bit(kind, found, encoders, tmp_path):
     shown = []
     subject = samples.preview_inputs(
-        WANTED, DATA, *encoders, True, lambda done, sheet: shown.append((done, sheet.width))
+        WANTED, DATA, *encoders, GivenFrames(), lambda done, sheet: shown.append((done, sheet.width))
     )
     without = taught(kind, found, tmp_path / "without", samples.NO_MONITOR)
     looked_at = taught(kind, found, tmp_path / "with", samples.Monitor(preview=subject))
@@ -72,7 +73,7 @@ def test_a_run_with_samples_learns_the_same_bit_by_bit(kind, found, encoders, tm
 def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
     """Not the last weights but their average, which is what would be saved."""
     latents = []
-    subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
+    subject = samples.preview_inputs(WANTED, DATA, *encoders, GivenFrames())
     made = samples.sample_latents
 
     def noted(model, *given):
@@ -96,7 +97,7 @@ def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
 
 
 def test_stopped_in_a_sample_it_is_made_when_the_run_goes_on(found, encoders, tmp_path, monkeypatch):
-    subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
+    subject = samples.preview_inputs(WANTED, DATA, *encoders, GivenFrames())
     made, counted = samples.sample_latents, []
 
     def stopped(*given):
@@ -127,7 +128,7 @@ def test_the_network_in_training_is_not_copied_moved_or_changed(encoders, tmp_pa
         assert as_host_model.model.diffusion_model is network
         before = {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()}
         rng_state = torch.get_rng_state()
-        subject = samples.preview_inputs(WANTED, DATA, *encoders, True)
+        subject = samples.preview_inputs(WANTED, DATA, *encoders, GivenFrames())
         samples.VideoSampler(subject, as_host_model, tmp_path, mm.unload_all_models).preview(2)
     assert torch.equal(torch.get_rng_state(), rng_state)
     assert {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()} == before
@@ -135,7 +136,7 @@ def test_the_network_in_training_is_not_copied_moved_or_changed(encoders, tmp_pa
 
 
 def test_nothing_is_made_where_nothing_is_wanted(encoders):
-    assert samples.preview_inputs(samples.SampleSettings(), DATA, *encoders, False) is None
+    assert samples.preview_inputs(samples.SampleSettings(), DATA, *encoders, GivenFrames()) is None
 
 
 @pytest.mark.parametrize(

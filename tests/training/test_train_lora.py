@@ -21,12 +21,13 @@ lora = part("easyanimate_models.training.denoiser.lora")
 lora_training = part("easyanimate_models.training.denoiser.lora_training")
 DenoiserRun = part("easyanimate_models.training.denoiser.run").DenoiserRun
 data_settings = part("easyanimate_models.training.clips.settings")
-schedules = part("easyanimate_models.sampling.schedules")
+diffusion = part("easyanimate_models.training.denoiser.diffusion")
 node_run = part("easyanimate_models.training.node_run")
 encoded = part("easyanimate_models.training.clips.latent_cache")
 dataset = part("easyanimate_models.training.clips.dataset")
 buckets = part("easyanimate_models.training.clips.buckets")
 windows = part("easyanimate_models.training.clips.windows")
+GivenFrames = part("easyanimate_models.training.clips.given_inputs").GivenFrames
 kept = part("easyanimate_models.training.clips.tensor_cache")
 dit_training = part("easyanimate_models.training.denoiser.objective")
 shapes = part("easyanimate_models.training.toy.shapes")
@@ -51,15 +52,15 @@ def sorted_clips(clips):
 
 def test_what_is_encoded_once_is_not_encoded_again(models, clips, tmp_path, monkeypatch):
     _, clip, vae = models
-    first = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=False)
+    first = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip)
     monkeypatch.setattr(vae, "encode", None)
     monkeypatch.setattr(clip, "encode_from_tokens_scheduled", None)
-    assert encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=False) == first
-    assert encoded.read_encoded(tmp_path, inpainting=False) == first
-    with pytest.raises(dataset.DatasetError, match="for text to video only; encode it again with inpainting"):
-        encoded.read_encoded(tmp_path, inpainting=True)
+    assert encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip) == first
+    assert encoded.read_encoded(tmp_path) == first
+    with pytest.raises(dataset.DatasetError, match="for another kind of transformer; encode it again"):
+        encoded.read_encoded(tmp_path, GivenFrames())
     with pytest.raises(dataset.DatasetError, match="is not encoded yet"):
-        encoded.read_encoded(tmp_path / "other", inpainting=False)
+        encoded.read_encoded(tmp_path / "other")
 
 
 def test_another_vae_or_clip_is_encoded_anew(models, clips, tmp_path):
@@ -72,14 +73,14 @@ def test_another_vae_or_clip_is_encoded_anew(models, clips, tmp_path):
         assert encoded.fingerprint(vae.first_stage_model) != print_before
         weight.sub_(1.0)
     brighter = replace(items[0], pixels=items[0].pixels * 0.9)
-    found = encoded.encode_dataset(tmp_path, {bucket: [items[0], brighter]}, vae, clip, inpainting=False)
+    found = encoded.encode_dataset(tmp_path, {bucket: [items[0], brighter]}, vae, clip)
     first, second = found.examples[bucket]
     assert first.latents != second.latents and first.text == second.text
 
 
 def test_batches_hold_what_was_encoded(models, clips, tmp_path):
     _, clip, vae = models
-    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=True)
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, GivenFrames())
     batch = found.batches(2, seed=0, text_dropout=0.0)(0, None)
     assert batch.latents.shape == (2, 4, 6, 8, 8) and batch.given.shape == (2, 8, 6, 8, 8)
     assert batch.context.shape[0] == 2 and batch.mask.shape == batch.context.shape[:2]
@@ -92,23 +93,24 @@ def test_batches_hold_what_was_encoded(models, clips, tmp_path):
 @pytest.mark.parametrize("inpainting", [False, True])
 def test_windows_are_encoded_apart_and_the_beginning_as_before(models, clips, tmp_path, inpainting):
     _, clip, vae = models
+    given = GivenFrames() if inpainting else encoded.TEXT_ONLY
     short = replace(clips[0], frames=18, pixels=clips[0].pixels[:18])
     whole = buckets.sort_into_buckets([short], 64, 16)
     parts = windows.cut_into_windows(whole, data_settings.DataSettings(64, 16, windows=5), 0)
-    found = encoded.encode_dataset(tmp_path, parts, vae, clip, inpainting)
+    found = encoded.encode_dataset(tmp_path, parts, vae, clip, given)
     (examples,), (items,) = found.examples.values(), parts.values()
     assert [item.start for item in items] == [0, 1, 2] and len({e.latents for e in examples}) == 3
     for item, example in zip(items, examples, strict=True):
         latents = vae.encode(item.pixels[item.start : item.start + 16])[0]
         assert relative_error(load_file(example.latents)["latents"].float(), latents) < 1e-2
-    assert encoded.read_encoded(tmp_path, inpainting) == found
-    without = encoded.encode_dataset(tmp_path, whole, vae, clip, inpainting)
+    assert encoded.read_encoded(tmp_path, given) == found
+    without = encoded.encode_dataset(tmp_path, whole, vae, clip, given)
     assert next(iter(without.examples.values())) == examples[:1]
 
 
 def test_a_run_reads_no_file_twice_and_learns_the_same(models, clips, tmp_path, monkeypatch):
     _, clip, vae = models
-    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=True)
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, GivenFrames())
     read, load = [], kept.load_file
     monkeypatch.setattr(kept, "load_file", lambda file: read.append(file) or load(file))
     draws = []
@@ -124,12 +126,13 @@ def test_a_run_reads_no_file_twice_and_learns_the_same(models, clips, tmp_path, 
 def test_what_is_given_is_nothing_the_start_or_both_ends(models, clips, tmp_path):
     """Cached slices put together are what the node would encode."""
     _, clip, vae = models
-    found = encoded.encode_dataset(tmp_path, sorted_clips(clips[:1]), vae, clip, inpainting=True)
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips[:1]), vae, clip, GivenFrames())
     stored = load_file(next(iter(found.examples.values()))[0].latents)
     inpaint_latents = part("easyanimate_models.conditioning.inpainting").inpaint_latents
     kinds = set()
     for seed in range(40):
-        given, starts = encoded._draw_given(stored, random.Random(seed))
+        drawn = GivenFrames().draw(stored, random.Random(seed))
+        given, starts = drawn.rows["given"].half(), drawn.starts
         start = [i for i in range(4) if torch.equal(given[:, :2], stored["start"][i])]
         end = [i for i in range(4) if torch.equal(given[:, -2:], stored["end"][i])]
         kinds.add((bool(start), bool(end)))
@@ -146,11 +149,17 @@ def with_image_encoder(models, clips, tmp_path_factory):
     """Clips encoded for a model that sees starts through CLIP, and the image encoder."""
     image_encoder = sd.load_image_encoder(write_image_encoder(tmp_path_factory.mktemp("image_encoder")))
     folder, (_, clip, vae) = tmp_path_factory.mktemp("set"), models
+    seeing = tiny_transformer(in_channels=12, caption_channels=32, clip_tokens=True)
     with torch.no_grad():
         found = encoded.encode_dataset(
-            folder, sorted_clips(clips), vae, clip, inpainting=True, image_encoder=image_encoder
+            folder,
+            sorted_clips(clips),
+            vae,
+            clip,
+            GivenFrames(),
+            image_encoder=encoded.StartImageEncoder(image_encoder, seeing),
         )
-    assert encoded.read_encoded(folder, inpainting=True) == found
+    assert encoded.read_encoded(folder, GivenFrames()) == found
     return found, image_encoder
 
 
@@ -189,10 +198,10 @@ def test_clip_is_left_out_as_often_as_asked_and_all_else_is_as_without_it(with_i
 def test_a_model_learns_with_its_clip_tokens(with_image_encoder, models, tmp_path, caplog):
     found, image_encoder = with_image_encoder
     model = tiny_transformer(in_channels=12, caption_channels=32, clip_tokens=True)
-    assert encoded.wants_clip_tokens(model, image_encoder)
-    assert not encoded.wants_clip_tokens(models[0], image_encoder) and not caplog.records
+    assert encoded.start_image_encoder(model, image_encoder)
+    assert not encoded.start_image_encoder(models[0], image_encoder) and not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert not encoded.wants_clip_tokens(model, None)
+        assert not encoded.start_image_encoder(model, None)
     assert "no image encoder is given" in caplog.text
     batches, embeds_given = dit_training.scaled(found.batches(2, 0, 0.0, 0.0), model), []
     model.model.diffusion_model.clip_projection.register_forward_pre_hook(
@@ -203,13 +212,13 @@ def test_a_model_learns_with_its_clip_tokens(with_image_encoder, models, tmp_pat
     assert all(torch.equal(embeds, batches(step, None).clip_embeds) for step, embeds in enumerate(embeds_given))
     batch = next(batch for step in range(20) if (batch := batches(step, None)).clip_mask.all())
 
-    schedule = schedules.alphas_cumprod(model.model.model_config.sampling_settings)
+    prediction = diffusion.prediction_of(model.model.model_config)
 
     def loss(**changed) -> torch.Tensor:
         torch.manual_seed(0)
         denoiser, changed_batch = lora_training.FrozenDenoiser(model.model), replace(batch, **changed)
         objective = dit_training.ObjectiveSettings(checkpointing=False)
-        return dit_training.noise_objective(denoiser, lambda *_: changed_batch, schedule, objective, 0)(0)[0]
+        return dit_training.denoising_objective(denoiser, lambda *_: changed_batch, prediction, objective, 0)(0)[0]
 
     masked, without = loss(clip_mask=torch.zeros(2, 8)), loss(clip_embeds=None, clip_mask=None)
     assert torch.allclose(masked, without, rtol=1e-5) and not torch.allclose(loss(), without, rtol=1e-4)
@@ -275,7 +284,7 @@ def test_motion_modules_learn_or_not(models):
 
 def test_recomputing_blocks_changes_no_gradient(models, clips, tmp_path):
     model, clip, vae = models
-    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip, inpainting=False)
+    found = encoded.encode_dataset(tmp_path, sorted_clips(clips), vae, clip)
     batches = dit_training.scaled(found.batches(2, 0, 0.0), model)
     files = []
     for checkpointing in (False, True):

@@ -17,6 +17,7 @@ lora = part("easyanimate_models.training.denoiser.lora")
 lora_training = part("easyanimate_models.training.denoiser.lora_training")
 data_settings = part("easyanimate_models.training.clips.settings")
 node_run = part("easyanimate_models.training.node_run")
+GivenFrames = part("easyanimate_models.training.clips.given_inputs").GivenFrames
 samples = part("easyanimate_models.training.samples")
 text_lora = part("easyanimate_models.training.denoiser.text_lora")
 dataset = part("easyanimate_models.training.clips.dataset")
@@ -46,7 +47,7 @@ def reader(models):
 def test_texts_are_read_in_one_go_as_the_host_reads_each(models, reader):
     for adapter in reader.adapters.values():
         adapter.up.data.zero_()
-    context, mask = reader([TEXT, ""])
+    context, mask = (reader([TEXT, ""])[name] for name in ("context", "mask"))
     for i, text in enumerate((TEXT.lower(), "")):
         each, more = models[1].encode_from_tokens_scheduled(models[1].tokenize(text))[0]
         assert torch.allclose(context[i], each[0], atol=1e-5)
@@ -59,11 +60,11 @@ def test_gradients_through_the_text_encoder_are_right(reader):
     for layer in ("0/layer/0/SelfAttention/q", "1/layer/1/DenseReluDense/wo"):
         up = reader.adapters[f"t5xxl/transformer/encoder/block/{layer}"].up
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad((reader([TEXT])[0] * direction).sum(), up)
+            (gradient,) = torch.autograd.grad((reader([TEXT])["context"] * direction).sum(), up)
         step, ends = 2e-2 * gradient / gradient.norm(), []
         for sign in (1, -1):
             up.data += sign * step
-            ends.append((reader([TEXT])[0].double() * direction).sum())
+            ends.append((reader([TEXT])["context"].double() * direction).sum())
             up.data -= sign * step
         assert abs((ends[0] - ends[1]) / 4e-2 / gradient.norm() - 1) < 2e-2, layer
 
@@ -110,7 +111,7 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
 
 def test_sample_prompts_are_encoded_by_the_trained_text_encoder(models, reader):
     data, wanted = data_settings.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
-    subject = samples.preview_inputs(wanted, data, *models[1:], inpainting=True)
+    subject = samples.preview_inputs(wanted, data, *models[1:], given=GivenFrames())
     (context, options), negative = (prompt[0] for prompt in reader.encode_prompts(subject))
     assert options.keys() == subject.positive[0][1].keys() and relative_error(context, subject.positive[0][0]) > 0.05
     assert negative[0].shape == context.shape

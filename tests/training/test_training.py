@@ -18,6 +18,7 @@ initialize = part("easyanimate_models.training.initialize")
 shapes = part("easyanimate_models.training.toy.shapes")
 judging = part("easyanimate_models.training.toy.judging")
 dit_training = part("easyanimate_models.training.denoiser.objective")
+diffusion = part("easyanimate_models.training.denoiser.diffusion")
 motion_modules = part("easyanimate_models.training.denoiser.motion_modules")
 vae_training = part("easyanimate_models.training.toy.objective")
 inpainting = part("easyanimate_models.training.toy.inpainting")
@@ -99,7 +100,8 @@ def test_the_denoiser_learns(tmp_path):
 def test_most_steps_are_drawn_where_the_prompt_decides():
     weights = dit_training.NoiseWeights(0.1, 20.0, power=0.5, decisive=(280, 780))
     torch.manual_seed(0)
-    steps = torch.cat([weights.draw(32, 1000) for _ in range(100)])
+    prediction = diffusion.prediction_of(EasyAnimateV3)
+    steps = torch.cat([prediction.draw(32, weights) for _ in range(100)])
     assert 0.87 < float(((steps >= 280) & (steps < 780)).float().mean()) < 0.93
     assert steps.min() < 20
     assert steps.max() > 980

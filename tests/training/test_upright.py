@@ -127,7 +127,7 @@ def test_a_turned_clip_is_encoded_upright(tmp_path):
     clip(tmp_path / "a" / "plain.mp4")
     clip(tmp_path / "a" / "turned.mp4", turned=180)
     vae, items = Recording(), dataset.read_dataset(tmp_path / "a")
-    latent_cache.encode_dataset(tmp_path, buckets.sort_into_buckets(items, 48, 8), vae, None, inpainting=False)
+    latent_cache.encode_dataset(tmp_path, buckets.sort_into_buckets(items, 48, 8), vae, None)
     plain, turned = vae.seen
     assert torch.allclose(turned, plain.flip(1, 2), atol=1e-5)  # scaled from the other side
 
@@ -143,13 +143,13 @@ def test_a_full_disk_stops_the_encoding(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "fsync", full)
     found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 32, 8)
     with pytest.raises(atomic.WriteError, match="The disk that holds .* is full"):
-        latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False)
+        latent_cache.encode_dataset(tmp_path, found, Recording(), None)
 
 
 def test_names_as_long_as_the_disk_takes_are_encoded(tmp_path):
     clip(tmp_path / f"{'ü' * 125}.mp4")
     found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 32, 8)
-    encoded = latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False)
+    encoded = latent_cache.encode_dataset(tmp_path, found, Recording(), None)
     (file,) = (example.latents for examples in encoded.examples.values() for example in examples)
     assert file.is_file() and file.name.endswith(".safetensors") and len(file.name.encode()) < 120
 
@@ -160,5 +160,5 @@ def test_a_clip_that_vanishes_is_named_and_left_out(tmp_path, caplog):
     found = buckets.sort_into_buckets(dataset.read_dataset(tmp_path), 32, 8)
     gone.unlink()
     with caplog.at_level(logging.WARNING):
-        assert latent_cache.encode_dataset(tmp_path, found, Recording(), None, inpainting=False).count == 1
+        assert latent_cache.encode_dataset(tmp_path, found, Recording(), None).count == 1
     assert "gone.mp4 no longer exists" in caplog.text

@@ -56,6 +56,25 @@ def test_a_seed_says_whether_it_changes_by_itself(node):
     assert [i.id for i in seeds if i.control_after_generate is None] == []
 
 
+def test_every_node_has_words_in_three_languages_to_be_found_by():
+    aliases = part("nodes.schema").ALIASES
+    assert list(aliases) and set(aliases) == set(NODES)
+    for words in aliases.values():
+        assert len(set(words)) == len(words) >= 3
+        assert any(word.isascii() for word in words) and sum(not word.isascii() for word in words) >= 2
+
+
+@pytest.mark.parametrize("text", ["text to video", "i2v", "t5", "图生视频", "動画"])
+def test_a_search_finds_our_nodes(text):
+    """0.33's search looks into the aliases; 0.3.75 takes none."""
+    assert any(text in word for words in part("nodes.schema").ALIASES.values() for word in words)
+    sent = [getattr(node.GET_SCHEMA(), "search_aliases", None) for node in NODES.values()]
+    if part("easyanimate_models.host").knows_search_aliases():
+        assert any(text in word for words in sent for word in words)
+    else:
+        assert not any(sent)
+
+
 def test_every_node_is_listed_once():
     written = re.findall(r"^class (\w+)\(io\.ComfyNode\)", "".join(map(_read, PACKAGE)), re.MULTILINE)
     assert sorted(written) == sorted(cls.__name__ for cls in part("nodes").NODES)

@@ -10,7 +10,7 @@ import folder_paths
 import pytest
 
 from support.pack import HOST, ROOT, TESTS
-from tools import checks, comfyui, modules
+from tools import checks, comfyui, environment, modules
 from tools.browser import install
 
 
@@ -78,6 +78,19 @@ def test_true_size_runs_nothing_else(monkeypatch):
     assert started[-1] == ["pytest", "--true-size", "-k", "bf16", "host/test_true_size.py"]
 
 
+def test_the_browser_tests_run_again_on_the_newest_front_end(monkeypatch):
+    runs = []
+    monkeypatch.setattr(checks.install, "bring_browser", lambda: None)
+    monkeypatch.setattr(checks.install, "newest_front_end", lambda: Path("newest"))
+    monkeypatch.setattr(checks, "report_coverage", lambda: 0)
+    monkeypatch.setattr(
+        checks.subprocess, "run", lambda command, env, **_: runs.append((command, env)) or SimpleNamespace(returncode=0)
+    )
+    assert checks.test(["--browser"]) == 0
+    with_browser = [env.get(install.FRONT_END) for command, env in runs if "--browser" in command]
+    assert with_browser == [None, "newest"]
+
+
 def test_without_a_browser_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(install, "pip", lambda *arguments: None)
     monkeypatch.setattr(install, "COMMANDS", ())
@@ -100,3 +113,27 @@ def test_tests_write_nowhere_else(path):
     shared = re.compile(r"\b(HOST / \"(models|input|output|user|temp|custom_nodes)\"|ROOT / \"output\")")
     if path.name not in ("conftest.py", "pack.py", "test_dev.py"):  # which make them
         assert not shared.search(path.read_text(encoding="utf-8")), "use comfyui.BASE, or comfyui.OUTPUT"
+
+
+def test_another_comfyui_has_an_environment_of_its_own():
+    here, there = environment.venv_of(Path("/a/ComfyUI")), environment.venv_of(Path("/b/ComfyUI"))
+    assert len({here, there, environment.SHARED_VENV}) == 3
+    assert environment.venv_of(environment.OWN_HOST) == environment.SHARED_VENV
+
+
+def test_another_comfyui_leaves_venv_as_it_is(tmp_path, monkeypatch):
+    """What .venv has is found from there, and installing goes into the other environment only."""
+    venv, installed = tmp_path / "venv-other", []
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "VENV", venv)
+    monkeypatch.setattr(environment, "PYTHON", venv / environment.IN_VENV)
+    monkeypatch.setattr(
+        environment, "_installed", lambda folder: "" if folder == venv else "\n".join(environment.SHARED)
+    )
+    monkeypatch.setattr(environment, "install", lambda python, packages: installed.append(python))
+    environment.set_up()
+    assert installed == [venv / environment.IN_VENV] and (venv / "installed.txt").exists()
+    imported = subprocess.run(
+        [installed[0], "-c", "import pytest; print(pytest.__file__)"], capture_output=True, text=True
+    )
+    assert Path(imported.stdout).resolve().is_relative_to(environment.SHARED_VENV.resolve())

@@ -1,5 +1,7 @@
 """Videos longer than a context window: their noise, and the memory that they take."""
 
+import inspect
+
 import comfy.sample
 import pytest
 import torch
@@ -60,6 +62,8 @@ def test_each_video_of_a_batch_is_the_one_that_is_made_alone(release, stock):
     if stock:
         settings = {"context_schedule": "standard_static", "fuse_method": "pyramid", "dim": 2}
         options = {"context_stride": 1, "closed_loop": False}
+        if "freenoise" in inspect.signature(ContextWindowsManualNode.execute).parameters:  # 0.33
+            options |= {"freenoise": False, "causal_window_fix": False}
         windows = ContextWindowsManualNode.execute(patcher, 6, 2, **settings, **options).args[0]
     else:
         windows = sampling.EasyAnimateContextWindows.execute(patcher, 24, 8).args[0]

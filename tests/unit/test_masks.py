@@ -13,6 +13,7 @@ slice_vae = part("easyanimate_models.vae.slice_vae")
 image_vae = part("easyanimate_models.vae.image_vae")
 cached_vae = part("easyanimate_models.vae.cached_vae")
 conditioning = part("nodes.conditioning")
+sampling = part("nodes.sampling")
 PLANS = {
     "V1": image_vae.ImageVAE.plan,
     "V2": slice_vae.WindowVAE.plan,
@@ -104,12 +105,16 @@ def test_marked_frames_of_a_video_are_made_anew_and_others_stay(frames):
         text, text, vae, video, True, mask
     ).result
     noise = comfy.sample.prepare_noise(latent["samples"], 0)
-    for noise_mask in (latent["noise_mask"], mask[:, None]):  # of our node, and of SetLatentNoiseMask
-        samples = comfy.sample.sample(
-            *(model, noise, 2, 3.0, "euler", "normal", positive, negative, latent["samples"]),
-            noise_mask=noise_mask,
-            disable_pbar=True,
-            seed=0,
-        )
+    stock = comfy.sample.sample(
+        *(model, noise, 2, 3.0, "euler", "normal", positive, negative, latent["samples"]),
+        noise_mask=latent["noise_mask"],
+        disable_pbar=True,
+        seed=0,
+    )
+    ours = sampling.EasyAnimateSampler.execute(
+        *(model, positive, negative, {**latent, "noise_mask": mask[:, None]}),  # as SetLatentNoiseMask has it
+        *(0, 2, 3.0, "euler", "normal", 1.0),
+    ).result[0]["samples"]
+    for samples in (stock, ours):
         changed = (samples - latent["samples"]).abs().amax((0, 1, 3, 4)) > 1e-3
         assert changed.nonzero().flatten().tolist() == sorted({frame // 4 for frame in frames})

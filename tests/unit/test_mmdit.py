@@ -13,6 +13,7 @@ from support.tiny_networks import random
 
 layers = part("easyanimate_models.dit.layers")
 rotary = part("easyanimate_models.dit.rotary")
+host = part("easyanimate_models.host")
 V5, V51 = TWO_TEXTS, {}
 both = pytest.mark.parametrize("changed", [V5, V51], ids=["V5", "V5.1"])
 
@@ -264,7 +265,7 @@ def test_partial_load_with_a_lora_equals_full_load_and_unpatching_restores_every
 def test_gradients_reach_every_weight_and_both_texts(changed):
     network = network_of(**changed)
     given = {name: tensor.requires_grad_() for name, tensor in inputs_of(network, 1, 2, 4, 4).items()}
-    with torch.enable_grad():
+    with torch.enable_grad(), host.training():
         network.requires_grad_(True)(**given).square().sum().backward()
     last = f"transformer_blocks.{MMDIT.depth - 1}."  # its text goes nowhere
     assert [n for n, p in network.named_parameters() if p.grad is None and not n.startswith(last)] == []

@@ -123,6 +123,16 @@ def test_the_tests_of_github_are_those_of_ci():
     assert all(version in oldest for version in job["strategy"]["matrix"]["python"])
 
 
+def test_github_tests_each_comfyui_that_we_support_and_the_newest():
+    (job,) = _github("workflows/test.yml")["jobs"].values()
+    versions = job["strategy"]["matrix"]["comfyui"]
+    assert versions == [f"v{environment.HOST_VERSION}", "v0.33.0", "newest"]
+    for row in job["strategy"]["matrix"]["exclude"]:
+        assert row["comfyui"] in versions and row["python"] in job["strategy"]["matrix"]["python"]
+    clone = job["steps"][-2]["run"]
+    assert "git clone" in clone and "COMFYUI_PATH=" in clone and "${{ matrix.comfyui }}" in clone
+
+
 def test_who_reports_a_bug_is_asked_for_what_is_needed_to_find_it():
     form = _github("ISSUE_TEMPLATE/bug.yml")
     fields = {field["id"]: field["attributes"]["label"] for field in form["body"]}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfy_extras import nodes_camera_trajectory, nodes_model_advanced, nodes_wan
 
-from support.mmdit import tiny_mmdit
+from support.mmdit import TWO_TEXTS, tiny_mmdit
 from support.pack import part
 from support.recorded import relative_error
 from support.tiny_networks import random, tiny_hunyuan_dit, tiny_release_vae
@@ -35,7 +35,8 @@ def shown(monkeypatch):
     texts: list[str] = []
     monkeypatch.setattr(host, "show_text", lambda node, text: texts.append(text))
     hidden = SimpleNamespace(unique_id="1")
-    monkeypatch.setattr(control.EasyAnimateControlToVideo, "hidden", hidden, raising=False)
+    for node in (control.EasyAnimateControlToVideo, *conditioning.NODES):
+        monkeypatch.setattr(node, "hidden", hidden, raising=False)
     return texts
 
 
@@ -88,6 +89,49 @@ def test_stock_control_nodes_give_what_ours_gives(vae):
             assert relative_error(given(model, stock), given(model, ours)) < SAME
 
 
+@pytest.mark.parametrize("channels", [CONTROL, CAMERA])
+def test_a_reference_latent_is_the_reference_image(vae, channels):
+    model, reference = tiny_mmdit(in_channels=channels), images(1)
+    video = {"control_video": images(9)} if channels == CONTROL else {}
+    ours = controlled(vae, ref_image=reference, **video)
+    stock = nodes_wan.Wan22FunControlToVideo.execute(text(), text(), vae, *SIZE, ref_image=reference, **video)
+    assert given(model, ours)[:, -16:].any()
+    assert relative_error(given(model, stock), given(model, ours)) < SAME
+    with pytest.raises(ValueError, match="takes no reference image"):
+        given(tiny_mmdit(in_channels=32, **TWO_TEXTS), stock)
+
+
+def test_the_last_of_several_reference_latents_counts(vae, caplog):
+    model, latents = tiny_mmdit(in_channels=CONTROL), random(2, 16, 1, 4, 4)
+    out = controlled(vae)
+    out.result[0][0][1]["reference_latents"] = [latents[:1], latents[1:]]
+    expected = latents[1:] * 0.7125
+    assert relative_error(given(model, out)[:, 16:, :1], expected) < SAME
+    assert "only the last one is used" in caplog.text
+    out.result[0][0][1]["reference_latents"] = [random(1, 4, 1, 4, 4)]
+    with pytest.raises(ValueError, match="encode the image with the VAE"):
+        given(model, out)
+
+
+@pytest.mark.parametrize(
+    ("network", "key", "word"),
+    [
+        (tiny_mmdit, "clip_vision_output", "clip_vision_output"),
+        (tiny_mmdit, "reference_latents", "reference image"),
+        (tiny_mmdit, "vace_frames", "WanVaceToVideo"),
+        (tiny_hunyuan_dit, "reference_latents", "reference image"),
+    ],
+)
+def test_conditioning_that_changes_nothing_is_named(network, key, word, caplog):
+    model = network().model
+    noise = random(1, model.latent_format.latent_channels, 3, 4, 4)
+    conds = {"noise": noise, "device": noise.device, key: [random(1, 16, 1, 4, 4)]}
+    model.extra_conds(**conds, prompt_type="negative")
+    assert not caplog.text
+    model.extra_conds(**conds, prompt_type="positive")
+    assert "does not use" in caplog.text and word in caplog.text
+
+
 def test_stock_camera_nodes_give_what_ours_gives(vae):
     model, reference = tiny_mmdit(in_channels=CAMERA), images(1)
     for image in (None, reference):
@@ -102,6 +146,20 @@ def test_stock_camera_nodes_give_what_ours_gives(vae):
 def test_only_the_first_latent_frame_shows_the_reference(vae):
     latents = given(tiny_mmdit(in_channels=CONTROL), controlled(vae, ref_image=images(1)))
     assert latents[:, 16:, :1].any() and not latents[:, 16:, 1:].any() and not latents[:, :16].any()
+
+
+def test_image_nodes_say_which_inputs_the_release_does_not_use(vae, shown):
+    view, clip = {"image_embeds": random(1, 768)}, images(9)
+    outs = [
+        conditioning.EasyAnimateImageToVideo.execute(text(), text(), vae, *SIZE, clip, clip_vision_output=view),
+        conditioning.EasyAnimateInpaintVideo.execute(text(), text(), vae, clip, True, clip_vision_output=view),
+    ]
+    sentence = "clip_vision_output is left out: V5.1 sees the images themselves, and none through CLIP."
+    assert shown == [sentence] * 2
+    assert all(len(out.result[0]) == 1 and "clip_vision_output" not in out.result[0][0][1] for out in outs)
+    size, of_v4 = (32, 32, 8, 1), tiny_release_vae("V4")
+    conditioning.EasyAnimateImageToVideo.execute(text(), text(), of_v4, *size, clip[:1], noise_augmentation=0.2)
+    assert shown[2:] == ["noise_augmentation is left out: V4 was trained without noise on the images given."]
 
 
 def test_the_node_says_what_it_leaves_out(vae, shown):
@@ -217,9 +275,3 @@ def test_one_low_vram_step_is_the_loaded_one():
     streamed = patcher.model.apply_model(x, timestep, c_crossattn=context, transformer_options={})
     patcher.unpatch_model(torch.device("cpu"))
     assert relative_error(streamed, loaded) < 1e-6
-
-
-@pytest.mark.parametrize(("model", "release"), [(tiny_mmdit, "V5.1"), (tiny_hunyuan_dit, "V4")])
-def test_training_says_that_it_does_not_know_the_release(model, release):
-    with pytest.raises(ValueError, match=f"EasyAnimate {release} can't be trained here"):
-        latent_cache.require_trainable(model())

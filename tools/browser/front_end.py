@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 from playwright.sync_api import ConsoleMessage, ElementHandle, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from .. import comfyui
-from .install import find_browser
+from ..environment import ROOT
+from .install import FRONT_END, find_browser
 
 SIZE = {"width": 1600, "height": 900}
 SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a second for machines without a GPU
@@ -24,6 +27,8 @@ SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a seco
     "LiteGraph.Canvas.MaximumFps": 15,
 }
 NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+OUR_TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+SOON = 3_000  # milliseconds
 TIMEOUT = 60_000  # milliseconds; machines that run tests are busy
 expect.set_options(timeout=TIMEOUT)
 NO_BANNER = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
@@ -33,7 +38,6 @@ NOT_OURS = (  # what the front end logs by itself
     r" https://",  # what is not on this machine
     r"at onChange \(.*/assets/",  # a setting read before its panel is there
     r"/docs/\w+/\w+\.md",  # the help page in the user's language, tried first
-    r"/view\?.*filename=clip\.mp4",  # the user's own clip, which templates ask for
 )
 RECORDER = """() => {
   const pixels = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
@@ -108,15 +112,15 @@ class FrontEnd:
         """Open the template browser on our templates; returns their cards by name."""
         self.command("Comfy.BrowseTemplates")
         self.dialog.get_by_role("button", name=comfyui.PACK).click()
-        expect(self._pack_title).to_be_visible()
-        cards = self.dialog.locator("[data-testid^='template-workflow-']")
-        cards.first.wait_for()
+        cards = self._cards
+        expect(self._card(OUR_TEMPLATES[0])).to_be_visible()
+        expect(cards).to_have_count(len(OUR_TEMPLATES))
         return {card.get_attribute("data-testid").removeprefix("template-workflow-"): card for card in cards.all()}
 
     def open_template(self, name: str) -> None:
         """Open a template by a click on its card and fit it into view; dialogs that it brings up stay."""
         self.browse_templates()[name].click()
-        expect(self._pack_title).to_have_count(0)
+        expect(self._cards).to_have_count(0)
         self.page.wait_for_function("name => document.title.includes(name)", arg=name)
         self.command("Comfy.Canvas.FitView")
 
@@ -131,8 +135,11 @@ class FrontEnd:
         return self.page.get_by_role("dialog")
 
     @property
-    def _pack_title(self) -> Locator:
-        return self.dialog.get_by_role("main").get_by_text(comfyui.PACK)
+    def _cards(self) -> Locator:
+        return self.dialog.locator("[data-testid^='template-workflow-']")
+
+    def _card(self, name: str) -> Locator:
+        return self.dialog.get_by_test_id(f"template-workflow-{name}")
 
     def fill(self, number: int, **inputs) -> None:
         """Set widgets of the node with this number."""
@@ -194,10 +201,15 @@ class FrontEnd:
         self.page.evaluate("document.querySelectorAll('video').forEach(video => video.pause())")
 
     def show_alone(self, kind: str) -> dict[str, float]:
-        """Show a single node of this type in the middle; returns its bounding box on the page."""
+        """Show a single node of this type in the middle; returns its bounding box on the page.
+
+        It has a number of its own: newer front ends keep what they show of a node by its number.
+        """
         return self.page.evaluate(
             """kind => {
+              const last = app.graph.last_node_id ?? 0
               app.graph.clear()
+              app.graph.last_node_id = last
               const node = LiteGraph.createNode(kind)
               app.graph.add(node)
               app.canvas.setDirty(true, true)
@@ -217,8 +229,14 @@ class FrontEnd:
 
     def help(self, kind: str) -> Locator:
         """Open the help page of the first node of this type by its info button."""
+        info = self.page.get_by_test_id("info-button")
         self.select(kind)
-        self.page.get_by_test_id("info-button").click()
+        with contextlib.suppress(PlaywrightTimeout):  # the first selection may show only its menu
+            info.wait_for(timeout=SOON)
+        if not info.is_visible():
+            self.page.evaluate("app.canvas.deselectAll()")
+            self.select(kind)
+        info.click()
         return self.page.locator(".node-help-content")
 
     def titles(self) -> dict[str, str]:
@@ -270,7 +288,9 @@ def opened(**page) -> Iterator[FrontEnd]:
         settings = Path(users) / "default" / "comfy.settings.json"
         settings.parent.mkdir()
         settings.write_text(json.dumps(SETTINGS))
-        options = ("--user-directory", users, "--preview-method", "latent2rgb")
+        options = ["--user-directory", users, "--preview-method", "latent2rgb"]
+        if front_end := os.environ.get(FRONT_END):
+            options += ["--front-end-root", front_end]
         with comfyui.server(*options) as port, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=find_browser(), args=["--disable-gpu"])
             yield FrontEnd(browser.new_page(**{"viewport": SIZE, **page}), port)

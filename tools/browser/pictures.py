@@ -17,7 +17,7 @@ BADGE, MARGIN = 30, 12  # pixels; the badge above a node names its pack
 HELP_PAGE = "EasyAnimateSampler"
 VALUES = {  # what users may have there, instead of what happens to lie on this machine
     "EasyAnimateLoadControlNet": {"control_net": "PixArt-XL-2-1024-ControlNet.pth"},
-    "EasyAnimateLoadImageEncoder": {"image_encoder": "easyanimate/EasyAnimateV3-XL-2-InP-512x512"},
+    "EasyAnimateLoadImageEncoder": {"image_encoder": "clip-vit-large-patch14.safetensors"},
     "EasyAnimateSplitVideos": {"folder": "my_footage"},
     "EasyAnimateLoadDataset": {"folder": "input/my_clips"},
 }
@@ -36,7 +36,7 @@ def main() -> None:
 def take_node(window: FrontEnd, kind: str) -> None:
     """One node alone."""
     box = window.show_alone(kind)
-    window.fill(1, **VALUES.get(kind, {}))
+    window.fill(window.page.evaluate("app.graph.nodes[0].id"), **VALUES.get(kind, {}))
     clip = {
         "x": box["x"] - MARGIN,
         "y": box["y"] - BADGE,

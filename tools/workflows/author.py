@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .client import default, is_widget
+from .files import DOWNLOADS
 
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#8a5f9e")
 NOTE = "MarkdownNote"
 WITH_PICTURE = ("LoadImage", "LoadVideo", "PreviewImage", "SaveImage", "SaveVideo", "SaveAnimatedWEBP")
+SHOWS_PROGRESS = ("EasyAnimateSampler", "KSampler", "EasyAnimateTrainLora", "EasyAnimateTrainMotionModule")
 WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20, 24, 90, 280, 40, 20
+VUE_FRAME, VUE_WIDGET, VUE_BADGE = 36, 36, 32  # in Nodes 2.0; a badge for the pack, another one for an error
 
 
 @dataclass(frozen=True)
@@ -27,22 +30,15 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Download:
-    """A file that a loader names, which the editor offers to download where it is missing."""
-
-    name: str  # as the loader lists it
-    url: str
-    directory: str  # below ComfyUI's models
-
-
-@dataclass(frozen=True)
 class TinyRun:
     """How tests run a workflow, with the built-in tiny model or stand-ins, and what the result should show."""
 
     saves: dict[str, tuple[int, int]]  # node that saves -> frames, side of the square in pixels
     inputs: dict[str, dict] = field(default_factory=dict)  # node -> input -> value, in place of those in the file
     shows: tuple[str, str] | None = None  # colour and motion of the shape; None where other models hide it
-    picture: str = "decode"  # the node whose images are the thumbnail
+    pictures: tuple[str, ...] = ("decode",)  # the nodes whose images are the thumbnail, one below the other
+    thumbnail: dict[str, dict] = field(default_factory=dict)  # as `inputs`, further ones for the thumbnail alone
+    drawn: dict[str, dict] = field(default_factory=dict)  # nodes that the thumbnail alone has
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,6 @@ class Workflow:
     stages: list[Stage]
     tiny: TinyRun
     titles: dict[str, str] = field(default_factory=dict)
-    downloads: dict[str, Download] = field(default_factory=dict)  # by node
 
     def ids(self) -> dict[str, int]:
         """The number of each node in the written file, in the order of the stages."""
@@ -140,6 +135,14 @@ class _Shape:
         height = 20 * lines + 40 if lines else rows + 16 + PICTURE * (self.kind in WITH_PICTURE)
         return [WIDE if self.texts or self.kind in WITH_PICTURE else WIDTH, height]
 
+    @property
+    def room(self) -> int:
+        """The height to keep free for the node, title and previews included, in classic and in Nodes 2.0."""
+        slots = max(len(self.sockets), len(self.outputs)) * SLOT
+        vue = VUE_FRAME + slots + len(self.values) * VUE_WIDGET + self.texts * TEXT
+        tallest = TITLE + self.size[1] if self.kind == NOTE else max(TITLE + self.size[1], vue) + 2 * VUE_BADGE
+        return tallest + PICTURE * (self.kind in SHOWS_PROGRESS)
+
 
 def _values(spec: list, value) -> list:
     """What the editor stores for a widget: its value, then that of the extra widget that it brings along."""
@@ -174,7 +177,7 @@ def _lay_out(stages: Iterable[Stage], shapes: dict[str, _Shape], positions: dict
             y = TITLE * 2 + MARGIN
             for name in column:
                 positions[name] = [x, y]
-                y += shapes[name].size[1] + TITLE + GAP // 2
+                y += shapes[name].room + GAP // 2
             x += max(shapes[name].size[0] for name in column) + GAP
         box = [left, 0, x - GAP + MARGIN - left, tallest + TITLE + MARGIN * 2]
         colour = COLOURS[number % len(COLOURS)]
@@ -183,7 +186,7 @@ def _lay_out(stages: Iterable[Stage], shapes: dict[str, _Shape], positions: dict
 
 
 def _height(column: list[str], shapes: dict[str, _Shape]) -> int:
-    return sum(shapes[name].size[1] + TITLE + GAP // 2 for name in column)
+    return sum(shapes[name].room + GAP // 2 for name in column)
 
 
 def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
@@ -198,9 +201,10 @@ def _links(ids: dict[str, int], shapes: dict[str, _Shape]) -> list[list]:
     return links
 
 
-def _properties(kind: str, download: Download | None) -> dict:
-    named = {} if kind == NOTE else {"Node name for S&R": kind}
-    return named | ({"models": [asdict(download)]} if download else {})
+def _properties(shape: _Shape) -> dict:
+    named = {} if shape.kind == NOTE else {"Node name for S&R": shape.kind}
+    models = [asdict(DOWNLOADS[value]) for value in shape.values if isinstance(value, str) and value in DOWNLOADS]
+    return named | ({"models": models} if models else {})
 
 
 def _node(workflow: Workflow, name: str, shape: _Shape, position: list[int], ids: dict[str, int], links: list) -> dict:
@@ -225,7 +229,7 @@ def _node(workflow: Workflow, name: str, shape: _Shape, position: list[int], ids
         "mode": 0,
         "inputs": inputs,
         "outputs": outputs,
-        "properties": _properties(shape.kind, workflow.downloads.get(name)),
+        "properties": _properties(shape),
         "widgets_values": shape.values,
     }
     return written | ({"title": workflow.titles[name]} if name in workflow.titles else {})

@@ -1,10 +1,10 @@
 """Nodes that most of the workflows share, under the same names."""
 
 from .author import Stage, node
+from .files import V3, ModelFiles
 
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
 BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
-RELEASE = "easyanimate/EasyAnimateV3-XL-2-InP-512x512"
 NEGATIVE = "low resolution, blurry, deformed, distorted, shaking camera, strange motion, watermark"
 PROMPT = "a red ball moves to the left on a black background"
 LOADERS = Stage("1. Load", [["model", "clip", "vae"]])
@@ -22,6 +22,17 @@ def loaders(model: str = BUILT_IN, clip: str = BUILT_IN, vae: str = BUILT_IN) ->
         "clip": node("EasyAnimateLoadTextEncoder", text_encoder=clip),
         "vae": node("EasyAnimateLoadVAE", vae=vae),
     }
+
+
+def built_in(transformer: str = BUILT_IN_INP, text: str = PROMPT, **inputs: dict) -> dict[str, dict]:
+    """Inputs of a thumbnail: the built-in models in place of V5.1 or V4, their settings, a prompt that they know."""
+    models: dict[str, dict] = {
+        "model": {"transformer": transformer},
+        "clip": {"text_encoder": BUILT_IN},
+        "vae": {"vae": BUILT_IN},
+    }
+    settings: dict = {"steps": 25, "cfg": 2.5 if transformer == BUILT_IN else 2.0}
+    return {**models, "prompt": {"positive": text, "negative": ""}, "sampler": settings, **inputs}
 
 
 def prompt(positive: str = PROMPT, negative: str = "") -> dict:
@@ -54,13 +65,13 @@ def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float 
     }
 
 
-def from_release(text: str, clip: list | None = None, release: str = RELEASE, **sampling) -> dict:
-    """What workflows of a release share, from the loaders to the saved video; the caller adds `conditioning`."""
+def from_release(text: str, clip: list | None = None, files: ModelFiles = V3, **sampling) -> dict:
+    """What workflows of V3 (or of `files`) share, from loaders to the saved video; the caller adds `conditioning`."""
     wired = {"positive": ["conditioning", 0], "negative": ["conditioning", 1], "latent": ["conditioning", 2], "cfg": 7}
     texts = prompt(text, NEGATIVE)
     texts["prompt"]["inputs"]["clip"] = clip or ["clip", 0]
     return {
-        **loaders(release, release, release),
+        **loaders(files.transformer, files.text_encoder, files.vae),
         **texts,
         "sampler": sampler(**(wired | sampling)),
         "decode": decode(seams="overlap"),
@@ -80,21 +91,22 @@ def inpainting(**inputs) -> dict:
     return node("EasyAnimateInpaintVideo", **wired, **inputs)
 
 
-def clip_vision(image: str, release: str = RELEASE) -> dict:
+def clip_vision(image: str, files: ModelFiles = V3) -> dict:
     """`vision`: what CLIP makes of the image that the node `image` loads."""
     return {
-        "encoder": node("EasyAnimateLoadImageEncoder", image_encoder=release),
+        "encoder": node("EasyAnimateLoadImageEncoder", image_encoder=files.image_encoder),
         "vision": node("CLIPVisionEncode", clip_vision=["encoder", 0], image=[image, 0], crop="center"),
     }
 
 
+EXAMPLE_CLIP = "easyanimate_clip.mp4"  # which the pack puts into the input folder
 CLIP: dict[str, dict] = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
 
 
 def video_file() -> dict:
     """`scaled`: the frames of a video file in the size of the release."""
     return {
-        "clip_file": node("LoadVideo", file="clip.mp4"),
+        "clip_file": node("LoadVideo", file=EXAMPLE_CLIP),
         "parts": node("GetVideoComponents", video=["clip_file", 0]),
         "scaled": node(
             "ImageScale", image=["parts", 0], upscale_method="lanczos", width=672, height=384, crop="center"

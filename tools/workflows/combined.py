@@ -14,6 +14,7 @@ from .blocks import (
     video,
     video_file,
 )
+from .files import CHECKPOINT, CONTROL_NET
 
 UPSCALE_NOTE = """**Two ways to upscale a video, one after the other.** Bypass the one that you don't want.
 
@@ -71,8 +72,8 @@ sizes. The thumbnail shows the frames *before* refining, because Stable Diffusio
 def _redraw() -> dict:
     """From `decode` to `refined`: every frame by Stable Diffusion, steered by ControlNet Tile."""
     return {
-        "sd": node("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors"),
-        "tile": node("ControlNetLoader", control_net_name="control_v11f1e_sd15_tile_fp16.safetensors"),
+        "sd": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "tile": node("ControlNetLoader", control_net_name=CONTROL_NET),
         "positive": node("CLIPTextEncode", clip=["sd", 1], text="a glossy blue glass ball, studio photo, sharp focus"),
         "negative": node("CLIPTextEncode", clip=["sd", 1], text="blurry, noise, text, watermark"),
         "scaled": node("ImageScale", image=["decode", 0], upscale_method="lanczos", width=512, height=512),
@@ -164,5 +165,5 @@ def pixart_controlnet() -> Workflow:
             Stage("3. Prompt and ControlNet", [["prompt", "conditioning"], ["control", "steered", "note"]]),
             Stage("4. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
         ],
-        tiny=TinyRun({"save": (24, 64)}, inputs=CLIP, picture="hint"),
+        tiny=TinyRun({"save": (24, 64)}, inputs=CLIP, pictures=("hint",)),
     )

@@ -22,7 +22,8 @@ def workflows(arguments: list[str]) -> int:
             print_line(str(path.relative_to(ROOT)))
             if workflow.name in pictured:
                 prompt = tiny.as_tiny(client.load(port, path), workflow)
-                video = comfyui.saved_video(client.run(port, tiny.thumbnail(prompt, workflow), show_progress))
-                draw_contact_sheet(video, path.with_suffix(".jpg"))
+                outputs = client.run(port, tiny.thumbnail(prompt, workflow), show_progress)
+                videos = [comfyui.saved_video({name: outputs[name]}) for name in tiny.saved_by(workflow)]
+                draw_contact_sheet(path.with_suffix(".jpg"), *videos)
                 print_line(f"\n{path.with_suffix('.jpg').relative_to(ROOT)}")
     return 0

@@ -64,8 +64,12 @@ def text_to_video_tiny() -> Workflow:
 
 V3_NOTE = """**EasyAnimate V3, text to video.**
 
-Put the release folder `EasyAnimateV3-XL-2-InP-512x512` (or 768, 960) into `models/easyanimate` and select it in the \
-three loaders. Single files in `diffusion_models`, `vae` and `text_encoders` work too.
+**Files**; the editor offers them for download where they are missing:
+- models/diffusion_models: EasyAnimateV3-XL-2-InP-512x512-bf16.safetensors (or 768x768, 960x960)
+- models/vae: vae/diffusion_pytorch_model.safetensors of the release, renamed to EasyAnimateV3-vae.safetensors
+- models/text_encoders: t5xxl_fp16.safetensors
+
+A release folder in models/easyanimate, selected in all loaders, works too.
 
 V3 was released as an inpainting (InP) model: *Image to Video* without images makes video from text. It was trained on \
 72 and 144 frames at 24 fps. With the 512 release, keep width times height near 512 x 512, in multiples of 16."""
@@ -87,7 +91,8 @@ def text_to_video() -> Workflow:
 IMAGE_NOTE = """**A video that starts with your image.** The image is scaled to width and height and cropped at the \
 centre, so choose a size close to its aspect ratio.
 
-*CLIP* sees the image too, which keeps the subject consistent; any CLIP ViT-L/14 vision model will do. It starts at \
+*CLIP* sees the image too, which keeps the subject consistent; any CLIP ViT-L/14 vision model will do, such as \
+model.safetensors of openai/clip-vit-large-patch14, renamed to clip-vit-large-patch14.safetensors. It starts at \
 clip_start_percent: lower values stay closer to the image but move less."""
 
 

@@ -1,7 +1,7 @@
 """The workflows that train: clips or footage in, a LoRA or motion modules out, and a video with them."""
 
 from .author import Stage, TinyRun, Workflow, node, note
-from .blocks import CLIP, LOADERS, PROMPT, conditioning, from_release
+from .blocks import CLIP, EXAMPLE_CLIP, LOADERS, PROMPT, conditioning, from_release
 
 LORA_NOTE = """**Train a LoRA on your clips.** Put 10 to 50 clips (or images) into a folder inside ComfyUI's `input` \
 folder, each with a `.txt` file of the same name that describes it, and choose that folder. In this template, a single \
@@ -90,7 +90,7 @@ def _training(name: str, kind: str, text: str, steps: int) -> Workflow:
         name=name,
         nodes={
             **from_release("a red ball moves to the left on a black background", model=["train", 0]),
-            "clip_file": node("LoadVideo", file="clip.mp4"),
+            "clip_file": node("LoadVideo", file=EXAMPLE_CLIP),
             "parts": node("GetVideoComponents", video=["clip_file", 0]),
             "caption": node("PrimitiveString", value="describe the clip here"),
             "train": node(

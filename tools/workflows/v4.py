@@ -1,9 +1,9 @@
 """The workflows of V4: text and a start image."""
 
 from .author import Stage, TinyRun, Workflow, node, note
-from .blocks import LOADERS, MAKE, PROMPT_AND_SIZE, clip_vision, conditioning, decode, from_release
+from .blocks import LOADERS, MAKE, PROMPT_AND_SIZE, built_in, clip_vision, conditioning, decode, from_release
+from .files import V4
 
-RELEASE = "easyanimate/EasyAnimateV4-XL-2-InP"
 FILES = """
 
 **Files.** Put the whole folder of the hub's `alibaba-pai/EasyAnimateV4-XL-2-InP` into `models/easyanimate`, for \
@@ -29,7 +29,9 @@ def v4_text_to_video() -> Workflow:
             "note": note(TEXT_NOTE + FILES),
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["note"]]), MAKE],
-        tiny=TinyRun({"save": (24, 64)}),
+        tiny=TinyRun(
+            {"save": (24, 64)}, thumbnail=built_in(text="a yellow ball moves to the right on a black background")
+        ),
     )
 
 
@@ -39,7 +41,7 @@ def v4_image_to_video() -> Workflow:
         nodes={
             **_from_release("the subject turns its head slowly and smiles, soft light, shallow depth of field"),
             "start": node("LoadImage", image="example.png"),
-            **clip_vision("start", RELEASE),
+            **clip_vision("start", V4),
             "conditioning": conditioning(
                 start_image=["start", 0], clip_vision_output=["vision", 0], clip_start_percent=0.6
             ),
@@ -51,9 +53,9 @@ def v4_image_to_video() -> Workflow:
             MAKE,
         ],
         titles={"start": "Start image"},
-        tiny=TinyRun({"save": (24, 64)}, inputs={"start": {"image": "easyanimate/start.png"}}),
+        tiny=TinyRun({"save": (24, 64)}, inputs={"start": {"image": "easyanimate/start.png"}}, thumbnail=built_in()),
     )
 
 
 def _from_release(text: str) -> dict:
-    return from_release(text, release=RELEASE) | {"decode": decode()}
+    return from_release(text, files=V4) | {"decode": decode()}

@@ -1,7 +1,8 @@
 """The workflows of V5.1: text, start and end images, inpainting, a control video, a camera."""
 
-from .author import Download, Stage, TinyRun, Workflow, node, note
+from .author import Stage, TinyRun, Workflow, node, note
 from .blocks import (
+    BUILT_IN,
     CLIP,
     FOURTH,
     LOADERS,
@@ -9,6 +10,7 @@ from .blocks import (
     NEGATIVE,
     PROMPT_AND_SIZE,
     SOURCE_VIDEO,
+    built_in,
     conditioning,
     decode,
     inpainting,
@@ -18,13 +20,12 @@ from .blocks import (
     video,
     video_file,
 )
+from .files import V51_MODELS, V51_VAE
 
-HUB = "https://huggingface.co/alibaba-pai/{}/resolve/main/{}/diffusion_pytorch_model.safetensors"
-TEXT_TO_VIDEO = "EasyAnimateV5.1-7b-zh"  # whose VAE and text encoder the other transformers use too
-INPAINTING, CONTROL, CAMERA = (f"{TEXT_TO_VIDEO}-{kind}" for kind in ("InP", "Control", "Control-Camera"))
-VAE = "EasyAnimateV5.1-vae.safetensors"
+TEXT_TO_VIDEO, INPAINTING, CONTROL, CAMERA = V51_MODELS
 LENGTH = 49
 TINY_SIZE = {"width": 64, "height": 64, "length": 9}
+SHOWN = {"length": 24}  # of the built-in model, in thumbnails
 FILES = """
 
 **Files**, from the hub's `alibaba-pai/{release}`:
@@ -41,19 +42,11 @@ def _note(text: str, release: str) -> dict:
     return note(text + FILES.format(release=release, larger=release.replace("7b", "12b")))
 
 
-def _downloads(release: str) -> dict[str, Download]:
-    """The single files that the loaders name. The text encoder comes in shards, which no loader takes one by one."""
-    return {
-        "model": Download(f"{release}.safetensors", HUB.format(release, "transformer"), "diffusion_models"),
-        "vae": Download(VAE, HUB.format(TEXT_TO_VIDEO, "vae"), "vae"),
-    }
-
-
 def _from_release(release: str, text: str, **sampling) -> dict:
     """All that V5.1 workflows share, from the loaders to the saved video; the caller adds the node `conditioning`."""
     wired = {"positive": ["conditioning", 0], "negative": ["conditioning", 1], "latent": ["conditioning", 2]}
     return {
-        **loaders(f"{release}.safetensors", f"easyanimate/{TEXT_TO_VIDEO}", VAE),
+        **loaders(f"{release}.safetensors", f"easyanimate/{TEXT_TO_VIDEO}", V51_VAE),
         **prompt(text, NEGATIVE),
         "sampler": sampler(**(wired | {"steps": 50, "cfg": 6} | sampling)),
         "decode": decode(),
@@ -82,8 +75,11 @@ def v51_text_to_video() -> Workflow:
             "note": _note(TEXT_NOTE, TEXT_TO_VIDEO),
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "empty"], ["note"]]), MAKE],
-        downloads=_downloads(TEXT_TO_VIDEO),
-        tiny=TinyRun({"save": (9, 64)}, inputs={"empty": TINY_SIZE}),
+        tiny=TinyRun(
+            {"save": (9, 64)},
+            inputs={"empty": TINY_SIZE},
+            thumbnail=built_in(BUILT_IN, "a blue triangle moves to the right on a black background", empty=SHOWN),
+        ),
     )
 
 
@@ -128,10 +124,10 @@ def _with_images(name: str, text: str, words: str, **images: str) -> Workflow:
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], [*images], ["note"]]), MAKE],
         titles={image: f"{image.capitalize()} image" for image in images},
-        downloads=_downloads(INPAINTING),
         tiny=TinyRun(
             {"save": (9, 64)},
             inputs={"conditioning": TINY_SIZE, **{image: {"image": file} for image, file in images.items()}},
+            thumbnail=built_in(conditioning=SHOWN),
         ),
     )
 
@@ -159,8 +155,15 @@ def v51_inpaint() -> Workflow:
             Stage("3. Prompt and mask", [["prompt", "conditioning"], ["mask"], ["note"]]),
             FOURTH,
         ],
-        downloads=_downloads(INPAINTING),
-        tiny=TinyRun({"save": (21, 64)}, inputs={**CLIP, "mask": {"image": "easyanimate/mask.png", "channel": "red"}}),
+        tiny=TinyRun(
+            {"save": (21, 64)},
+            inputs={**CLIP, "mask": {"image": "easyanimate/mask.png", "channel": "red"}},
+            thumbnail=built_in(
+                BUILT_IN,  # draws better than InP; the noise mask keeps the rest
+                "a green square stays still on a black background",
+                clip_file={"file": "easyanimate/still.mp4"},
+            ),
+        ),
     )
 
 
@@ -187,8 +190,7 @@ def v51_control() -> Workflow:
             Stage("3. Prompt and size", [["prompt", "conditioning"], ["note"]]),
             FOURTH,
         ],
-        downloads=_downloads(CONTROL),
-        tiny=TinyRun({"save": (9, 64)}, inputs={**CLIP, "conditioning": TINY_SIZE}),
+        tiny=TinyRun({"save": (9, 64)}, inputs={**CLIP, "conditioning": TINY_SIZE}, pictures=("scaled", "hint")),
     )
 
 
@@ -217,9 +219,31 @@ def v51_camera() -> Workflow:
             FOURTH,
         ],
         titles={"start": "Reference image"},
-        downloads=_downloads(CAMERA),
-        tiny=TinyRun({"save": (9, 64)}, inputs={"start": {"image": "easyanimate/start.png"}, "camera": TINY_SIZE}),
+        tiny=TinyRun(
+            {"save": (9, 64)},
+            inputs={"start": {"image": "easyanimate/start.png"}, "camera": TINY_SIZE},
+            pictures=("first 12 views",),
+            drawn=_pan_left("start", 12),
+        ),
     )
+
+
+def _pan_left(image: str, frames: int) -> dict:
+    """Up to `first {frames} views`: what the camera of *Pan Left* sees of a picture three units away, 40 pixels wide.
+
+    The host's preset moves 1.5 to the left; its focal length is half the width of 16:9 footage, cut to a square.
+    """
+    side, x, y = 40, 24, 24
+    moved = 1.5 / 3 * 0.5 * 16 / 9 * side
+    nodes: dict[str, dict] = {}
+    for i in range(frames):
+        corner = {"x": x - round(moved * i / frames), "y": y}
+        nodes[f"view {i}"] = node("ImageCrop", image=[image, 0], width=side, height=side, **corner)
+    joined = "view 0"
+    for i in range(1, frames):
+        nodes[f"first {i + 1} views"] = node("ImageBatch", image1=[joined, 0], image2=[f"view {i}", 0])
+        joined = f"first {i + 1} views"
+    return nodes
 
 
 def _control(**inputs) -> dict:

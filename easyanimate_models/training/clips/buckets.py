@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...data.dataset_file import DatasetError
-from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
+from ...vae.video_sizes import SIDE_STEP, SLICE_LENGTHS, ClipLengths
 from .dataset import Item
 
 MAX_ASPECT = 4.0  # the longer side by the shorter
@@ -34,7 +34,9 @@ def shapes(side: int) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def bucket_for(item: Item, side: int, max_frames: int, every: int = 1) -> Bucket | None:
+def bucket_for(
+    item: Item, side: int, max_frames: int, every: int = 1, lengths: ClipLengths = SLICE_LENGTHS
+) -> Bucket | None:
     """The nearest bucket for an item of which one in `every` frames is taken; None when it fits none."""
     if max(item.height / item.width, item.width / item.height) > MAX_ASPECT:
         return None
@@ -44,16 +46,22 @@ def bucket_for(item: Item, side: int, max_frames: int, every: int = 1) -> Bucket
         return None
     if 1 in (item.frames, max_frames):
         return Bucket(1, height, width)
-    frames = min(-(-item.frames // every), max_frames) // LENGTH_STEP * LENGTH_STEP
+    frames = lengths.longest(min(-(-item.frames // every), max_frames))
     return Bucket(frames, height, width) if frames else None
 
 
-def sort_into_buckets(items: Iterable[Item], side: int, max_frames: int, every: int = 1) -> dict[Bucket, list[Item]]:
+def sort_into_buckets(
+    items: Iterable[Item], side: int, max_frames: int, every: int = 1, lengths: ClipLengths = SLICE_LENGTHS
+) -> dict[Bucket, list[Item]]:
     """Items by their buckets; those that fit none are named in the log. Raises `DatasetError` when none fits."""
+    if max_frames > 1 and not lengths.longest(max_frames):
+        raise DatasetError(
+            f"frames is {max_frames}; set it to {lengths.least} or more for clips of this release, or to 1 for images."
+        )
     buckets: dict[Bucket, list[Item]] = {}
     unfit: list[Item] = []
     for item in items:
-        bucket = bucket_for(item, side, max_frames, every)
+        bucket = bucket_for(item, side, max_frames, every, lengths)
         if bucket is None:
             unfit.append(item)
         else:
@@ -63,7 +71,7 @@ def sort_into_buckets(items: Iterable[Item], side: int, max_frames: int, every: 
         logging.warning("%s (%s) fits none of the training sizes and is skipped.", item.file, size)
     if not buckets:
         raise DatasetError(
-            f"None of the {len(unfit)} clips fit: a clip needs at least {LENGTH_STEP * every} frames, at least half "
+            f"None of the {len(unfit)} clips fit: a clip needs at least {lengths.least * every} frames, at least half "
             f"the width and height needed for the area of {side} x {side}, and an aspect ratio between 1:4 and 4:1; "
             "lower the resolution or choose other clips."
         )

@@ -8,17 +8,19 @@ it is then trained on as often.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...data.dataset_file import DatasetError, find_files, is_hidden, read_caption, read_list
+from ...data.ledger import Row
 from ...media import video_file
 from ...media.errors import MediaError
 from ...media.frame_rate import is_same_rate
 from ...media.image_file import IMAGES, is_image
 from ...media.video_file import VIDEOS, count_frames, probe
-from ..identity import file_digest, tensor_digest
+from ..identity import digest, file_digest, tensor_digest
 
 NAMED = 3  # files in an error
 
@@ -28,7 +30,7 @@ class Item:
     """A clip, or an image (one frame), with its caption: in a file, or its `pixels` in memory. Sizes are in pixels.
 
     `start` is the first frame that is trained on. A clip that is `resampled` has its frames at `fps`, whatever rate its
-    file has.
+    file has. `control` is the video that it follows, or a file of its camera's poses.
     """
 
     file: Path
@@ -40,10 +42,12 @@ class Item:
     pixels: Tensor | None = None  # [T, H, W, 3] in 0..1
     start: int = 0
     resampled: bool = False
+    control: Path | None = None
 
     def digest(self) -> str:
         """A digest of the clip's contents, whatever it is called. Raises `MediaError` when its file is gone."""
-        return file_digest(self.file) if self.pixels is None else tensor_digest(self.pixels)
+        own = file_digest(self.file) if self.pixels is None else tensor_digest(self.pixels)
+        return own if self.control is None else digest([own, file_digest(self.control)])
 
 
 def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
@@ -72,15 +76,16 @@ def read_dataset(folder: str | Path, with_captions: bool = True, fps: float = 0)
     if not folder.is_dir():
         raise DatasetError(f"The folder {folder} does not exist; choose the one that contains the clips.")
     captioned = _captioned_files(folder)
-    files = sorted({file for file, _ in captioned})
-    silent = sorted({file.name for file, text in captioned if not text})
+    files = sorted({entry.file for entry in captioned})
+    silent = sorted({entry.file.name for entry in captioned if not entry.text})
     if silent and with_captions:
         raise DatasetError(
             f"{len(silent)} of {len(files)} files in {folder} have no caption ({', '.join(silent[:NAMED])}); describe "
             "each one in a .txt file of the same name beside it."
         )
     found = {file: item for file in files if (item := _probe(file, fps)) is not None}
-    items = [replace(found[file], text=text) for file, text in captioned if file in found]
+    readable = (entry for entry in captioned if entry.file in found)
+    items = [replace(found[entry.file], text=entry.text, control=entry.control) for entry in readable]
     if not items:
         raise DatasetError(f"None of the {len(files)} files in {folder} can be read as a video or image; see the log.")
     if lost := len(files) - len(found):
@@ -97,19 +102,51 @@ def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
     return torch.from_numpy(video_file.read_frames(item.file, start, count, every, fps)).float() / 255
 
 
-def _captioned_files(folder: Path) -> list[tuple[Path, str]]:
-    """Files with their captions, "" without one: those in the folder's list, or all clips and images below it."""
+def read_control(item: Item, control: Path, count: int, every: int = 1) -> Tensor:
+    """`count` frames of an item's `control` video from its start on, as `read_frames`. Raises `MediaError`."""
+    fps = item.fps if item.resampled else None
+    return torch.from_numpy(video_file.read_frames(control, item.start, count, every, fps)).float() / 255
+
+
+def fit_into(pixels: Tensor, height: int, width: int) -> Tensor:
+    """A clip `[T, H, W, 3]` scaled so that it covers this size, and cut to it in the middle."""
+    scale = max(height / pixels.shape[1], width / pixels.shape[2])
+    size = [max(least, round(side * scale)) for side, least in zip(pixels.shape[1:3], (height, width), strict=True)]
+    if scale != 1:
+        frames = pixels.movedim(-1, 1)
+        frames = torch.nn.functional.interpolate(frames, size=size, mode="bicubic", antialias=True)
+        pixels = frames.clamp(0, 1).movedim(1, -1)
+    top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+    return pixels[:, top : top + height, left : left + width]
+
+
+class _Entry(NamedTuple):
+    """A file with its caption, "" without one, and the control video or poses that belong to it."""
+
+    file: Path
+    text: str
+    control: Path | None
+
+
+def _captioned_files(folder: Path) -> list[_Entry]:
+    """The files in the folder's list, or all clips and images below it."""
     rows = read_list(folder)
     if rows is None:
-        captioned = [(file, "") for file in find_files(folder, VIDEOS | IMAGES)]
+        captioned = [_Entry(file, "", None) for file in find_files(folder, VIDEOS | IMAGES)]
     else:
-        accepted = [(_path(folder, row["file"]), row.get("text", "")) for row in rows if not row.get("rejected")]
-        captioned = [(file, text) for file, text in accepted if not is_hidden(folder, file)]
+        accepted = [_entry(folder, row) for row in rows if not row.get("rejected")]
+        captioned = [entry for entry in accepted if not is_hidden(folder, entry.file)]
     if rows and not captioned:
         raise DatasetError(f"All clips in the list of {folder} are rejected; loosen the limits, or remove the list.")
     if not captioned:
         raise DatasetError(f"{folder} contains no clips or images; add some, each with its caption in a .txt file.")
-    return sorted((file, read_caption(file) or " ".join(text.split())) for file, text in captioned)
+    described = (each._replace(text=read_caption(each.file) or " ".join(each.text.split())) for each in captioned)
+    return sorted(described, key=lambda each: each[:2])
+
+
+def _entry(folder: Path, row: Row) -> _Entry:
+    control = row.get("control")
+    return _Entry(_path(folder, row["file"]), row.get("text", ""), _path(folder, control) if control else None)
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -9,8 +9,7 @@ from torch import Tensor
 from ..devices import local_shard
 from .batches import BatchSchedule
 from .buckets import Bucket
-from .dataset import Item, read_frames
-from .latent_cache import fit_into
+from .dataset import Item, fit_into, read_frames
 from .settings import DataSettings
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from ...files.messages import shorten
 from ...media.frame_rate import require_frame_rate
-from ...vae.video_sizes import LENGTH_STEP, SIDE_STEP
+from ...vae.video_sizes import SIDE_STEP
 
 LENGTHS = ("full", "random")
+SHORTEST = 5  # frames of a clip
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class DataSettings:
         for name, least in (("side", SIDE_STEP), ("every", 1), ("batch", 1), ("windows", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; set it to {least} or more.")
-        if self.frames != 1 and self.frames < LENGTH_STEP:
+        if self.frames != 1 and self.frames < SHORTEST:
             raise ValueError(
-                f"frames is {self.frames}; set it to {LENGTH_STEP} or more for clips (multiples of {LENGTH_STEP} are "
-                "used), or to 1 for images."
+                f"frames is {self.frames}; set it to {SHORTEST} or more for clips (8n are used, 4n + 1 for V5 and "
+                "V5.1), or to 1 for images."
             )
         require_frame_rate(self.fps)
         for name in ("text_dropout", "clip_dropout"):

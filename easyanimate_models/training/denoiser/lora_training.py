@@ -7,17 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from ...host import training
-from ...sampling.schedules import alphas_cumprod
 from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
 from ..identity import model_fingerprint
 from ..loop import fit
 from ..samples import make_sampler
+from .diffusion import prediction_of
 from .lora import LoraSettings, add_adapters
-from .objective import DrawBatch, noise_objective, on_device, scaled
+from .objective import DrawBatch, denoising_objective, on_device, scaled
 from .run import DenoiserRun
 from .text_lora import TrainableTextEncoder
 
+EMBEDDINGS = ("context", "context_t5", "clip_embeds")
 EVERYTHING = 1e20  # bytes: the host makes all the room it can
 
 
@@ -53,8 +54,8 @@ def fit_adapters(
         load_models()
         adapters.to(patcher.load_device)
         denoiser, moved = FrozenDenoiser(patcher.model), on_device(draw_batch, patcher.load_device)
-        schedule = alphas_cumprod(patcher.model.model_config.sampling_settings)
-        objective = noise_objective(denoiser, moved, schedule, run.objective, run.plan.seed)
+        prediction = prediction_of(patcher.model.model_config)
+        objective = denoising_objective(denoiser, moved, prediction, run.objective, run.plan.seed)
         encode_prompts = text_encoder and text_encoder.encode_prompts
         sampler = make_sampler(run.monitor, patcher, run.folder, load_models, encode_prompts)
         callback = run.monitor.callback
@@ -91,6 +92,6 @@ class FrozenDenoiser(nn.Module):
         self.config = model.diffusion_model.config
         self.dtype = model.manual_cast_dtype or model.get_dtype()
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, clip_embeds: Tensor | None = None, **kwargs) -> Tensor:
-        clip_embeds = None if clip_embeds is None else clip_embeds.to(self.dtype)
-        return self.network(x.to(self.dtype), t, context=context.to(self.dtype), clip_embeds=clip_embeds, **kwargs)
+    def forward(self, x: Tensor, t: Tensor, **kwargs) -> Tensor:
+        cast = {name: kwargs[name].to(self.dtype) for name in EMBEDDINGS if name in kwargs}
+        return self.network(x.to(self.dtype), t, **{**kwargs, **cast})

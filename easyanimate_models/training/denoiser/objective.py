@@ -1,4 +1,4 @@
-"""The objective of the denoiser: the squared error of the noise predicted in noised latents (paper 3.1, 4)."""
+"""The objective of a denoiser: the squared error of what it predicts of noised latents (paper 3.1, 4)."""
 
 import random
 from collections.abc import Callable
@@ -9,17 +9,22 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ...conditioning.control import CAMERA_LATENTS
 from ..learner import Metrics, Objective
+from .diffusion import UNIFORM, NoiseWeights, Prediction
+
+STRONG = 0.2  # share of signal power below which noise is strong
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents `[B, C, F, H, W]`, text embeddings `[B, L, D]` with their mask `[B, L]`, and for an inpainting
-    model `given`, the latents of the mask and the masked video `[B, 2*C, F, H, W]`.
+    """Clean latents `[B, C, F, H, W]`, text embeddings `[B, L, D]` with their mask `[B, L]`, those of a second text
+    encoder (V4, V5), and `given`, what the network takes beside the latents, `[B, channels, F, H, W]`.
 
-    `clip_embeds` `[B, 768]` and `clip_mask` `[B, 8]` are a given start frame as CLIP sees it, for a model that takes
-    it; a mask of 0 means no image. These are a process's items of the global batch, from the one numbered `first` on;
-    `global_batch` is its size, where it is larger.
+    `clip_embeds` and `clip_mask` are a given start frame as CLIP sees it (`VideoModel.start_image`), for a model that
+    takes it; a mask of 0 means no image. `camera` `[B, 6, F, H, W]` are the rays of a camera's path, of which
+    `scaled` makes a part of `given`. These are a process's items of the global batch, from the one numbered `first`
+    on; `global_batch` is its size, where it is larger.
     """
 
     latents: Tensor
@@ -30,45 +35,24 @@ class Batch:
     global_batch: int | None = None
     clip_embeds: Tensor | None = None
     clip_mask: Tensor | None = None
+    context_2: Tensor | None = None
+    mask_2: Tensor | None = None
+    camera: Tensor | None = None
 
-    def conditioning(self) -> dict[str, Tensor | None]:
+    def conditioning(self) -> dict[str, Tensor]:
         """Keyword arguments of the network."""
-        return {
+        given = {
             "context": self.context,
             "attention_mask": self.mask,
+            "context_t5": self.context_2,
+            "attention_mask_t5": self.mask_2,
             "clip_embeds": self.clip_embeds,
             "clip_mask": self.clip_mask,
         }
+        return {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
 DrawBatch = Callable[[int, random.Random], Batch]  # (step, rng)
-
-
-@dataclass(frozen=True)
-class NoiseWeights:
-    """Weight of the squared noise error: (1/snr)^power between these bounds, as strong noise decides the layout.
-
-    `decisive` is the range of timesteps that four of five draws come from, where a wrong prompt costs most.
-    """
-
-    least: float
-    most: float
-    power: float = 1.0
-    decisive: tuple[int, int] | None = None
-
-    def draw(self, batch: int, timesteps: int) -> Tensor:
-        """Random timesteps below `timesteps`, `[batch]`."""
-        uniform = torch.randperm(timesteps)[:batch] if batch <= timesteps else torch.randint(timesteps, (batch,))
-        if self.decisive is None:
-            return uniform
-        return torch.where(torch.rand(batch) < 0.2, uniform, torch.randint(*self.decisive, (batch,)))
-
-    def weigh(self, signal: Tensor) -> Tensor:
-        """The weight of each clip `[B]`, from its share of signal power `[B]`."""
-        return ((1 - signal) / signal).pow(self.power).clamp(self.least, self.most)
-
-
-UNIFORM = NoiseWeights(1.0, 1.0, power=0.0)  # as the original: all timesteps count alike
 
 
 @dataclass(frozen=True)
@@ -92,30 +76,24 @@ def _attention_in_float32(attention, q: Tensor, k: Tensor, v: Tensor, *args, mas
 CPU_OPTIONS = {"optimized_attention_override": _attention_in_float32}
 
 
-def noise_objective(
-    network: Any, draw_batch: DrawBatch, alphas_cumprod: Tensor, settings: ObjectiveSettings, seed: int
+def denoising_objective(
+    network: Any, draw_batch: DrawBatch, prediction: Prediction, settings: ObjectiveSettings, seed: int
 ) -> Objective:
-    """The weighted squared error of the noise that `network` predicts in the batches drawn.
-
-    `alphas_cumprod` `[timesteps]` is the noise schedule: the share of signal power at each timestep.
-    """
+    """The weighted squared error of the `prediction` of `network` in the batches drawn."""
     options = checkpointed_blocks(network.config.depth) if settings.checkpointing else {}
 
     def objective(step: int) -> tuple[Tensor, Metrics]:
         batch = draw_batch(step, random.Random(seed * 1_000_003 + step))
         device, count = batch.latents.device, len(batch.latents)
-        timesteps = settings.noise.draw(batch.global_batch or count, len(alphas_cumprod))
-        t = timesteps[batch.first : batch.first + count].to(device)
-        noise = _noise(batch, seed * 1_000_003 + step)
-        signal = alphas_cumprod.to(device)[t]
-        alpha = signal.view(-1, 1, 1, 1, 1)
-        x = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
-        x = x if batch.given is None else torch.cat([x, batch.given], dim=1)
+        levels = prediction.draw(batch.global_batch or count, settings.noise)[batch.first : batch.first + count]
+        noised = prediction.noised(batch.latents, _noise(batch, seed * 1_000_003 + step), levels.to(device))
+        x = noised.x if batch.given is None else torch.cat([noised.x, batch.given], dim=1)
         transformer_options = options | CPU_OPTIONS if device.type == "cpu" else options
-        predicted = network(x, t, **batch.conditioning(), transformer_options=transformer_options)
-        error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
-        metrics = {"eps": error.detach().mean(), "eps_strong": error.detach()[signal < 0.2].mean()}
-        return (settings.noise.weigh(signal) * error).mean(), metrics
+        predicted = network(x, noised.timesteps, **batch.conditioning(), transformer_options=transformer_options)
+        error = (predicted.float() - noised.target).square().mean((1, 2, 3, 4))
+        strong = error.detach()[noised.signal < STRONG]
+        metrics = {prediction.name: error.detach().mean(), f"{prediction.name}_strong": strong.mean()}
+        return (prediction.weigh(noised.signal, settings.noise) * error).mean(), metrics
 
     return objective
 
@@ -140,12 +118,16 @@ def _noise(batch: Batch, seed: int) -> Tensor:
 
 
 def scaled(draw_batch: DrawBatch, model) -> DrawBatch:
-    """Batches of latents as the VAE gives them, at the scale of the MODEL."""
+    """Batches of latents as the VAE gives them, at the scale of the MODEL, which is given the rest as in sampling."""
+    variant, latent_format = model.model.model_config.variant, model.model.latent_format
 
     def draw(step: int, rng: random.Random) -> Batch:
         batch = draw_batch(step, rng)
-        given = None if batch.given is None else model.model.process_latent_in(batch.given)
-        return replace(batch, latents=model.model.process_latent_in(batch.latents), given=given)
+        latents = model.model.process_latent_in(batch.latents)
+        if variant is None:
+            return replace(batch, latents=latents)
+        conds = {"concat_latent_image": batch.given, CAMERA_LATENTS: batch.camera}
+        return replace(batch, latents=latents, given=variant.concat(latents, conds, latent_format), camera=None)
 
     return draw
 

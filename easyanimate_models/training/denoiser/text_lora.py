@@ -7,8 +7,9 @@ from comfy.text_encoders.t5 import T5LayerNorm
 from torch import Tensor, nn
 
 from ...lora import T5
-from ...text_encoders.prompt import embeddings_of, encode_prompt
+from ...text_encoders.prompt import encode_prompt
 from ...text_encoders.t5 import T5Encoder
+from ..clips.latent_cache import text_tensors
 from ..samples import PreviewInputs, conditioning
 from .lora import LoraSettings, LowRank
 
@@ -28,9 +29,9 @@ class TrainableTextEncoder:
                 self.adapters[name.replace(".", "/")] = adapter
                 self.clip.patcher.add_weight_wrapper(f"{name}.weight", adapter)
 
-    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Embeddings `[B, L, D]` and their mask `[B, L]`; the host must have loaded the CLIP."""
-        return embeddings_of(encode_prompt(self.clip, texts, encode=_with_gradients))
+    def __call__(self, texts: list[str]) -> dict[str, Tensor]:
+        """The texts as a `Batch` names them, a row each; the host must have loaded the CLIP."""
+        return text_tensors(encode_prompt(self.clip, texts, encode=_with_gradients))
 
     def encode_prompts(self, inputs: PreviewInputs) -> tuple[list, list]:
         """Positive and negative conditioning of previews, encoded with the adapters as they are now."""

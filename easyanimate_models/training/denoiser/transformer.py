@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ...host import patcher_class
-from ...sampling.schedules import alphas_cumprod
 from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
 from ..export import write_component
@@ -18,8 +17,9 @@ from ..identity import model_fingerprint
 from ..initialize import reset_parameters
 from ..loop import fit
 from ..samples import make_sampler
+from .diffusion import prediction_of
 from .motion_modules import ReleaseClass, load_image_weights
-from .objective import noise_objective, on_device, scaled
+from .objective import denoising_objective, on_device, scaled
 from .run import DenoiserRun
 
 
@@ -79,8 +79,8 @@ def train_transformer(
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
         drawn = encoded.batches(data.batch, run.plan.seed, data.text_dropout, data.clip_dropout)
-        draw_batch, schedule = on_device(scaled(drawn, model), device), alphas_cumprod(release.sampling_settings)
-        objective = noise_objective(network, draw_batch, schedule, run.objective, run.plan.seed)
+        draw_batch = on_device(scaled(drawn, model), device)
+        objective = denoising_objective(network, draw_batch, prediction_of(release), run.objective, run.plan.seed)
         sampler = make_sampler(run.monitor, as_model(network, model), run.folder, mm.unload_all_models)
         return fit(
             run.folder,

@@ -17,6 +17,7 @@ from ..vae.reconstruct import psnr
 from .inpainting import all_but
 from .judging import score
 from .shapes import FRAMES, SIZE, Scene, caption, from_anywhere, render, split_scenes
+from .tiny import CFG
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Settings:
     """Of the sampler, as the built-in model's workflow has them."""
 
     steps: int = 25
-    cfg: float = 2.5
+    cfg: float = CFG
     sampler: str = "euler"
 
 

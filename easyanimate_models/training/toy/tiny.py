@@ -16,12 +16,13 @@ from ...dit.motion_dit import LongSkips, MotionConfig, MotionDiT, MotionDiTConfi
 from ...files.atomic import write_safetensors
 from ...files.model_files import TINY
 from ...latent_formats import SliceLatents
-from ...sampling.schedules import alphas_cumprod
-from ...supported_models import EasyAnimateV3
+from ...supported_models import DEFAULT_CFG, EasyAnimateV3
 from ...text_encoders.t5 import T5Tokenizer
 from ...vae.slice_vae import SliceVAE, SliceVAEConfig
+from ..denoiser import objective as denoiser_objective
+from ..denoiser.diffusion import NoiseWeights, prediction_of
 from ..denoiser.motion_modules import load_image_weights
-from ..denoiser.objective import Batch, DrawBatch, NoiseWeights, ObjectiveSettings, noise_objective
+from ..denoiser.objective import Batch, DrawBatch, ObjectiveSettings
 from ..export import WEIGHTS, write_component
 from ..initialize import reset_parameters
 from ..learner import Objective
@@ -29,11 +30,13 @@ from ..loop import fit
 from ..training_plan import TrainingPlan
 from ..vae.reconstruct import encode_moments
 from .objective import DrawClips, VAEStage, vae_objective
-from .shapes import FRAMES, Scene, caption, render, split_scenes
+from .shapes import FRAMES, SIZE, Scene, caption, render, split_scenes
 from .text_encoder import CaptionClassifier, caption_objective
 
 SEED = 0
 TEXT_DROPOUT = 0.1
+CFG = 2.5  # what its samples are best at
+DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES}
 T5 = T5Config(
     vocab_size=32128,
     d_model=32,
@@ -195,8 +198,8 @@ class LatentBatches:
 
 def denoising_objective(dit: MotionDiT, draw_batch: DrawBatch, noise: NoiseWeights, seed: int) -> Objective:
     """The objective of the tiny transformer, at V3's noise schedule."""
-    schedule = alphas_cumprod(EasyAnimateV3.sampling_settings)
-    return noise_objective(dit, draw_batch, schedule, ObjectiveSettings(noise, checkpointing=False), seed)
+    settings = ObjectiveSettings(noise, checkpointing=False)
+    return denoiser_objective.denoising_objective(dit, draw_batch, prediction_of(EasyAnimateV3), settings, seed)
 
 
 def train_images(run: Path, steps: int = 2500, batch: int = 96) -> None:
@@ -290,8 +293,8 @@ def export(run: Path, folder: Path = TINY) -> None:
     preview = [[round(v, 4) for v in row] for row in tensors["preview"].tolist()]
     colours = {"latent_rgb_factors": preview[:4], "latent_rgb_bias": preview[4]}
     configs = {
-        "transformer": EasyAnimateV3.config_json(DIT) | colours,
-        "vae": EasyAnimateV3.vae_config_json(replace(VAE, scaling_factor=scale)),
+        "transformer": EasyAnimateV3.config_json(DIT) | colours | {DEFAULT_CFG: CFG},
+        "vae": EasyAnimateV3.vae_config_json(replace(VAE, scaling_factor=scale)) | DEFAULT_VIDEO,
         "text_encoder": {k: v for k, v in T5.to_diff_dict().items() if k != "transformers_version"},
     }
     weights = {

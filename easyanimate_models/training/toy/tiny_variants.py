@@ -17,10 +17,12 @@ from ...files.atomic import write_safetensors
 from ...files.model_files import TINY
 from ...latent_formats import SliceLatents
 from ...sd import load_transformer
+from ...supported_models import DEFAULT_CFG
 from ...vae.slice_vae import SliceVAE
+from ..denoiser.diffusion import NoiseWeights
 from ..denoiser.lora import LoraSettings, add_adapters, original_names
 from ..denoiser.lora_training import fit_adapters
-from ..denoiser.objective import Batch, NoiseWeights, ObjectiveSettings
+from ..denoiser.objective import Batch, ObjectiveSettings
 from ..denoiser.run import DenoiserRun
 from ..loop import fit
 from ..training_plan import TrainingPlan
@@ -144,7 +146,7 @@ def _train_inpainting(run: Path, name: str, dit: MotionDiT, plan: TrainingPlan, 
 def export_inpainting(run: Path, folder: Path = TINY) -> None:
     """Write the inpainting transformer beside the others, with the preview colours of the plain one."""
     base = json.loads((folder / "transformer" / "config.json").read_text())
-    config = base | {"in_channels": INPAINTING.in_channels}
+    config = base | {"in_channels": INPAINTING.in_channels, DEFAULT_CFG: 2.0}
     write_float16(folder / "transformer_inp", config, read_tensors(run / "inpainting_again.trained.safetensors"))
 
 

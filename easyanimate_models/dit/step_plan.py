@@ -1,0 +1,86 @@
+"""How a step saves memory: the tokens go through what is wide in parts, and long skips may wait in RAM."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+OPTION = "step_plan"  # of transformer_options
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How one step runs: `part_bytes` of tokens at once, long skips kept in RAM or on the device.
+
+    By default, parts are few enough bytes to save memory, and enough tokens to fill a GPU and to hide that weights kept
+    in RAM are sent for each part. Parts change nothing but rounding.
+    """
+
+    part_bytes: int = 24 * 2**20
+    skips_in_ram: bool = False
+
+    def spans(self, x: Tensor, dim: int, unit: int = 1) -> list[tuple[int, int]]:
+        """Start and length of the parts of `x` along `dim`, alike in size and, but for the last, multiples of `unit`.
+
+        No part has more than `part_bytes`, unless a single unit has.
+        """
+        length = x.shape[dim]
+        if not x.numel():
+            return [(0, length)]
+        unit_bytes = unit * x.numel() // length * x.element_size()
+        at_once, units = max(1, self.part_bytes // unit_bytes), -(-length // unit)
+        count = -(-units // at_once)
+        size = -(-units // count) * unit
+        return [(start, min(size, length - start)) for start in range(0, length, size)]
+
+    def update(self, x: Tensor, change: Callable[..., Tensor], *beside: Tensor, dim: int = 1, unit: int = 1) -> Tensor:
+        """`x` with each part replaced by `change(part, *parts of beside)`, of the same shape.
+
+        Where there are several parts and no gradients, `x` itself changes. `beside` are split like `x`, along `dim`.
+        """
+        spans = self.spans(x, dim, unit)
+        if len(spans) == 1:
+            return change(x, *beside)
+        if torch.is_grad_enabled():
+            return torch.cat([change(*_narrowed(span, dim, x, *beside)) for span in spans], dim=dim)
+        for span in spans:
+            part, *others = _narrowed(span, dim, x, *beside)
+            part.copy_(change(part, *others))
+        return x
+
+    def make(
+        self, x: Tensor, function: Callable[..., tuple[Tensor, ...]], *beside: Tensor, dim: int = 1, unit: int = 1
+    ) -> tuple[Tensor, ...]:
+        """What `function(part, *parts of beside)` makes of each part, put together along `dim`: as many new tensors."""
+        spans = self.spans(x, dim, unit)
+        if len(spans) == 1:
+            return function(x, *beside)
+        if torch.is_grad_enabled():
+            made = [function(*_narrowed(span, dim, x, *beside)) for span in spans]
+            return tuple(torch.cat(parts, dim=dim) for parts in zip(*made, strict=True))
+        wholes: tuple[Tensor, ...] = ()
+        for span in spans:
+            parts = function(*_narrowed(span, dim, x, *beside))
+            wholes = wholes or tuple(_as_long(part, x.shape[dim], dim) for part in parts)
+            for whole, part in zip(wholes, parts, strict=True):
+                whole.narrow(dim, *span).copy_(part)
+        return wholes
+
+
+DEFAULT = StepPlan()
+
+
+def plan_of(options: dict | None) -> StepPlan:
+    """The plan that the model has put into `transformer_options`, else the default."""
+    return (options or {}).get(OPTION, DEFAULT)
+
+
+def _narrowed(span: tuple[int, int], dim: int, *tensors: Tensor) -> list[Tensor]:
+    return [tensor.narrow(dim, *span) for tensor in tensors]
+
+
+def _as_long(part: Tensor, length: int, dim: int) -> Tensor:
+    shape = list(part.shape)
+    shape[dim] = length
+    return part.new_empty(shape)
