@@ -15,6 +15,7 @@ from easyanimate_models.training.toy.shapes import FRAMES, SIZE
 from easyanimate_models.training.vae.reconstruct import psnr
 from easyanimate_models.vae.video_sizes import latent_size
 
+from . import teacache
 from .measure import Row, report, seconds
 
 STEPS, CLIPS = 25, 12
@@ -78,7 +79,7 @@ def main() -> None:
         figure = f"{gain:.2f} × faster, {quality:.1f} dB (worst {float(each.min()):.1f})"
         met = gain >= 1.6 and quality >= 30 if name == SHIPPED else None
         rows.append(Row(name, "≥ 1.6 × at ≥ 30 dB" if name == SHIPPED else "", figure, met, how))
-    report(__file__, rows)
+    report(__file__, rows + teacache.rows())
 
 
 if __name__ == "__main__":

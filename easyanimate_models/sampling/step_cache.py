@@ -15,6 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, zeros_like
 
 KEY = "easyanimate_step_cache"
+FARTHEST = 20  # times the distance of the last two calls: the error that was measured says nothing beyond
 UNSTABLE = ("cfg_pp", "adaptive", "pece", "exp_heun")  # in names of samplers that amplify a small error of one step
 
 
@@ -26,10 +27,15 @@ class Trace:
     error: float = math.inf  # of one step, relative
     in_a_row: int = 0
 
+    def along(self, position: float) -> float:
+        """How far a log sigma lies beyond the last two, in their distance."""
+        (first, _), (second, _) = self.last
+        return (position - second) / (second - first)
+
     def extrapolated(self, position: float) -> list[Tensor]:
         """The directions at a log sigma, on the line through the last two."""
-        (first, before), (second, after) = self.last
-        along = (position - second) / (second - first)
+        (_, before), (_, after) = self.last
+        along = self.along(position)
         return [b + (b - a) * along for a, b in zip(before, after, strict=True)]
 
     def update(self, position: float, directions: list[Tensor]) -> None:
@@ -107,6 +113,8 @@ class StepCache:
 
     def _may_skip(self, trace: Trace, position: float) -> bool:
         if len(trace.last) < 2 or trace.in_a_row >= self.most:
+            return False
+        if abs(trace.along(position)) > FARTHEST:
             return False
         return trace.error * (trace.in_a_row + 1) < self.threshold
 

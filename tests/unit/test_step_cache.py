@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from support.pack import part
+from support.tiny_models import TINY_MODELS, noise_for, text_for
 from support.tiny_networks import random, tiny_transformer
 
 sampling = part("nodes.sampling")
@@ -177,3 +178,78 @@ def test_a_run_in_two_parts_starts_each_of_them_anew(ball):
         return latent
 
     assert decibels(vae, sample(cached, 15), sample(counted.model, 15)) >= 30
+
+
+class IdealModel:
+    """A release with the ideal denoiser of two kinds of video, each with a spread, in the place of its network.
+
+    No small network of these releases is trained; an untrained one changes too much from step to step to leave any out.
+    """
+
+    def __init__(self, release: str):
+        self.model = TINY_MODELS[release]()
+        self.noise = noise_for(self.model, 3)
+        self.calls: list[None] = []
+        self.model.set_model_unet_function_wrapper(ideal_denoiser(self.noise, release == "V5.1", self.calls))
+
+    def sample(self, model, sampler: str) -> tuple[torch.Tensor, int]:
+        """Latents, and how often the denoiser was called."""
+        self.calls.clear()
+        sigmas = release_sigmas(model, sampler, STEPS)
+        settings = STEPS, 2.0, sampler, "normal", text_for(model, 1), text_for(model, 2), torch.zeros_like(self.noise)
+        latents = comfy.sample.sample(model, self.noise, *settings, sigmas=sigmas, disable_pbar=True, seed=3)
+        return latents, len(self.calls)
+
+
+def ideal_denoiser(like: torch.Tensor, is_flow: bool, calls: list[None]):
+    """A function, which the host does not copy with the model."""
+    middle = 0.5 * random(*like.shape, seed=5)
+
+    def denoise(_apply_model, args: dict) -> torch.Tensor:
+        calls.append(None)
+        x, sigma = args["input"], args["timestep"].view(-1, 1, 1, 1, 1)
+        signal = 1 - sigma if is_flow else torch.ones_like(sigma)
+        variance = (signal * 0.3) ** 2 + sigma**2
+        expected = middle * torch.tanh(signal * (middle * x).sum((1, 2, 3, 4), keepdim=True) / variance)
+        return expected + signal * 0.3**2 / variance * (x - signal * expected)
+
+    return denoise
+
+
+@pytest.fixture(scope="module", params=["V4", "V5", "V5.1"])
+def ideal(request):
+    return IdealModel(request.param)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler", "euler_ancestral", "heun", "dpm_2_ancestral", "dpmpp_2m", "dpmpp_sde", "res_multistep", "uni_pc", "ddim"],
+)
+def test_later_releases_hardly_differ(ideal, sampler):
+    """With the threshold that the node calls cautious; or nothing is left out."""
+    plain, calls = ideal.sample(ideal.model, sampler)
+    cached, fewer = ideal.sample(sampling.EasyAnimateStepCache.execute(ideal.model, 0.05, 0.35, 3).args[0], sampler)
+    noise_left = (cached - plain).square().mean() / (plain.max() - plain.min()).square()
+    assert fewer == calls and torch.equal(cached, plain) or -10 * noise_left.log10() >= 30
+    assert sampler != "euler" or fewer < calls
+
+
+@pytest.mark.parametrize("release", ["V4", "V5", "V5.1"])
+def test_an_untrained_network_is_never_left_out(release):
+    """Its steps can't be predicted within the threshold."""
+    model = TINY_MODELS[release]()
+    noise, texts = noise_for(model, 3), (text_for(model, 1), text_for(model, 2))
+
+    def sample(model) -> torch.Tensor:
+        settings = STEPS, 2.0, "euler", "normal", *texts, torch.zeros_like(noise)
+        sigmas = release_sigmas(model, "euler", STEPS)
+        return comfy.sample.sample(model, noise, *settings, sigmas=sigmas, disable_pbar=True, seed=3)
+
+    assert torch.equal(sample(sampling.EasyAnimateStepCache.execute(model, 0.1, 0.35, 3).args[0]), sample(model))
+
+
+def test_far_beyond_the_last_two_calls_nothing_is_left_out():
+    cache, trace = step_cache.StepCache(1.0, 3), step_cache.Trace()
+    for position in (3.0, 2.0, 1.0):
+        trace.update(position, [torch.ones(1, 2)])
+    assert cache._may_skip(trace, 0.0) and not cache._may_skip(trace, -30.0)
