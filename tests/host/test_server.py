@@ -116,8 +116,8 @@ def test_a_length_of_one_is_an_image(server):
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("empty", {"width": 0}),
-        ("empty", {"length": 0}),
+        ("empty", {"width": -16}),
+        ("empty", {"length": -1}),
         ("model", {"transformer": "../../../../etc/passwd"}),
         ("vae", {"vae": "gone.safetensors"}),
     ],

@@ -37,7 +37,7 @@ CONTROL = (
         OURS_ONLY,
         {**SD, **controlled_video(vae=["sd", 2])},
     ),
-    Row("a video without length", TO_VIDEO, "length", controlled_video(length=0), by="host"),
+    Row("a negative length", TO_VIDEO, "length", controlled_video(length=-1), by="host"),
     Row("no poses", CAMERA, "^There are no poses; paste the text", path("")),
     Row("half a pose", CAMERA, "^Pose 2 has 12 numbers, but a row has 19", path(f"{POSE}\n{POSE[:31]}")),
     Row(

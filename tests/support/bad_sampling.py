@@ -60,7 +60,7 @@ CONDITIONING = (
             **given(clip_vision_output=["embeds", 0], clip_start_percent=0.9, clip_end_percent=0.1),
         },
     ),
-    Row("no width", I2V, "width", given(width=0), by="host"),
+    Row("a negative width", I2V, "width", given(width=-16), by="host"),
     Row("no videos at all", I2V, "batch_size", given(batch_size=0), by="host"),
     Row(
         "images for a model of text",
@@ -146,7 +146,9 @@ def patched(kind: str, **inputs) -> dict:
 
 
 SAMPLING = (
-    Row("a width of eight", EMPTY, "width", other("empty", width=8), by="host"),
+    Row(
+        "a width of eight", EMPTY, "^8 x 64 is too small; width and height must be at least 16", other("empty", width=8)
+    ),
     Row("a length in words", EMPTY, "length", other("empty", length="long"), by="host"),
     Row("no latents", EMPTY, "batch_size", other("empty", batch_size=0), by="host"),
     Row("Stable Diffusion's VAE for a latent", EMPTY, OURS_ONLY, {**SD, **other("empty", vae=["sd", 2])}),
