@@ -10,20 +10,17 @@ from pathlib import Path
 import comfy.model_management as mm
 import comfy.utils
 import folder_paths
-import numpy
-import torch
-from comfy_api.latest import io, ui
-from PIL import Image, ImageOps
+from comfy_api.latest import io
 
 from ..easyanimate_models.files.model_files import plain_name
 from ..easyanimate_models.host import require_choice, show_text
+from .previews import PREVIEW_CLIPS, clip_sheet, show_images
 from .schema import schema
 
 CATEGORY = "EasyAnimate/data"
 DATASETS = "easyanimate_data"  # in the host's output folder
 BY_HAND = "captions by hand only"
 NONE = "none"
-PREVIEW_CLIPS, THUMBNAIL = 24, (192, 108)  # clips on a sheet, pixels of each
 ANY = 1e6  # as a limit: none
 
 
@@ -157,7 +154,7 @@ class EasyAnimateSplitVideos(io.ComfyNode):
         source, settings = input_folder(folder), SplitSettings(min_seconds, max_seconds, fps)
         home = Path(folder_paths.get_output_directory()) / DATASETS / plain_name(name, "folder")
         rows = split_footage(source, home, settings, _threads(), _progress(cls, "videos"))
-        return io.NodeOutput(str(home), _sheet(home, rows))
+        return io.NodeOutput(str(home), clip_sheet(home, rows))
 
 
 class EasyAnimateScoreClips(io.ComfyNode):
@@ -202,7 +199,7 @@ class EasyAnimateScoreClips(io.ComfyNode):
             head = Path(folder_paths.models_dir) / "aesthetics" / aesthetics
             scorer = clip_vision_aesthetics(clip_vision, head)
             rows = score_clips(home, [scorer], IN_PROCESS, _progress(cls, "aesthetic scores"))
-        return io.NodeOutput(str(home), _sheet(home, rows))
+        return io.NodeOutput(str(home), clip_sheet(home, rows))
 
 
 class EasyAnimateFilterClips(io.ComfyNode):
@@ -253,7 +250,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
         if not kept:
             first = next((row["rejected"] for row in rows), "there are no clips")
             raise ValueError(f"No clip of {home.name} passes the limits (first reason: {first}); loosen them.")
-        sheet = _sheet(home, kept)
+        sheet = clip_sheet(home, kept)
         report = str(write_report(home, rows, limits))
         return io.NodeOutput(str(home), sheet, len(kept), report, ui=show_images([sheet]))
 
@@ -313,7 +310,7 @@ class EasyAnimateCaptionClips(io.ComfyNode):
             rows = _accepted_rows(describe_clips(home, captioner, progress=_progress(cls, "captions")))
         finally:
             forget_models()
-        return io.NodeOutput(str(home), _sheet(home, rows), "\n".join(str(row["text"]) for row in rows))
+        return io.NodeOutput(str(home), clip_sheet(home, rows), "\n".join(str(row["text"]) for row in rows))
 
 
 class EasyAnimateLoadDataset(io.ComfyNode):
@@ -354,7 +351,7 @@ class EasyAnimateLoadDataset(io.ComfyNode):
         home = cls.dataset_path(folder)
         items = read_dataset(home)
         rows = [{"file": item.file.relative_to(home).as_posix()} for item in items]
-        return io.NodeOutput(str(home), _sheet(home, rows), len(items))
+        return io.NodeOutput(str(home), clip_sheet(home, rows), len(items))
 
 
 def _threads():
@@ -379,24 +376,6 @@ def _progress(cls: type[io.ComfyNode], what: str):
 
 def _accepted_rows(rows: list[dict]) -> list[dict]:
     return [row for row in rows if not row.get("rejected") and not row.get("wrong")]
-
-
-def show_images(images: list[torch.Tensor]) -> dict:
-    """What shows each IMAGE on the node itself, whatever their sizes."""
-    return {"images": [file for image in images for file in ui.PreviewImage(image).as_dict()["images"]]}
-
-
-def _sheet(home: Path, rows: list[dict]) -> torch.Tensor:
-    """A frame of each of the first clips as one IMAGE, `[1, H, W, 3]`."""
-    from ..easyanimate_models.media.contact_sheet import contact_sheet
-    from ..easyanimate_models.media.video_file import sample_frames
-
-    clips = [home / str(row["file"]) for row in rows if not row.get("wrong")][:PREVIEW_CLIPS]
-    if not clips:
-        raise ValueError(f"{home.name} contains no usable clips; the log says why each one was skipped.")
-    pictures = [Image.fromarray(sample_frames(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]
-    sheet = contact_sheet([ImageOps.pad(picture, THUMBNAIL) for picture in pictures])
-    return torch.from_numpy(numpy.asarray(sheet).copy())[None].float() / 255
 
 
 NODES = [

@@ -12,8 +12,9 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..easyanimate_models.host import require_choice, show_text
-from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders, show_images
+from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
+from .previews import show_images
 from .prompts import require_text_encoder
 from .schema import schema
 
