@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tools import comfyui
 from tools.workflows.author import Workflow
-from tools.workflows.files import V3
+from tools.workflows.files import DOWNLOADS, V3
 
 from .control_arithmetic import pixart_file
 from .pack import part
@@ -161,9 +161,25 @@ def files_for(workflows: Iterable[Workflow]) -> Iterator[None]:
         pixart_control("pixart.safetensors"),
         release(),
         releases(IMAGE_ENCODER["hidden_size"]) as v4_folder,
+        placeholders(),
     ):
         _pickle_image_encoder(v4_folder)
         yield
+
+
+@contextlib.contextmanager
+def placeholders() -> Iterator[None]:
+    """Empty files for whatever the editor would offer to download, so that it finds nothing missing."""
+    files = [comfyui.BASE / "models" / download.directory / download.name for download in DOWNLOADS.values()]
+    made = [file for file in files if not file.exists()]
+    try:
+        for file in made:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        yield
+    finally:
+        for file in made:
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -120,15 +120,26 @@ class FrontEnd:
 
     def open_template(self, name: str) -> None:
         """Open a template by a click on its card and fit it into view; dialogs that it brings up stay."""
-        self.browse_templates()[name].click()
+        card = self.browse_templates()[name]
+        self._mark_graph()
+        card.click()
         expect(self._cards).to_have_count(0)
-        self.page.wait_for_function("name => document.title.includes(name)", arg=name)
-        self.command("Comfy.Canvas.FitView")
+        self._wait_for_graph(name)
 
     def open(self, workflow: Path) -> None:
         """Open a workflow file and fit it into view."""
+        self._mark_graph()
         self.page.set_input_files("#comfy-file-input", workflow)
-        self.page.wait_for_function("name => document.title.includes(name)", arg=workflow.stem)
+        self._wait_for_graph(workflow.stem)
+
+    def _mark_graph(self) -> None:
+        """Mark the graph as the one before; names alone don't tell, as one may be the beginning of another."""
+        self.page.evaluate("app.graph.extra = {...app.graph.extra, before: true}, 0")
+
+    def _wait_for_graph(self, name: str) -> None:
+        """Wait until another graph is there under this name, and fit it into view."""
+        there = "name => document.title.includes(name) && !app.graph.extra?.before && app.graph._nodes.length"
+        self.page.wait_for_function(there, arg=name)
         self.command("Comfy.Canvas.FitView")
 
     @property
