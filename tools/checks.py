@@ -16,6 +16,7 @@ TAKE_A_VALUE = ("-c", "-k", "-m", "-n", "-o", "-p", "-r", "-W")  # options of py
 TRUE_SIZE = "--true-size"
 BROWSER_TESTS = ["pytest", "--browser", "browser"]
 PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
+NEWEST = "--newest-front-end"
 
 
 def test(arguments: list[str]) -> int:
@@ -23,6 +24,8 @@ def test(arguments: list[str]) -> int:
 
     The tests run from their own folder: from the root, our `nodes` would hide the host's.
     """
+    newest = NEWEST in arguments
+    arguments = [argument for argument in arguments if argument != NEWEST]
     if "--browser" in arguments:
         install.bring_browser()
     variables = {**os.environ, "COMFYUI_PATH": str(HOST), "OMP_NUM_THREADS": "1"}
@@ -44,7 +47,7 @@ def test(arguments: list[str]) -> int:
             if code:
                 return code
     code = report_coverage() if whole else 0
-    if not code and whole and arguments:
+    if not code and newest:
         code = test_newest_front_end(variables)
     return code
 

@@ -86,7 +86,7 @@ def test_the_browser_tests_run_again_on_the_newest_front_end(monkeypatch):
     monkeypatch.setattr(
         checks.subprocess, "run", lambda command, env, **_: runs.append((command, env)) or SimpleNamespace(returncode=0)
     )
-    assert checks.test(["--browser"]) == 0
+    assert checks.test(["--browser", "--newest-front-end"]) == 0
     with_browser = [env.get(install.FRONT_END) for command, env in runs if "--browser" in command]
     assert with_browser == [None, "newest"]
 
