@@ -7,7 +7,7 @@ from diffusers import AutoencoderKLMagvit, EasyAnimateTransformer3DModel
 from easyanimate_models.supported_models import EasyAnimateV51
 from easyanimate_models.vae.slice_vae import SliceVAEConfig
 
-from .measure import DEVICE, Row, compare, peak_of, report
+from .measure import DEVICE, Row, against, report
 from .mmdit_step import BLOCKS_OF_7B, LATENTS, TEXT_TOKENS, inputs, network
 from .networks import filled
 
@@ -66,16 +66,10 @@ def their_decode():
 @torch.no_grad()
 def rows() -> list[Row]:
     """Speed of both in pairs, and the peak of each in a process of its own."""
-    found = []
-    for what, least, ours, theirs, how in (
-        ("V5.1 step", 1.05, our_step, their_step, STEP),
-        ("V5.1 decode", 1.3, our_decode, their_decode, DECODE),
-    ):
-        found.append(compare(ours(), theirs()).row(f"{what}: against diffusers", least, how))
-        peaks = peak_of(ours) / 1e6, peak_of(theirs) / 1e6
-        figure = f"{peaks[0]:.0f} MB, diffusers {peaks[1]:.0f} MB"
-        found.append(Row("… peak above the weights", "that of diffusers", figure, peaks[0] <= peaks[1], how))
-    return found
+    return [
+        *against("diffusers", "V5.1 step", 1.05, our_step, their_step, STEP),
+        *against("diffusers", "V5.1 decode", 1.3, our_decode, their_decode, DECODE),
+    ]
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ def alternating(repetitions: int = 5, /, **works: Callable[[], object]) -> dict[
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+Make = Callable[[], Callable[[], object]]  # what makes a work, with its network and inputs
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Seconds of ours and of a peer's, and the median of their ratios, pair by pair."""
@@ -91,14 +94,22 @@ def compare(ours: Callable[[], object], theirs: Callable[[], object], pairs: int
     return Comparison(*(statistics.median(t) for t in zip(*times, strict=True)), gain)
 
 
-def peak_of(make: Callable[..., Callable[[], object]], *arguments) -> int:
+def against(peer: str, what: str, least: float, ours: Make, theirs: Make, how: str) -> list[Row]:
+    """Speed of the works that both make, in pairs, and the peak of each in a process of its own."""
+    speed = compare(ours(), theirs()).row(f"{what}: against {peer}", least, how)
+    peaks = peak_of(ours) / 1e6, peak_of(theirs) / 1e6
+    figure = f"{peaks[0]:.0f} MB, {peer} {peaks[1]:.0f} MB"
+    return [speed, Row("… peak above the weights", f"≤ {peer}", figure, peaks[0] <= peaks[1], how)]
+
+
+def peak_of(make: Make) -> int:
     """Bytes above the weights of the work that `make` (of a module) returns, the second time, in its own process."""
-    return in_own_process(_second_peak, make, *arguments)
+    return in_own_process(_second_peak, make)
 
 
 @torch.no_grad()
-def _second_peak(make: Callable[..., Callable[[], object]], *arguments) -> int:
-    work = make(*arguments)
+def _second_peak(make: Make) -> int:
+    work = make()
     work()
     return peak_above(work)
 

@@ -5,6 +5,7 @@ Both have random weights at the released widths; the checkout is only imported.
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from easyanimate_models.configs.motion_dit import transformer_config
 from easyanimate_models.configs.vae import vae_config
 from easyanimate_models.supported_models import EasyAnimateV3
 
-from .measure import DEVICE, Row, compare, peak_of, report
+from .measure import DEVICE, Row, against, report
 from .networks import SLICE_VAE, TEXT_TOKENS, V3, filled, slice_vae, step_inputs, transformer
 
 DEPTH, FRAMES, SIDE = 4, 4, 16  # layers; latents: 256 tokens
@@ -68,16 +69,10 @@ def their_decode(folder: Path):
 @torch.no_grad()
 def rows(folder: Path) -> list[Row]:
     """Speed of both in pairs, and the peak of each in a process of its own."""
-    found = []
-    for what, least, ours, theirs, how in (
-        ("DiT step", 1.1, our_step, their_step, STEP),
-        ("Slice VAE decode", 1.5, our_decode, their_decode, DECODE),
-    ):
-        found.append(compare(ours(), theirs(folder)).row(f"{what}: against the original", least, how))
-        peaks = peak_of(ours) / 1e6, peak_of(theirs, folder) / 1e6
-        figure = f"{peaks[0]:.0f} MB, the original {peaks[1]:.0f} MB"
-        found.append(Row("… peak above the weights", "the original's", figure, peaks[0] <= peaks[1], how))
-    return found
+    return [
+        *against("the original", "DiT step", 1.1, our_step, partial(their_step, folder), STEP),
+        *against("the original", "Slice VAE decode", 1.5, our_decode, partial(their_decode, folder), DECODE),
+    ]
 
 
 if __name__ == "__main__":

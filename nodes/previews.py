@@ -25,4 +25,9 @@ def clip_sheet(home: Path, rows: list[dict]) -> torch.Tensor:
         raise ValueError(f"{home.name} contains no usable clips; the log says why each one was skipped.")
     pictures = [Image.fromarray(sample_frames(clip, 1, THUMBNAIL[1])[0].copy()) for clip in clips]
     sheet = contact_sheet([ImageOps.pad(picture, THUMBNAIL) for picture in pictures])
-    return torch.from_numpy(numpy.asarray(sheet).copy())[None].float() / 255
+    return as_image(sheet)
+
+
+def as_image(picture: Image.Image) -> torch.Tensor:
+    """A picture as IMAGE, `[1, H, W, 3]`."""
+    return torch.from_numpy(numpy.asarray(picture.convert("RGB")).copy())[None].float() / 255

@@ -6,7 +6,6 @@ from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
-import numpy
 import torch
 from comfy_api.latest import io
 from PIL import Image
@@ -14,7 +13,7 @@ from PIL import Image
 from ..easyanimate_models.host import require_choice, show_text
 from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
-from .previews import show_images
+from .previews import as_image, show_images
 from .prompts import require_text_encoder
 from .schema import schema
 
@@ -375,17 +374,13 @@ class _Progress:
 
     def preview(self, done: int, sheet: Image.Image) -> None:
         self.bar.update_absolute(done, preview=("JPEG", sheet, None))
-        self.sheets.append(_as_tensor(sheet))
+        self.sheets.append(as_image(sheet))
 
 
 def _picture(file: Path) -> torch.Tensor:
     """A picture as IMAGE, `[1, H, W, 3]`."""
     with Image.open(file) as image:
-        return _as_tensor(image)
-
-
-def _as_tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(numpy.asarray(image.convert("RGB")).copy())[None].float() / 255
+        return as_image(image)
 
 
 NODES = [EasyAnimateTrainLora, EasyAnimateTrainMotionModule]

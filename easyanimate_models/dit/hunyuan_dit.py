@@ -202,10 +202,10 @@ class HunyuanDiTBlock(nn.Module):
         return lambda part, rotary: part + self.attn2.attend(self.norm2(part), text, rotary, options)
 
     def _image_attention(self, image: Tensor, options) -> Change:
-        seen = self.attn_clip.keys_values(image)
+        keys_values = self.attn_clip.keys_values(image)
 
         def added(part: Tensor, rotary: Tensor) -> Tensor:
-            h = self.attn_clip.attend(self.norm_clip(part), seen, rotary, options)
+            h = self.attn_clip.attend(self.norm_clip(part), keys_values, rotary, options)
             return part + self.norm_clip_out(self.gate_clip(h))
 
         return added

@@ -25,7 +25,7 @@ class SkipStore:
         self._stack.append(self._sent(x) if self._in_ram else x)
 
     def pop(self) -> Tensor:
-        """The last one that was kept, on the device."""
+        """The last one that was pushed, on the device."""
         if not self._in_ram:
             return self._stack.pop()
         skip = self._fetched() if self._next is None else self._next
@@ -36,24 +36,24 @@ class SkipStore:
 
     def _sent(self, x: Tensor) -> Tensor:
         """A copy in RAM, pinned so that it is made while the device goes on."""
-        kept = _in_ram(x)
+        copy = _in_ram(x)
         if self._stream is None:
-            return kept.copy_(x)
+            return copy.copy_(x)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            kept.copy_(x, non_blocking=True)
+            copy.copy_(x, non_blocking=True)
         x.record_stream(self._stream)
-        return kept
+        return copy
 
     def _fetched(self) -> Tensor:
         """The last one in RAM, on its way to the device."""
-        kept = self._stack.pop()
-        skip = torch.empty_like(kept, device=self._device, pin_memory=False)
+        copy = self._stack.pop()
+        skip = torch.empty_like(copy, device=self._device, pin_memory=False)
         if self._stream is None:
-            return skip.copy_(kept)
+            return skip.copy_(copy)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # whatever had this memory before
         with torch.cuda.stream(self._stream):
-            skip.copy_(kept, non_blocking=True)
+            skip.copy_(copy, non_blocking=True)
         skip.record_stream(self._stream)
         return skip
 

@@ -97,9 +97,9 @@ class Footprint:
     def bytes(self, tokens: int, plan: StepPlan) -> float:
         """For `tokens`, the bytes of one token tensor, under a plan."""
         part = min(tokens, plan.part_bytes)
-        kept = min(self.returning, self.skips) if plan.skips_in_ram else self.skips
+        skips = min(self.returning, self.skips) if plan.skips_in_ram else self.skips
         more = self.at_once if part == tokens else 0
-        return tokens * (kept + more) + max(tokens * stage.whole + part * stage.parts for stage in self.stages)
+        return tokens * (skips + more) + max(tokens * stage.whole + part * stage.parts for stage in self.stages)
 
 
 DEFAULT = StepPlan()

@@ -244,11 +244,16 @@ def _(bench):
     assert distance(patched(bench, "SkipLayerGuidanceDiT", scale=2.0, **choices), bench.plain) > DIFFERENT
 
 
+def assert_reuses(bench: Bench, cache: str) -> None:
+    """That a cache of the host leaves nothing out at a threshold of 0, and something at 2."""
+    choices = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
+    assert distance(patched(bench, cache, reuse_threshold=0.0, **choices), bench.plain) < SAME
+    assert distance(patched(bench, cache, reuse_threshold=2.0, **choices), bench.plain) > DIFFERENT
+
+
 @row("EasyCache", videos=MORE)
 def _(bench):
-    choices = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
-    assert distance(patched(bench, "EasyCache", reuse_threshold=0.0, **choices), bench.plain) < SAME
-    assert distance(patched(bench, "EasyCache", reuse_threshold=2.0, **choices), bench.plain) > DIFFERENT
+    assert_reuses(bench, "EasyCache")
 
 
 @row("ContextWindowsManual, dim 2", videos=MORE)

@@ -5,7 +5,7 @@ from torch import Tensor
 from tools.workflows.author import node
 
 from .interop import CFG, DIFFERENT, OTHER_PROMPT, SAME, STEPS, distance, sampler
-from .interop_rows import MORE, NONE, patched, row
+from .interop_rows import MORE, NONE, assert_reuses, row
 from .prompts import encode
 
 ONE_TEXT = ("V3", "V5.1")
@@ -58,9 +58,7 @@ def _(bench):
 
 @row("LazyCache", videos=MORE)
 def _(bench):
-    choices = {"start_percent": 0.1, "end_percent": 0.95, "verbose": False}
-    assert distance(patched(bench, "LazyCache", reuse_threshold=0.0, **choices), bench.plain) < SAME
-    assert distance(patched(bench, "LazyCache", reuse_threshold=2.0, **choices), bench.plain) > DIFFERENT
+    assert_reuses(bench, "LazyCache")
 
 
 @row("SetLatentNoiseMask, a mask per frame", videos=MORE)

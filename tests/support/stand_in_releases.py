@@ -35,9 +35,8 @@ def loaders_for(release: str) -> dict:
     """`model`, `vae` and `clip` of "V3" (the built-in model), "V4" or "V5.1", the latter two while `releases` lasts."""
     if release == "V3":
         return loaders()
-    if release == "V4":
-        return loaders_of_files(files.V4.transformer, files.V4.text_encoder, files.V4.vae)
-    return loaders_of_files(f"{v51.TEXT_TO_VIDEO}.safetensors", f"easyanimate/{v51.TEXT_TO_VIDEO}", files.V51_VAE)
+    named = files.V4 if release == "V4" else files.v51(files.V51)
+    return loaders_of_files(named.transformer, named.text_encoder, named.vae)
 
 
 @contextlib.contextmanager

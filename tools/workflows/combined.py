@@ -3,6 +3,7 @@
 from .author import Stage, TinyRun, Workflow, node, note
 from .blocks import (
     CLIP,
+    FOURTH,
     LOADERS,
     conditioning,
     decode,
@@ -163,7 +164,7 @@ def pixart_controlnet() -> Workflow:
             LOADERS,
             Stage("2. Control video", [["clip_file", "parts", "scaled", "hint"]]),
             Stage("3. Prompt and ControlNet", [["prompt", "conditioning"], ["control", "steered", "note"]]),
-            Stage("4. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
+            FOURTH,
         ],
         tiny=TinyRun({"save": (24, 64)}, inputs=CLIP, pictures=("hint",)),
     )

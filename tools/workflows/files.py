@@ -24,7 +24,7 @@ class ModelFiles:
     transformer: str
     text_encoder: str
     vae: str
-    image_encoder: str
+    image_encoder: str = ""  # of releases that see start images through CLIP
 
 
 V3 = ModelFiles(
@@ -42,6 +42,11 @@ CHECKPOINT, CONTROL_NET = "v1-5-pruned-emaonly-fp16.safetensors", "control_v11f1
 def _download(name: str, directory: str, repository: str, file: str | None = None) -> Download:
     """`name` in ComfyUI's folder `directory`, from the hub; `file` there, where it is called something else."""
     return Download(name, HUB.format(repository, file or name), directory)
+
+
+def v51(transformer: str) -> ModelFiles:
+    """Those of V5.1 with one of `V51_MODELS`."""
+    return ModelFiles(f"{transformer}.safetensors", f"easyanimate/{V51}", V51_VAE)
 
 
 DOWNLOADS = {  # by the name in a loader; what comes in several files, or as a pickle, isn't offered by the editor

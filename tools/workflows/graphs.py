@@ -58,7 +58,7 @@ def text_to_video_tiny() -> Workflow:
         stages=[
             LOADERS,
             Stage(PROMPT_AND_SIZE, [["prompt", "empty"]]),
-            Stage("3. Generate the video", [["sampler"], ["decode", "video"], ["save"]]),
+            MAKE,
         ],
         app=TEXT_APP,
         tiny=TinyRun({"save": (24, 64)}, shows=("red", "left")),

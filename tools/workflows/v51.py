@@ -7,21 +7,18 @@ from .blocks import (
     FOURTH,
     LOADERS,
     MAKE,
-    NEGATIVE,
     PROMPT_AND_SIZE,
     SOURCE_VIDEO,
     TEXT_APP,
     built_in,
     conditioning,
     decode,
+    from_release,
     inpainting,
-    loaders,
-    prompt,
-    sampler,
     video,
     video_file,
 )
-from .files import V51_MODELS, V51_VAE
+from .files import V51_MODELS, v51
 
 TEXT_TO_VIDEO, INPAINTING, CONTROL, CAMERA = V51_MODELS
 LENGTH = 49
@@ -44,15 +41,9 @@ def _note(text: str, release: str) -> dict:
 
 
 def _from_release(release: str, text: str, **sampling) -> dict:
-    """All that V5.1 workflows share, from the loaders to the saved video; the caller adds the node `conditioning`."""
-    wired = {"positive": ["conditioning", 0], "negative": ["conditioning", 1], "latent": ["conditioning", 2]}
-    return {
-        **loaders(f"{release}.safetensors", f"easyanimate/{TEXT_TO_VIDEO}", V51_VAE),
-        **prompt(text, NEGATIVE),
-        "sampler": sampler(**(wired | {"steps": 50, "cfg": 6} | sampling)),
-        "decode": decode(),
-        **video(fps=8.0),
-    }
+    """As `blocks.from_release`, as V5.1 samples and decodes."""
+    nodes = from_release(text, files=v51(release), **({"steps": 50, "cfg": 6} | sampling))
+    return nodes | {"decode": decode(), **video(fps=8.0)}
 
 
 TEXT_NOTE = """**EasyAnimate V5.1, text to video.** Prompts may be English or Chinese; long descriptions work best. \

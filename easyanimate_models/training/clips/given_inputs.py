@@ -15,6 +15,7 @@ from ...conditioning.control import CAMERA, CONTROL, REFERENCE, CameraInputs, Co
 from ...conditioning.inpainting import Inpainting, inpaint_latents
 from ...conditioning.poses import parse_poses, resampled
 from ...data.dataset_file import DatasetError, read_text
+from ...vae.video_sizes import latent_size
 from ...vae.video_vae import SPACE_RATIO
 from .dataset import Item, fit_into, read_control
 
@@ -134,13 +135,13 @@ class GivenControl:
     kind = "control"
 
     def encode(self, vae, pixels: Tensor, window: Window) -> dict[str, Tensor]:
-        size = vae.plan.latents_for(len(pixels)), pixels.shape[1] // SPACE_RATIO, pixels.shape[2] // SPACE_RATIO
+        size = latent_size(window.width, window.height, window.frames, vae.plan)
         video = None if window.item.control is None and window.frames == 1 else _control_pixels(window)
         given = control_latents(vae, size, video, pixels[:1] if self.with_reference else None)[0]
         return {"control": given[:CONTROL], "reference": given[CONTROL:, :1]}
 
     def draw(self, clip: dict[str, Tensor], rng: random.Random) -> Drawn:
-        return Drawn({"given": _control_rows(clip, _kept(rng), _kept(rng))})
+        return Drawn({"given": _control_rows(clip, _is_given(rng), _is_given(rng))})
 
     def nothing(self, vae, size: tuple[int, int, int]) -> dict[str, Tensor]:
         return {}
@@ -153,7 +154,7 @@ class GivenCamera:
     kind = "camera"
 
     def encode(self, vae, pixels: Tensor, window: Window) -> dict[str, Tensor]:
-        size = vae.plan.latents_for(len(pixels)), pixels.shape[1] // SPACE_RATIO, pixels.shape[2] // SPACE_RATIO
+        size = latent_size(window.width, window.height, window.frames, vae.plan)
         given = control_latents(vae, size, None, pixels[:1])[0]
         maps = torch.zeros(CAMERA, *size)
         if window.frames > 1 or window.item.control is not None:
@@ -161,7 +162,7 @@ class GivenCamera:
         return {"camera": maps, "reference": given[CONTROL:, :1]}
 
     def draw(self, clip: dict[str, Tensor], rng: random.Random) -> Drawn:
-        return Drawn({"given": _control_rows(clip, False, _kept(rng)), "camera": clip["camera"].float()})
+        return Drawn({"given": _control_rows(clip, False, _is_given(rng)), "camera": clip["camera"].float()})
 
     def nothing(self, vae, size: tuple[int, int, int]) -> dict[str, Tensor]:
         return {}
@@ -184,7 +185,7 @@ def _mask_all_but(pixels: Tensor, start: int, end: int) -> Tensor:
     return mask
 
 
-def _kept(rng: random.Random) -> bool:
+def _is_given(rng: random.Random) -> bool:
     return rng.random() >= CONTROL_DROPOUT
 
 
