@@ -102,9 +102,15 @@ class VideoModel(comfy.model_base.BaseModel):
         require_text_of(self.latent_format.release, conds)
 
     def _second_text(self, conds: dict, width: int) -> Tensor | None:
-        """The tokens of a second text encoder, `[B, L, width]`, where the prompt went through one."""
-        require_text_width(conds.get(SECOND), width, self.model_config.text_encoder.name)
-        return conds.get(SECOND)
+        """The tokens of a second text encoder, `[B, L, width]`, where the prompt went through one.
+
+        Zeros where a node (ConditioningZeroOut) made zeros of the first one's: it knows only these.
+        """
+        second, context = conds.get(SECOND), conds.get("cross_attn")
+        require_text_width(second, width, self.model_config.text_encoder.name)
+        if second is None or context is None or context.any():
+            return second
+        return torch.zeros_like(second)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         options = {OPTION: self.step_plan(x.shape), **(transformer_options or {})}

@@ -27,7 +27,7 @@ def with_our_names(checkpoint: Checkpoint, detectors: list[probes.Detector]) -> 
 def detect_transformer(checkpoint: Checkpoint) -> Release:
     """The release's class, holding the network config, of a file under our names. Raises `CheckpointError`."""
     motion_dit.require_whole(checkpoint)
-    mmdit.require_whole(checkpoint)
+    probes.require_whole(TRANSFORMERS, checkpoint)
     what = "not a transformer of EasyAnimate; choose the transformer's file or folder"
     release: Release = probes.detect(TRANSFORMERS, checkpoint, what)
     release.cfg = number_in(checkpoint.config, DEFAULT_CFG, release.cfg, checkpoint.path.name, float)

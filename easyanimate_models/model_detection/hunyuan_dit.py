@@ -8,6 +8,7 @@ from ..supported_models import EasyAnimateV4
 from .probes import HEADS, Detector, count, require_claim
 
 PADDING, POSITIONS = "text_embedding_padding", "time_extra_emb.pooler.positional_embedding"
+PARTS = (".attn_clip.", ".gate_clip.", "clip_padding", "time_extra_emb.")  # as `Detector.parts`
 QUERIES, PROJECTION = "clip_projection.query", "clip_projection.kv_proj.weight"
 IMAGE_MODEL = "HunyuanDiT2DModel"  # its tensors have the same names
 ROTATED = 4  # numbers of a head that turn together: two by the column, two by the row
@@ -92,4 +93,4 @@ def _require_agreement(checkpoint: Checkpoint, config: HunyuanDiTConfig) -> None
         require_claim(checkpoint, name, value)
 
 
-HUNYUAN_DIT = Detector(((PADDING, 2), (POSITIONS, 2)), detect)
+HUNYUAN_DIT = Detector(((PADDING, 2), (POSITIONS, 2)), detect, parts=PARTS)

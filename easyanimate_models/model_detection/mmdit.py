@@ -10,7 +10,7 @@ from .probes import HEADS, Detector, count, require_claim
 
 PATCHES, TIMESTEP = "proj.weight", "time_embedding.linear_2.weight"
 QUERY_NORM, TEXT_FEED_FORWARD = "transformer_blocks.0.attn1.norm_q.weight", "transformer_blocks.{}.txt_ff.net.2.weight"
-PARTS = (".txt_ff.", "text_proj_t5.")  # in names of weights that no other architecture has
+PARTS = (".txt_ff.", "text_proj_t5.")  # as `Detector.parts`
 NORMED_TEXT, NORM = "text_proj.1.weight", "text_proj.0.weight"
 TEXT, TEXT_2 = "text_proj.weight", "text_proj_t5.weight"
 RELEASED = {3072: ((36, 18), (48, 48))}  # width: blocks, and how many of them have weights for the text (7B, 12B)
@@ -41,15 +41,6 @@ def detect(checkpoint: Checkpoint) -> MMDiTRelease:
     _require_agreement(checkpoint, config)
     _require_all_blocks(checkpoint, config)
     return release(config)
-
-
-def require_whole(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` for one of the files that a transformer was split into."""
-    if not MMDIT.recognises(checkpoint) and any(part in name for name in checkpoint.tensors for part in PARTS):
-        raise CheckpointError(
-            f"{checkpoint.path.name} is only part of an EasyAnimate V5 or V5.1 transformer; choose its folder or index "
-            "file, or download it again."
-        )
 
 
 def _release(checkpoint: Checkpoint) -> type[MMDiTRelease]:
@@ -116,4 +107,4 @@ def _require_all_blocks(checkpoint: Checkpoint, config: MMDiTConfig) -> None:
         )
 
 
-MMDIT = Detector(((PATCHES, 4), (TEXT_FEED_FORWARD.format(0), 2)), detect, mmdit.with_our_names)
+MMDIT = Detector(((PATCHES, 4), (TEXT_FEED_FORWARD.format(0), 2)), detect, mmdit.with_our_names, PARTS)

@@ -17,16 +17,34 @@ class Detector(Generic[Detected]):
     """One architecture: the tensors that only its files have (name and number of dimensions), and what reads them.
 
     `rename` brings other namings of the same weights to ours; a file of another architecture comes back as it is.
+    `parts` are in names of weights that no other architecture has, by which one of its files alone is known.
     """
 
     probes: tuple[tuple[str, int], ...]
     detect: Callable[[Checkpoint], Detected]
     rename: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+    parts: tuple[str, ...] = ()
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """Whether a file under our names is of this architecture."""
         tensors = checkpoint.tensors
         return all(name in tensors and tensors[name].ndim == dimensions for name, dimensions in self.probes)
+
+    def is_part(self, checkpoint: Checkpoint) -> bool:
+        """Whether a file under our names is one of those that weights of this architecture were split into."""
+        names = checkpoint.tensors
+        if self.recognises(checkpoint) or any(".lora_" in name for name in names):
+            return False
+        return any(part in name for name in names for part in self.parts)
+
+
+def require_whole(detectors: Sequence[Detector[Detected]], checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` for one of the files that weights were split into."""
+    if any(detector.is_part(checkpoint) for detector in detectors):
+        raise CheckpointError(
+            f"{checkpoint.path.name} is only part of {describe(checkpoint.tensors)}; choose its folder or index file, "
+            "or download it again."
+        )
 
 
 def detect(detectors: Sequence[Detector[Detected]], checkpoint: Checkpoint, what: str) -> Detected:

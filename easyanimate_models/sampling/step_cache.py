@@ -17,6 +17,7 @@ from torch import Tensor, zeros_like
 KEY = "easyanimate_step_cache"
 FARTHEST = 20  # times the distance of the last two calls: the error that was measured says nothing beyond
 UNSTABLE = ("cfg_pp", "adaptive", "pece", "exp_heun")  # in names of samplers that amplify a small error of one step
+MULTISTEP = ("uni_pc", "res_multistep")  # that divide differences of several steps: half the threshold for them
 
 
 @dataclass
@@ -53,8 +54,9 @@ class Trace:
 
 @dataclass
 class Run:
-    """The traces of a run, and how many calls of the network it skipped."""
+    """The error allowed for a skipped step of a run, its traces, and how many calls of the network it skipped."""
 
+    threshold: float
     traces: dict[tuple, Trace] = field(default_factory=dict)
     x: Tensor | None = None  # of the last call
     ordinal: int = 0  # of a call among those with the same x
@@ -86,7 +88,8 @@ class StepCache:
         if any(kind in name for kind in UNSTABLE):
             logging.warning("EasyAnimate Step Cache: %s needs every step, so none is skipped.", name)
             return executor(noise, latent_image, sampler, *args, **kwargs)
-        self.run = run = Run()
+        strict = any(kind in name for kind in MULTISTEP)
+        self.run = run = Run(self.threshold / 2 if strict else self.threshold)
         try:
             return executor(noise, latent_image, sampler, *args, **kwargs)
         finally:
@@ -101,7 +104,7 @@ class StepCache:
         window = model_options.get("transformer_options", {}).get("context_window")
         trace, position = run.trace(x, len(conds), window), math.log(level)
         run.calls += 1
-        if level <= self.start and self._may_skip(trace, position):
+        if level <= self.start and self._may_skip(run, trace, position):
             trace.in_a_row += 1
             run.skipped += 1
             found = iter(trace.extrapolated(position))
@@ -111,12 +114,12 @@ class StepCache:
         trace.update(position, [(x - each) / level for each in given])
         return denoised
 
-    def _may_skip(self, trace: Trace, position: float) -> bool:
+    def _may_skip(self, run: Run, trace: Trace, position: float) -> bool:
         if len(trace.last) < 2 or trace.in_a_row >= self.most:
             return False
         if abs(trace.along(position)) > FARTHEST:
             return False
-        return trace.error * (trace.in_a_row + 1) < self.threshold
+        return trace.error * (trace.in_a_row + 1) < run.threshold
 
 
 def with_step_cache(model, threshold: float, start_percent: float, most: int):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..files.checkpoint import embed_config
 from ..host import quantisation_options
-from .prompt import ENCODED_FOR, SECOND, SECOND_MASK
+from .prompt import ENCODED_FOR, FIRST, SECOND, SECOND_MASK
 from .tokens import Row, as_typed, ids_of, too_long
 
 BERT_TOKENS, MT5_TOKENS = 77, 256
@@ -157,7 +157,7 @@ class BertMT5Encoder(torch.nn.Module):
             for name, encoder in zip((BERT, MT5), self.encoders, strict=True)
         )
         masks = {"attention_mask": extra["attention_mask"], SECOND_MASK: second["attention_mask"]}
-        return bert, None, {**masks, SECOND: mt5, ENCODED_FOR: self.rules.release}
+        return bert, None, {**masks, FIRST: bert, SECOND: mt5, ENCODED_FOR: self.rules.release}
 
     def load_sd(self, sd: dict[str, Tensor]):
         """Either's weights."""

@@ -13,6 +13,7 @@ from .prompt_cleaning import clean_prompt
 
 SHOWN_LETTERS = 8  # of those that are lost
 ENCODED_FOR = "easyanimate_text"  # in a CONDITIONING: the release whose way of reading prompts made it
+FIRST = "easyanimate_first_text"  # there too, beside a second text: what the first encoder gave with it
 SECOND, SECOND_MASK = "conditioning_mt5xl", "attention_mask_mt5xl"  # there too, as the host names what mT5 gives
 
 Encode = Callable[[Any, list[Any]], list]  # a CLIP and the tokens of each text -> CONDITIONING
@@ -84,6 +85,17 @@ def require_text_of(release: str, conditioning: Mapping[str, Any]) -> None:
             f"Two prompts were joined, but {release} reads each with two text encoders, and stock nodes join only the "
             "first one's; write them as one prompt."
         )
+    first = conditioning.get(FIRST)
+    if context is not None and first is not None and context.any() and not _same(context, first):
+        raise ValueError(
+            f"A node mixed the prompt with another, but {release} reads each with two text encoders, and stock nodes "
+            "mix only the first one's; write them as one prompt."
+        )
+
+
+def _same(context: Tensor, first: Tensor) -> bool:
+    """Whether `context` is `first`, rounding and another device aside."""
+    return context is first or context.shape == first.shape and torch.allclose(context.to(first), first, atol=1e-3)
 
 
 def stacked(rows: Sequence[TextEmbeddings]) -> TextEmbeddings:
@@ -114,4 +126,5 @@ def _by_host(clip, tokens: list) -> list:
     second = [embeddings for part in parts if (embeddings := second_embeddings_of(part)) is not None]
     if second:
         options[SECOND], options[SECOND_MASK] = stacked(second)
+        options[FIRST] = context
     return [[context, options]]

@@ -22,10 +22,11 @@ from tools import comfyui
 from . import pickles
 from .control_arithmetic import pixart_file
 from .footage import write_clip, write_image
+from .mmdit import tiny_mmdit
 from .pack import part
 from .recorded import golden
 from .stand_ins import IMAGE_ENCODER, UNET, image_encoder
-from .tiny_networks import DIT, motion_dit, randomise
+from .tiny_networks import DIT, VAE_CONFIGS, motion_dit, randomise, tiny_release_vae
 
 FOLDER = "easyanimate-bad"
 EXECUTED = comfyui.BASE / "executed"  # which no pickle may create
@@ -45,6 +46,7 @@ LISTS = {  # metadata.jsonl, and the error
 }
 TINY = part("easyanimate_models.files.model_files").TINY
 embed_config = part("easyanimate_models.files.checkpoint").embed_config
+supported_models = part("easyanimate_models.supported_models")
 transformer_config = part("easyanimate_models.configs.motion_dit").transformer_config
 WEIGHTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 MODEL_FOLDERS = {  # a loader's component -> the host's folder of its files
@@ -143,7 +145,7 @@ def _releases(folder: Path) -> None:
 
 
 def _vaes(folder: Path) -> None:
-    """V2's VAE with the flags of later releases in config.json, SDXL's, and one of V1."""
+    """V2's VAE with the flags of later releases in config.json, SDXL's, and one of V1 and of each later release."""
     for name, change in {
         "v4": {"cache_compression_vae": True},
         "v5": {"slice_mag_vae": False, "cache_mag_vae": True},
@@ -155,14 +157,25 @@ def _vaes(folder: Path) -> None:
     recorded = golden("v1_e2e/sd_vae")
     save_file(recorded.weights | embed_config({"scaling_factor": 0.13025}), folder / "sdxl.safetensors")
     save_file(recorded.weights | embed_config(recorded.config["constructor"]), folder / "v1-vae.safetensors")
+    for release in ("V4", "V5", "V5.1"):
+        kind = getattr(supported_models, f"EasyAnimate{release.replace('.', '')}")
+        config = json.loads(json.dumps(kind.vae_config_json(VAE_CONFIGS[release])))
+        weights = tiny_release_vae(release).first_stage_model.state_dict()
+        weights = {key: tensor.contiguous() for key, tensor in weights.items()}
+        save_file(weights | embed_config(config), folder / f"of-{release}.safetensors")
 
 
 def _transformers(folder: Path) -> None:
-    """One with CLIP tokens, and one for wider text embeddings."""
+    """One with CLIP tokens, one for wider text embeddings, and V5.1's for images and for control videos."""
     with_clip = replace(DIT, caption_channels=32, in_channels=12, clip_tokens=True)
     for name, config in {"with-clip": with_clip, "wide-text": replace(DIT, caption_channels=48)}.items():
         network = transformer(config)
         save_file(network.state_dict() | embed_config(transformer_config(config)), folder / f"{name}.safetensors")
+    for name, channels in {"inp": 33, "control": 48}.items():
+        release = tiny_mmdit(caption_channels=32, in_channels=channels).model
+        config = release.model_config.config_json(release.diffusion_model.config)
+        weights = {key: tensor.contiguous() for key, tensor in release.diffusion_model.state_dict().items()}
+        save_file(weights | embed_config(config), folder / f"v51-{name}.safetensors")
     motion = {k: v for k, v in network.state_dict().items() if ".attn_temporal." in k}
     save_file({k: v.clone() for k, v in motion.items()}, folder / "narrow-mm.safetensors")
 

@@ -102,8 +102,14 @@ LOADING = (
     Row(
         "part of V5",
         T,
-        "is only part of an EasyAnimate V5 or V5.1 transformer; choose its folder or index file, or download",
+        "is only part of an EasyAnimate V5 transformer; choose its folder or index file, or download",
         transformer("v5.safetensors"),
+    ),
+    Row(
+        "part of V4",
+        T,
+        "is only part of an EasyAnimate V4 transformer; choose its folder or index file, or download",
+        transformer("v4.safetensors"),
     ),
     Row("no config.json", T, "put its config.json beside it to tell which", transformer("no-config.safetensors")),
     Row(

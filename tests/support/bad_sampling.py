@@ -138,6 +138,13 @@ NOISY = {
 }
 NO_NUMBERS = {"broken": node("LatentMultiply", samples=["empty", 0], multiplier=float("nan"))}
 V1_VAE = {"v1": node(V, vae=name_of("v1-vae.safetensors"))}
+V4_VAE, V5_VAE, V51_VAE = ({"vae": node(V, vae=name_of(f"of-{n}.safetensors"))} for n in ("V4", "V5", "V5.1"))
+V51_INP, V51_CONTROL = (transformer(f"v51-{kind}.safetensors") for kind in ("inp", "control"))
+CONTROLLED = node(
+    "EasyAnimateControlToVideo",
+    **{"positive": ["prompt", 0], "negative": ["prompt", 1], "vae": ["vae", 0], "control_video": ["grey", 0]},
+    **{"width": 64, "height": 64, "length": 9, "batch_size": 1},
+)
 
 
 def patched(kind: str, **inputs) -> dict:
@@ -157,6 +164,41 @@ SAMPLING = (
         SAMPLER,
         "The latent is for EasyAnimate V1, but the transformer is for V3; load",
         {**V1_VAE, **other("empty", vae=["v1", 0])},
+    ),
+    Row(
+        "V4's VAE and V3's transformer",
+        SAMPLER,
+        "The latent is for EasyAnimate V4, but the transformer is for V3; load",
+        {**V4_VAE, **other("empty", vae=["vae", 0])},
+    ),
+    Row(
+        "V5's VAE and V5.1's transformer",
+        SAMPLER,
+        "The latent is for EasyAnimate V5, but the transformer is for V5.1; load the transformer of V5, or connect",
+        {**V5_VAE, **V51_INP, "grey": grey(1), **given(length=9, start_image=["grey", 0])},
+    ),
+    Row(
+        "V5.1's latent and V5's VAE",
+        DECODE,
+        "The latent is for EasyAnimate V5.1, but the VAE is for V5; load the VAE of V5.1",
+        {
+            **V51_VAE,
+            "v5": V5_VAE["vae"],
+            **other("empty", length=9, vae=["vae", 0]),
+            **other("decode", latent=["empty", 0], vae=["v5", 0]),
+        },
+    ),
+    Row(
+        "a Control transformer given images",
+        SAMPLER,
+        "^This is a Control transformer, but its conditioning is that of image to video; use EasyAnimate Control to",
+        {**V51_VAE, **V51_CONTROL, "grey": grey(1), **given(length=9, start_image=["grey", 0])},
+    ),
+    Row(
+        "an InP transformer given a control video",
+        SAMPLER,
+        "^This is an inpainting .InP. transformer, but its conditioning is a control video; load a Control",
+        {**V51_VAE, **V51_INP, "grey": grey(9), **given(), "given": CONTROLLED},
     ),
     Row(
         "a latent of another model",

@@ -29,14 +29,14 @@ def _(bench):
 
 @row(
     "ConditioningAverage",
-    reason="V4 reads a prompt with BERT and mT5; the node mixes BERT's part and keeps mT5's of conditioning_to",
+    error="mixed the prompt with another, but V4",
+    reason="V4 reads a prompt with BERT and mT5; the node would mix BERT's part alone, and the pack says so and stops",
     videos=NONE,
     releases=("V4",),
 )
 def _(bench):
-    other = bench.latent(other=encode(OTHER_PROMPT), sampler=sampler(positive=["other", 0]))
     assert distance(averaged(bench, 1.0), bench.plain) < SAME
-    assert distance(averaged(bench, 0.0), other) > SAME
+    averaged(bench, 0.5)
 
 
 @row("SplitSigmas", videos=MORE)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import comfy_extras.nodes_model_merging as stock_saving
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import nodes as host_nodes
 from support import tiny_text_encoders as tiny
+from support.mmdit import TWO_TEXTS, tiny_mmdit
 from support.pack import part
 
 prompt = part("easyanimate_models.text_encoders.prompt")
@@ -120,6 +122,24 @@ def test_prompts_of_another_release_and_joined_ones_are_told(clips):
     ((context, options),) = host_nodes.ConditioningConcat().concat(first, second)[0]
     with pytest.raises(ValueError, match="Two prompts were joined, but V5 reads each with two text encoders"):
         prompt.require_text_of("V5", {"cross_attn": context, **options})
+
+
+def test_mixed_prompts_are_refused_unless_all_is_of_one(clips):
+    """ConditioningAverage knows BERT's part alone, and keeps mT5's of conditioning_to."""
+    to, other = (prompt.encode_prompt(clips["V5"], [text]) for text in (TEXT, CHINESE))
+    for strength, mixes in ((1.0, False), (0.5, True), (0.0, True)):
+        ((context, options),) = host_nodes.ConditioningAverage().addWeighted(to, other, strength)[0]
+        with pytest.raises(ValueError, match="mixed the prompt with another, but V5") if mixes else nullcontext():
+            prompt.require_text_of("V5", {"cross_attn": context, **options})
+
+
+def test_zeroing_out_means_both_texts(clips):
+    ((context, options),) = host_nodes.ConditioningZeroOut().zero_out(prompt.encode_prompt(clips["V5"], [TEXT]))[0]
+    widths = {"caption_channels": context.shape[-1], "caption_channels_2": tiny.MT5["d_model"]}
+    model, noise = tiny_mmdit(**TWO_TEXTS | widths).model, torch.zeros(1, 16, 1, 4, 4)
+    for text, is_zero in ((context, True), (options[prompt.FIRST], False)):
+        second = model.extra_conds(cross_attn=text, noise=noise, device=noise.device, **options)["context_t5"].cond
+        assert (second == 0).all() == is_zero
 
 
 @pytest.mark.parametrize("release", ["V4", "V5"])

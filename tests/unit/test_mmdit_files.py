@@ -215,11 +215,22 @@ def without(name: str, *parts: str) -> dict:
         (V5, ["blocks.1.attn2."], "is not a complete EasyAnimate transformer: it lacks transformer_blocks.1.attn2"),
         (V5, ["blocks.1.attn2.", "blocks.1.txt_ff."], "says mmdit_layers 2, but the weights have 1"),
         (V51, ["blocks.0.txt_ff."], "not a transformer of EasyAnimate;"),
-        (V5, ["blocks.0."], "is only part of an EasyAnimate V5 or V5.1 transformer; choose its folder or index file"),
+        (V5, ["blocks.0."], "is only part of an EasyAnimate V5 transformer; choose its folder or index file"),
     ],
 )
 def test_halves_are_refused(name, parts, message, tmp_path):
     assert message in refused(changed(name, tmp_path / "t", without(name, *parts)))
+
+
+@pytest.mark.parametrize("name", ["v4_xl_2_inp_transformer", "v5_7b_inp", "v51_12b_t2v"])
+def test_either_half_of_a_released_file_is_known(name):
+    """As shards have them, from the first to the last weight."""
+    file = released(name)
+    names = list(file.tensors)
+    for keys in (names[: len(names) // 2], names[len(names) // 2 :]):
+        half = replace(file, tensors={key: file.tensors[key] for key in keys})
+        with pytest.raises(CheckpointError, match=r"is only part of an EasyAnimate V|download it again"):
+            detection.detect_transformer(half)
 
 
 def test_a_control_of_unknown_channels(tmp_path):
