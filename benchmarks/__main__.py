@@ -18,6 +18,7 @@ SCRIPTS = (
     "slice_vae",
     "original",
     "diffusers_v51",
+    "step_memory",
     "memory",
     "pace",
     "loading",

@@ -7,7 +7,7 @@ import torch
 
 from easyanimate_models.dit.hunyuan_dit import HunyuanDiT, HunyuanDiTConfig
 from easyanimate_models.dit.hunyuan_embedders import ResamplerConfig
-from easyanimate_models.supported_models import EasyAnimateV4
+from easyanimate_models.dit.step_plan import StepPlan
 
 from .measure import CUDA, DEVICE, Row, in_own_process, machine, matrix_share, peak_above, report
 from .networks import filled
@@ -29,14 +29,14 @@ V4 = HunyuanDiTConfig(
 )
 SHALLOW = replace(V4, depth=8)  # three of them skip: as long a step as a shared CPU should take
 CLIP_TOKENS = 256
-FRAMES, SIDE = 4, 16  # latents: 256 tokens, 512 in a batch of 2
+FRAMES, SIDE = 8, 16  # latents: 512 tokens in each of a batch of 2
 SIZE = (256, 256, 16)  # pixels and frames of the peak
 DTYPE = torch.bfloat16 if CUDA else torch.float32
 
 
-def network(config: HunyuanDiTConfig, dtype: torch.dtype) -> HunyuanDiT:
+def network(config: HunyuanDiTConfig, dtype: torch.dtype, device: torch.device = DEVICE) -> HunyuanDiT:
     """A transformer built as the host builds it."""
-    return filled(HunyuanDiT(config, dtype=dtype, device=DEVICE, operations=comfy.ops.disable_weight_init)).eval()
+    return filled(HunyuanDiT(config, dtype=dtype, device=device, operations=comfy.ops.disable_weight_init)).eval()
 
 
 def inputs(config: HunyuanDiTConfig, frames: int, sides: tuple[int, int], dtype: torch.dtype) -> dict:
@@ -76,8 +76,8 @@ def peak() -> int:
 def estimate_row() -> Row:
     """What the host reckons with, against the peak."""
     width, height, frames = SIZE
-    area = 2 * (frames // 4) * (height // 8) * (width // 8)
-    reckoned = area * 2 * 0.01 * EasyAnimateV4.memory_usage_factor * 1024**2  # BaseModel.memory_required
+    shape = (2, V4.in_channels, frames // 4, height // 8, width // 8)
+    reckoned = network(V4, torch.bfloat16, torch.device("meta")).step_bytes(shape, 2, StepPlan())
     found = in_own_process(peak)
     figure = f"{reckoned / found:.2f} × ({reckoned / 1e6:.0f} of {found / 1e6:.0f} MB)"
     question = "V4 step: estimate against peak, {}×{}×{}".format(*SIZE)

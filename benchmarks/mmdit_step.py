@@ -30,14 +30,14 @@ BLOCKS_OF_7B = MMDiTConfig(  # its 36 blocks, a ninth of each kind
 )
 
 
-def network(config: MMDiTConfig = BLOCKS_OF_7B) -> MMDiT:
+def network(config: MMDiTConfig = BLOCKS_OF_7B, dtype: torch.dtype = DTYPE, device: torch.device = DEVICE) -> MMDiT:
     """A transformer built as the host builds it, with random weights."""
-    return filled(MMDiT(config, dtype=DTYPE, device=DEVICE, operations=comfy.ops.disable_weight_init)).eval()
+    return filled(MMDiT(config, dtype=dtype, device=device, operations=comfy.ops.disable_weight_init)).eval()
 
 
-def inputs(config: MMDiTConfig, batch: int, *size: int) -> dict[str, torch.Tensor]:
+def inputs(config: MMDiTConfig, batch: int, *size: int, dtype: torch.dtype = DTYPE) -> dict[str, torch.Tensor]:
     """Inputs of a step: latents of so many frames, height and width, and text."""
-    like = {"device": DEVICE, "dtype": DTYPE}
+    like = {"device": DEVICE, "dtype": dtype}
     return {
         "x": torch.randn(batch, config.in_channels, *size, **like),
         "timesteps": torch.full((batch,), 500.0, device=DEVICE),

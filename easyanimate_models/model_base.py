@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import cached_property
 
 import comfy.conds
 import comfy.model_base
@@ -29,6 +30,7 @@ UNUSED = {  # of CONDITIONING, what nodes for other models give -> what artists 
     "audio_embed": "the audio",
     "guidance": "the guidance of FluxGuidance",
 }
+STREAMED_PART = 128 * 2**20  # bytes of tokens at once where weights are sent for each part
 RESERVE = 1.5  # of free memory to what a step takes, from which on the host joins prompts
 
 
@@ -126,16 +128,27 @@ class VideoModel(comfy.model_base.BaseModel):
         return self._step_bytes(input_shape, self.step_plan(input_shape))
 
     def step_plan(self, shape) -> StepPlan:
-        """Long skips go to RAM where a step would not fit with them on the device, with the host's reserve."""
+        """How a step on latents of `shape` runs on this device, with the host's reserve of memory.
+
+        Long skips go to RAM where it would not fit with them on the device. Parts are larger where weights don't stay
+        there: the host sends them again for each part.
+        """
         plan, device = StepPlan(), mm.get_torch_device()
         if device.type in ("cpu", "mps") or not isinstance(self.diffusion_model, Denoiser):
             return plan
+        if self.weight_bytes + self._step_bytes(shape, plan) > mm.get_total_memory(device) - mm.extra_reserved_memory():
+            plan = replace(plan, part_bytes=STREAMED_PART)
         if not self.diffusion_model.footprint.skips:
             return plan
         loaded = getattr(self, "model_loaded_weight_memory", 0)
-        free = mm.get_free_memory(device) - (0 if loaded else mm.module_size(self.diffusion_model))
+        free = mm.get_free_memory(device) - (0 if loaded else self.weight_bytes)
         fits = RESERVE * self._step_bytes(shape, plan) < free
         return plan if fits else replace(plan, skips_in_ram=True)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """What all weights of the network take."""
+        return mm.module_size(self.diffusion_model)
 
     def _step_bytes(self, shape, plan: StepPlan) -> float:
         itemsize = mm.dtype_size(self.manual_cast_dtype or self.get_dtype())

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 import nodes as host_nodes
 from support.components import write_component
-from support.live_bytes import LiveBytes
 from support.pack import part
 from support.recorded import golden
 from support.tiny_networks import VAE_CONFIGS, random, tiny_release_vae
 
+LiveBytes = part("benchmarks.live_bytes").LiveBytes
 checkpoint = part("easyanimate_models.files.checkpoint")
 conditioning = part("nodes.conditioning")
 decoding = part("nodes.decoding")

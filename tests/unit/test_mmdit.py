@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from support.live_bytes import LiveBytes
 from support.mmdit import CPU, MMDIT, TWO_TEXTS, inputs_of, mmdit, tiny_mmdit
 from support.pack import part
 from support.tiny_networks import random
 
+LiveBytes = part("benchmarks.live_bytes").LiveBytes
 rotary = part("easyanimate_models.dit.rotary")
 host = part("easyanimate_models.host")
 step_plan = part("easyanimate_models.dit.step_plan")

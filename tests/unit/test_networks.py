@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from support.live_bytes import LiveBytes
 from support.pack import part
 from support.tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 
+LiveBytes = part("benchmarks.live_bytes").LiveBytes
 slicing = part("easyanimate_models.vae.slicing")
 CPU = torch.device("cpu")
 RAW_TABLES = ("scale_shift_table",)  # parameters of the blocks themselves; forward moves them to the input's device

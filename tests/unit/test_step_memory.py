@@ -6,11 +6,11 @@ import comfy.model_management as mm
 import pytest
 import torch
 
-from support.live_bytes import LiveBytes
 from support.mmdit import MMDIT
 from support.pack import part
 from support.tiny_networks import DIT, RELEASED_HUNYUAN_DIT
 
+LiveBytes = part("benchmarks.live_bytes").LiveBytes
 supported_models = part("easyanimate_models.supported_models")
 ATTENDING = [part(f"easyanimate_models.dit.{name}") for name in ("layers", "mmdit", "hunyuan_dit", "motion_module")]
 V3, V51 = supported_models.EasyAnimateV3, supported_models.EasyAnimateV51

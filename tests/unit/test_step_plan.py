@@ -5,11 +5,11 @@ import comfy.samplers
 import pytest
 import torch
 
-from support.live_bytes import LiveBytes
 from support.mmdit import TWO_TEXTS, inputs_of, tiny_mmdit
 from support.pack import part
 from support.tiny_networks import HUNYUAN_DIT, motion_dit, motion_module, random, tiny_hunyuan_dit, tiny_transformer
 
+LiveBytes = part("benchmarks.live_bytes").LiveBytes
 skip_store = part("easyanimate_models.dit.skip_store")
 step_plan = part("easyanimate_models.dit.step_plan")
 StepPlan = step_plan.StepPlan
@@ -160,10 +160,15 @@ GPU = torch.device("cuda")
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """What the host says of a GPU: `gpu(bytes)` sets how much of it is free."""
+    """What the host says of a GPU: `gpu(bytes)` sets how much of it is free, and how much there is."""
     monkeypatch.setattr(mm, "get_torch_device", lambda: GPU)
     monkeypatch.setattr(mm, "pytorch_attention_flash_attention", lambda: True)
-    return lambda free: monkeypatch.setattr(mm, "get_free_memory", lambda *_: free)
+
+    def has(free: float, total: float = 2**60) -> None:
+        monkeypatch.setattr(mm, "get_free_memory", lambda *_: free)
+        monkeypatch.setattr(mm, "get_total_memory", lambda *_: total)
+
+    return has
 
 
 @pytest.mark.parametrize("tiny", [tiny_transformer, lambda: tiny_hunyuan_dit(depth=10)], ids=["V3", "V4"])
@@ -186,6 +191,22 @@ def test_weights_that_are_still_to_be_loaded_count(gpu):
     assert model.step_plan(shape).skips_in_ram
     model.model_loaded_weight_memory = 1
     assert not model.step_plan(shape).skips_in_ram
+
+
+@pytest.mark.parametrize("tiny", [tiny_transformer, tiny_hunyuan_dit, tiny_mmdit])
+def test_parts_are_larger_where_weights_are_streamed(tiny, gpu):
+    """Each part has the weights sent again."""
+    model, shape = tiny().model, (1, 16, 32, 256, 256)
+    step = model.diffusion_model.step_bytes(shape, 4, StepPlan())
+    needed = mm.module_size(model.diffusion_model) + step + mm.extra_reserved_memory()
+    for total, part_bytes in (
+        (needed, AT_ONCE.part_bytes),
+        (needed - 1, part("easyanimate_models.model_base").STREAMED_PART),
+    ):
+        gpu(needed, total)
+        assert model.step_plan(shape).part_bytes == part_bytes
+        assert model.memory_required(shape) == model.diffusion_model.step_bytes(shape, 4, model.step_plan(shape))
+    assert model.memory_required(shape) > step
 
 
 @pytest.mark.parametrize(("room", "batches"), [(2, {2}), (1, {1})])
