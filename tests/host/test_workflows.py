@@ -38,7 +38,8 @@ REPOSITORIES = [  # whose files are known by name; the hub can't be asked from h
     ["Comfy-Org", "stable-diffusion-v1-5-archive"],
     ["comfyanonymous", "ControlNet-v1-1_fp16_safetensors"],
 ]
-APPS = ["text_to_video_tiny", "text_to_video", "v4_text_to_video", "v51_text_to_video"]
+IMAGE_APPS = ["image_to_video", "v4_image_to_video", "v51_image_to_video"]
+APPS = ["text_to_video_tiny", "text_to_video", "v4_text_to_video", "v51_text_to_video", *IMAGE_APPS]
 HOST_PICTURE = "example.png"  # in the input folder of every ComfyUI, not in that of tests
 ERROR_BADGE = 32  # pixels below a node in Nodes 2.0
 STEPS = 8  # enough to see colour and motion
@@ -148,7 +149,8 @@ def test_app_mode_asks_for_widgets_and_shows_what_is_saved(workflow):
     app = saved["extra"].get("linearData", {"inputs": [], "outputs": []})
     asked = [(nodes[number], widget) for number, widget in app["inputs"]]
     size = "EasyAnimateEmptyLatent" if "empty" in workflow.nodes else "EasyAnimateImageToVideo"
-    expected = [("EasyAnimateEncodePrompt", "positive"), (size, "length"), ("EasyAnimateSampler", "seed")]
+    image = [("LoadImage", "image")] if workflow.name in IMAGE_APPS else []
+    expected = [*image, ("EasyAnimateEncodePrompt", "positive"), (size, "length"), ("EasyAnimateSampler", "seed")]
     assert asked == (expected if workflow.name in APPS else [])
     assert {nodes[number] for number in app["outputs"]} == ({"SaveVideo"} if workflow.name in APPS else set())
 

@@ -28,6 +28,7 @@ SHIPPED = [
     "easyanimate_models/tiny/lora/grey.safetensors",
     "workflows/text_to_video_tiny.json",
     "workflows/text_to_video_tiny.jpg",
+    "subgraphs/Text to Video (EasyAnimate).json",
     "locales/zh/nodeDefs.json",
     "web/words.js",
     "web/docs/EasyAnimateSampler/ja.md",

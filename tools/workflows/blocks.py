@@ -102,6 +102,7 @@ def clip_vision(image: str, files: ModelFiles = V3) -> dict:
 TEXT_APP, CONDITIONED_APP = (
     {"prompt": ["positive"], size: ["length"], "sampler": ["seed"]} for size in ("empty", "conditioning")
 )  # what app mode asks for
+IMAGE_APP = {"start": ["image"], **CONDITIONED_APP}
 EXAMPLE_CLIP = "easyanimate_clip.mp4"  # which the pack puts into the input folder
 CLIP: dict[str, dict] = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
 

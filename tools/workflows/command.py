@@ -1,11 +1,11 @@
-"""`dev.py workflows`: writes `workflows/*.json`, and thumbnails on demand. Standard library only."""
+"""`dev.py workflows`: writes `workflows/*.json` and `subgraphs/*.json`, thumbnails on demand. Standard library only."""
 
 from .. import comfyui
 from ..demo import draw_contact_sheet, show_progress
 from ..environment import ROOT, print_line
-from . import author, client, graphs, tiny
+from . import author, blueprints, client, graphs, tiny
 
-FOLDER = ROOT / "workflows"
+FOLDER, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
 
 
 def workflows(arguments: list[str]) -> int:
@@ -26,4 +26,7 @@ def workflows(arguments: list[str]) -> int:
                 videos = [comfyui.saved_video({name: outputs[name]}) for name in tiny.saved_by(workflow)]
                 draw_contact_sheet(path.with_suffix(".jpg"), *videos)
                 print_line(f"\n{path.with_suffix('.jpg').relative_to(ROOT)}")
+        for make in blueprints.BLUEPRINTS:
+            path = blueprints.write(make(), object_info, BLUEPRINTS)
+            print_line(str(path.relative_to(ROOT)))
     return 0

@@ -11,6 +11,7 @@ from .blocks import (
     CLIP,
     CONDITIONED_APP,
     FOURTH,
+    IMAGE_APP,
     LOADERS,
     MAKE,
     PROMPT,
@@ -115,6 +116,7 @@ def image_to_video() -> Workflow:
             Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["start", "encoder", "vision"], ["note"]]),
             MAKE,
         ],
+        app=IMAGE_APP,
         titles={"start": "Start image"},
         tiny=TinyRun(
             {"save": (24, 64)},

@@ -3,6 +3,7 @@
 from .author import Stage, TinyRun, Workflow, node, note
 from .blocks import (
     CONDITIONED_APP,
+    IMAGE_APP,
     LOADERS,
     MAKE,
     PROMPT_AND_SIZE,
@@ -63,6 +64,7 @@ def v4_image_to_video() -> Workflow:
             Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["start", "encoder", "vision"], ["note"]]),
             MAKE,
         ],
+        app=IMAGE_APP,
         titles={"start": "Start image"},
         tiny=TinyRun({"save": (24, 64)}, inputs={"start": {"image": "easyanimate/start.png"}}, thumbnail=built_in()),
     )

@@ -5,6 +5,7 @@ from .blocks import (
     BUILT_IN,
     CLIP,
     FOURTH,
+    IMAGE_APP,
     LOADERS,
     MAKE,
     PROMPT_AND_SIZE,
@@ -117,6 +118,7 @@ def _with_images(name: str, text: str, words: str, **images: str) -> Workflow:
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], [*images], ["note"]]), MAKE],
         titles={image: f"{image.capitalize()} image" for image in images},
+        app={} if "end" in images else IMAGE_APP,
         tiny=TinyRun(
             {"save": (9, 64)},
             inputs={"conditioning": TINY_SIZE, **{image: {"image": file} for image, file in images.items()}},
