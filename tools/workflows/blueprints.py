@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import author
 from .author import Stage, TinyRun, Workflow, node
-from .blocks import BUILT_IN, BUILT_IN_INP, decode, loaders, prompt, sampler, video
+from .blocks import BUILT_IN, BUILT_IN_INP, LOADERS, MAKE, PROMPT_AND_SIZE, decode, loaders, prompt, sampler
 from .client import is_widget
 
 ASKED, GIVEN = -10, -20  # the editor's numbers for what a subgraph takes and gives
@@ -64,9 +64,9 @@ def _settings(size: str) -> list[tuple[str, str]]:
 def _inside(name: str, transformer: str, latent: dict[str, dict], sampled: dict) -> Workflow:
     """From loaders to a VIDEO; size, length and cfg are the model's own."""
     nodes = {**loaders(transformer), **prompt(), **latent, "sampler": sampled, "decode": decode()}
-    nodes["video"] = video()["video"]
-    columns = [["model", "clip", "vae"], ["prompt", *latent], ["sampler"], ["decode", "video"]]
-    return Workflow(name, nodes, [Stage(name, columns)], TinyRun({}))
+    nodes["video"] = node("CreateVideo", images=["decode", 0], fps=12.0)
+    make = Stage(MAKE.title, [["sampler"], ["decode", "video"]])
+    return Workflow(name, nodes, [LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", *latent]]), make], TinyRun({}))
 
 
 BLUEPRINTS = [text_to_video, image_to_video]
@@ -120,8 +120,9 @@ def _as_link(number: int, source: int, out: int, target: int, slot: int, kind: s
 
 def _definition(blueprint: Blueprint, graph: dict, links: list[dict]) -> dict:
     """What is inside, with the boxes of its inputs and outputs beside it."""
-    name, (group,) = blueprint.inside.name, graph["groups"]
-    left, top, width, _ = group["bounding"]
+    name, groups = blueprint.inside.name, graph["groups"]
+    (left, top, *_), (last, _, width, _) = groups[0]["bounding"], groups[-1]["bounding"]
+    right = last + width
     inputs = [
         {"id": _id(name, given), "name": given, "type": link["type"], "linkIds": [link["id"]], "pos": [left, top]}
         for (_, given), link in zip(
@@ -132,19 +133,24 @@ def _definition(blueprint: Blueprint, graph: dict, links: list[dict]) -> dict:
     return {
         "id": _id(name, "inside"),
         "version": 1,
-        "state": {"lastGroupId": 1, "lastNodeId": len(graph["nodes"]), "lastLinkId": len(links), "lastRerouteId": 0},
+        "state": {
+            "lastGroupId": len(groups),
+            "lastNodeId": len(graph["nodes"]),
+            "lastLinkId": len(links),
+            "lastRerouteId": 0,
+        },
         "revision": 0,
         "config": {},
         "name": name,
         "category": blueprint.category,
         "description": blueprint.description,
         "inputNode": {"id": ASKED, "bounding": [left - 2 * EDGE, top, EDGE, EDGE]},
-        "outputNode": {"id": GIVEN, "bounding": [left + width + EDGE, top, EDGE, EDGE]},
+        "outputNode": {"id": GIVEN, "bounding": [right + EDGE, top, EDGE, EDGE]},
         "inputs": inputs,
-        "outputs": [output | {"pos": [left + width, top]}],
+        "outputs": [output | {"pos": [right, top]}],
         "widgets": [],
         "nodes": graph["nodes"],
-        "groups": graph["groups"],
+        "groups": groups,
         "links": links,
         "extra": {},
     }

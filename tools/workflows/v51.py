@@ -27,14 +27,14 @@ TINY_SIZE = {"width": 64, "height": 64, "length": 9}
 SHOWN = {"length": 24}  # of the built-in model, in thumbnails
 FILES = """
 
-**Files**, from the hub's `alibaba-pai/{release}`:
-- `transformer/diffusion_pytorch_model.safetensors`: rename it to `{release}.safetensors` and put it into \
-`models/diffusion_models`. For the larger model, take `{larger}`.
-- `vae/diffusion_pytorch_model.safetensors`: rename it to `EasyAnimateV5.1-vae.safetensors`, `models/vae`. All V5.1 \
+**Files**, from the hub's alibaba-pai/{release}:
+- transformer/diffusion_pytorch_model.safetensors: rename it to {release}.safetensors and put it into \
+models/diffusion_models. For the larger model, take {larger}.
+- vae/diffusion_pytorch_model.safetensors: rename it to EasyAnimateV5.1-vae.safetensors, models/vae. All V5.1 \
 models share it.
-- The text encoder (Qwen2-VL) is a folder of five files, which all V5.1 models share: \
-`hf download alibaba-pai/EasyAnimateV5.1-7b-zh --include "text_encoder/*" --local-dir \
-models/easyanimate/EasyAnimateV5.1-7b-zh`, in ComfyUI's folder."""
+- The text encoder (Qwen2-VL) is a folder of five files, which all V5.1 models share. In ComfyUI's folder: \
+*hf download alibaba-pai/EasyAnimateV5.1-7b-zh --include "text_encoder/\\*" --local-dir \
+models/easyanimate/EasyAnimateV5.1-7b-zh*."""
 
 
 def _note(text: str, release: str) -> dict:
@@ -54,7 +54,7 @@ Trained on 49 frames at 8 fps, at 512, 768 and 1024 pixels: 672 x 384, 1008 x 57
 
 def v51_text_to_video() -> Workflow:
     return Workflow(
-        name="v51_text_to_video",
+        name="02 Text to Video (EasyAnimate V5.1)",
         nodes={
             **_from_release(
                 TEXT_TO_VIDEO,
@@ -85,7 +85,7 @@ Raise *noise_augmentation* a little if nothing moves; 0 stays closest to the ima
 
 def v51_image_to_video() -> Workflow:
     return _with_images(
-        "v51_image_to_video",
+        "03 Image to Video (EasyAnimate V5.1)",
         "The subject turns its head slowly and smiles. Soft light, shallow depth of field.",
         IMAGE_NOTE,
         start="easyanimate/start.png",
@@ -98,7 +98,7 @@ A batch of several images becomes the first, or last, few frames."""
 
 def v51_start_and_end() -> Workflow:
     return _with_images(
-        "v51_start_and_end",
+        "04 Start and End Image (EasyAnimate V5.1)",
         "The flower opens its petals, time lapse, macro shot.",
         ENDS_NOTE,
         start="easyanimate/start.png",
@@ -136,7 +136,7 @@ last frames. Without a mask, and with a *denoise* below 1: video to video."""
 
 def v51_inpaint() -> Workflow:
     return Workflow(
-        name="v51_inpaint",
+        name="05 Video Inpainting (EasyAnimate V5.1)",
         nodes={
             **_from_release(INPAINTING, "A hot air balloon floats over the hills."),
             **video_file(),
@@ -171,7 +171,7 @@ Connect *ref_image* to say what the video should look like. Frames beyond *lengt
 
 def v51_control() -> Workflow:
     return Workflow(
-        name="v51_control",
+        name="06 Control Video (EasyAnimate V5.1)",
         nodes={
             **_from_release(CONTROL, "A paper boat drifts down a stream, macro shot, soft morning light."),
             **video_file(),
@@ -199,7 +199,7 @@ The image is what the camera sees; *ref_image* is optional."""
 def v51_camera() -> Workflow:
     size = {name: ["camera", output] for output, name in enumerate(TINY_SIZE, 1)}
     return Workflow(
-        name="v51_camera",
+        name="07 Camera (EasyAnimate V5.1)",
         nodes={
             **_from_release(CAMERA, "Fireworks burst over a city at night, reflected in the river."),
             "start": node("LoadImage", image="example.png"),
