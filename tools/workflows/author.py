@@ -22,7 +22,11 @@ SHOWS_PREVIEW = (
     "KSampler",
     "EasyAnimateTrainLora",
     "EasyAnimateTrainMotionModule",
+    "EasyAnimateSplitVideos",
+    "EasyAnimateScoreClips",
     "EasyAnimateFilterClips",
+    "EasyAnimateCaptionClips",
+    "EasyAnimateLoadDataset",
 )
 WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20, 24, 90, 280, 40, 20
 VUE_FRAME, VUE_WIDGET, VUE_BADGE = 36, 36, 32  # in Nodes 2.0; a badge for the pack, another one for an error
@@ -149,7 +153,8 @@ class _Shape:
         slots = max(len(self.sockets), len(self.outputs)) * SLOT
         vue = VUE_FRAME + slots + len(self.values) * VUE_WIDGET + self.texts * TEXT
         tallest = TITLE + self.size[1] if self.kind == NOTE else max(TITLE + self.size[1], vue) + 2 * VUE_BADGE
-        return tallest + PICTURE * (self.kind in SHOWS_PREVIEW)
+        square = (WIDE - PICTURE) * (self.kind in WITH_PICTURE)  # of a picture as wide as the node
+        return tallest + square + PICTURE * (self.kind in SHOWS_PREVIEW)
 
 
 def _values(spec: list, value) -> list:

@@ -57,10 +57,13 @@ def decode(latent: str = "sampler", **changed) -> dict:
     return node("EasyAnimateDecode", latent=[latent, 0], vae=["vae", 0], **changed)
 
 
-def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float = 12.0, suffix: str = "") -> dict:
-    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` outputs."""
+def video(images: str = "decode", prefix: str = "easyanimate/video", suffix: str = "") -> dict:
+    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` outputs.
+
+    The frame rate is the model's own, which `decode` says.
+    """
     return {
-        f"video{suffix}": node("CreateVideo", images=[images, 0], fps=fps),
+        f"video{suffix}": node("CreateVideo", images=[images, 0], fps=["decode", 1]),
         f"save{suffix}": node("SaveVideo", video=[f"video{suffix}", 0], filename_prefix=prefix),
     }
 
@@ -75,7 +78,7 @@ def from_release(text: str, clip: list | None = None, files: ModelFiles = V3, **
         **texts,
         "sampler": sampler(**(wired | sampling)),
         "decode": decode(seams="overlap"),
-        **video(fps=24.0),
+        **video(),
     }
 
 

@@ -16,7 +16,6 @@ from .blocks import (
     decode,
     from_release,
     inpainting,
-    video,
     video_file,
 )
 from .files import V51_MODELS, v51
@@ -44,7 +43,7 @@ def _note(text: str, release: str) -> dict:
 def _from_release(release: str, text: str, **sampling) -> dict:
     """As `blocks.from_release`, as V5.1 samples and decodes."""
     nodes = from_release(text, files=v51(release), **({"steps": 50, "cfg": 6} | sampling))
-    return nodes | {"decode": decode(), **video(fps=8.0)}
+    return nodes | {"decode": decode()}
 
 
 TEXT_NOTE = """**EasyAnimate V5.1, text to video.** Prompts may be English or Chinese; long descriptions work best. \
