@@ -83,7 +83,7 @@ def test_as_placed_it_runs_on_the_built_in_model(bench, name):
 
 
 def test_what_is_typed_into_the_node_reaches_the_nodes_inside(bench):
-    video = made(bench, expanded(bench, TEXT_TO_VIDEO, **GREEN, steps=STEPS, length=16, fps=8.0))
+    video = made(bench, expanded(bench, TEXT_TO_VIDEO, **GREEN, steps=STEPS, length=16))
     assert_shows(video, "green", "down", frames=16)
 
 
@@ -93,3 +93,18 @@ def test_an_image_connected_to_it_is_where_the_video_starts(bench):
     assert_shows(video, "red", "left")
     without = made(bench, expanded(bench, IMAGE_TO_VIDEO, steps=STEPS))
     assert (video[0] - without[0]).abs().mean() > 0.01
+
+
+@every_blueprint
+def test_every_link_inside_fits_at_both_ends(name):
+    (inside,) = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    nodes = {inner["id"]: inner for inner in inside["nodes"]}
+    nodes[blueprints.ASKED] = {"outputs": [{**given, "links": given["linkIds"]} for given in inside["inputs"]]}
+    nodes[blueprints.GIVEN] = {"inputs": [{**given, "link": given["linkIds"][0]} for given in inside["outputs"]]}
+    for link in inside["links"]:
+        source = nodes[link["origin_id"]]["outputs"][link["origin_slot"]]
+        target = nodes[link["target_id"]]["inputs"][link["target_slot"]]
+        assert link["id"] in source["links"] and target["link"] == link["id"]
+        assert source["type"] == target["type"] == link["type"]
+    ends = [given["link"] for node_ in nodes.values() for given in node_.get("inputs", []) if given["link"]]
+    assert sorted(ends) == sorted(link["id"] for link in inside["links"])

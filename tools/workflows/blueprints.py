@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import author
 from .author import Stage, TinyRun, Workflow, node
-from .blocks import BUILT_IN, BUILT_IN_INP, LOADERS, MAKE, PROMPT_AND_SIZE, decode, loaders, prompt, sampler
+from .blocks import BUILT_IN, BUILT_IN_INP, LOADERS, MAKE, PROMPT_AND_SIZE, decode, loaders, prompt, sampler, video
 from .client import is_widget
 
 ASKED, GIVEN = -10, -20  # the editor's numbers for what a subgraph takes and gives
@@ -18,8 +18,8 @@ TEXTS = [("prompt", "positive"), ("prompt", "negative")]
 MODELS = [("model", "transformer"), ("clip", "text_encoder"), ("vae", "vae")]
 ABOUT = (
     "{} by EasyAnimate. As it is, with the small built-in model; choose your release in transformer, text_encoder and "
-    "vae.{} Width, height and length: 0 is the model's own. Steps and fps: 25 and 12 for the built-in model, 25 and 24 "
-    "for V3 and V4, 50 and 8 for V5 and V5.1."
+    "vae.{} Width, height and length: 0 is the model's own. Steps: 25 for the built-in model, V3 and V4, 50 for V5 and "
+    "V5.1."
 )
 
 
@@ -58,13 +58,13 @@ def image_to_video() -> Blueprint:
 
 def _settings(size: str) -> list[tuple[str, str]]:
     """`size` is the node that has width, height and length."""
-    return [(size, "width"), (size, "height"), (size, "length"), ("sampler", "steps"), ("video", "fps")]
+    return [(size, "width"), (size, "height"), (size, "length"), ("sampler", "steps")]
 
 
 def _inside(name: str, transformer: str, latent: dict[str, dict], sampled: dict) -> Workflow:
     """From loaders to a VIDEO; size, length and cfg are the model's own."""
     nodes = {**loaders(transformer), **prompt(), **latent, "sampler": sampled, "decode": decode()}
-    nodes["video"] = node("CreateVideo", images=["decode", 0], fps=12.0)
+    nodes["video"] = video()["video"]
     make = Stage(MAKE.title, [["sampler"], ["decode", "video"]])
     return Workflow(name, nodes, [LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", *latent]]), make], TinyRun({}))
 
@@ -83,9 +83,9 @@ def as_text(blueprint: Blueprint, object_info: dict) -> str:
     """`blueprint` in the editor's format; `object_info` is what the server answers to `/object_info`."""
     graph = json.loads(author.as_text(blueprint.inside, object_info))
     nodes = {name: graph["nodes"][number - 1] for name, number in blueprint.inside.ids().items()}
-    for inner in nodes.values():
-        _add_sockets_of_widgets(inner, object_info[inner["type"]])
     links = [_as_link(*link) for link in graph["links"]]
+    for inner in nodes.values():
+        _add_sockets_of_widgets(inner, object_info[inner["type"]], links)
     for slot, (name, given) in enumerate(blueprint.inputs):
         target = _socket(nodes[name], given)
         links.append(
@@ -98,14 +98,19 @@ def as_text(blueprint: Blueprint, object_info: dict) -> str:
     return json.dumps(_saved(blueprint, definition, nodes), indent=1, ensure_ascii=False) + "\n"
 
 
-def _add_sockets_of_widgets(inner: dict, info: dict) -> None:
-    """As the editor saves them: after all others."""
+def _add_sockets_of_widgets(inner: dict, info: dict, links: list[dict]) -> None:
+    """As the editor saves them: after all others; `links` follow those that move."""
     specs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-    inner["inputs"] = [given for given in inner["inputs"] if not is_widget(specs[given["name"]])]
+    before = {given["name"]: given for given in inner["inputs"]}
+    inner["inputs"] = [given for name, given in before.items() if not is_widget(specs[name])]
     for name, spec in specs.items():
         if is_widget(spec):
             kind = "COMBO" if isinstance(spec[0], list) else spec[0]
-            inner["inputs"].append({"name": name, "type": kind, "link": None, "widget": {"name": name}})
+            unlinked = {"name": name, "type": kind, "link": None, "widget": {"name": name}}
+            inner["inputs"].append(before.get(name, unlinked))
+    for link in links:
+        if link["target_id"] == inner["id"]:
+            link["target_slot"] = _socket(inner, list(before)[link["target_slot"]])
 
 
 def _socket(inner: dict, name: str) -> int:
