@@ -196,6 +196,7 @@ class EasyAnimateV1(MotionRelease):
 
     motion = V1_MOTION
     skips = None
+    video = VideoDefaults(fps=12.0)
     memory_usage_factor = 0.45  # without what the long skips keep alive
     latent_format = ImageLatents
     vae = ImageVAE
@@ -260,7 +261,7 @@ class MMDiTRelease(Release):
     trained = ("transformer_blocks.", "proj.", "proj_out.")
     inpainting = ResizedMask()
     vae = CachedVAE
-    video = VideoDefaults(length=49)
+    video = VideoDefaults(length=49, fps=8.0)
     cfg = 6.0
     vae_flags = {
         "cache_mag_vae": True,

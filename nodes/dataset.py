@@ -14,7 +14,7 @@ from comfy_api.latest import io
 
 from ..easyanimate_models.files.model_files import plain_name
 from ..easyanimate_models.host import require_choice, show_text
-from .previews import PREVIEW_CLIPS, clip_sheet, show_images
+from .previews import PREVIEW_CLIPS, as_image, clip_sheet, show_images
 from .schema import schema
 
 CATEGORY = "EasyAnimate/data"
@@ -154,7 +154,7 @@ class EasyAnimateSplitVideos(io.ComfyNode):
         source, settings = input_folder(folder), SplitSettings(min_seconds, max_seconds, fps)
         home = Path(folder_paths.get_output_directory()) / DATASETS / plain_name(name, "folder")
         rows = split_footage(source, home, settings, _threads(), _progress(cls, "videos"))
-        return io.NodeOutput(str(home), clip_sheet(home, rows))
+        return _with_sheet(home, rows)
 
 
 class EasyAnimateScoreClips(io.ComfyNode):
@@ -199,7 +199,7 @@ class EasyAnimateScoreClips(io.ComfyNode):
             head = Path(folder_paths.models_dir) / "aesthetics" / aesthetics
             scorer = clip_vision_aesthetics(clip_vision, head)
             rows = score_clips(home, [scorer], IN_PROCESS, _progress(cls, "aesthetic scores"))
-        return io.NodeOutput(str(home), clip_sheet(home, rows))
+        return _with_sheet(home, rows)
 
 
 class EasyAnimateFilterClips(io.ComfyNode):
@@ -215,6 +215,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
             description="Keeps the clips whose scores are within the limits and writes report.html, which shows what "
             "was kept and why. No clip is deleted: change the limits to select again.",
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 _dataset_in(),
                 least("min_motion", 3.0, 1000.0, "Below this, hardly anything moves. 0 = no limit."),
@@ -235,6 +236,7 @@ class EasyAnimateFilterClips(io.ComfyNode):
     def execute(cls, dataset, min_motion, max_motion, max_text_area, min_aesthetics, min_side, copies) -> io.NodeOutput:
         from ..easyanimate_models.data.filters import Limits
         from ..easyanimate_models.data.report import write_report
+        from ..easyanimate_models.data.report_picture import report_picture, summary_lines
         from ..easyanimate_models.data.stages import choose_clips
 
         home = dataset_folder(dataset)
@@ -252,7 +254,10 @@ class EasyAnimateFilterClips(io.ComfyNode):
             raise ValueError(f"No clip of {home.name} passes the limits (first reason: {first}); loosen them.")
         sheet = clip_sheet(home, kept)
         report = str(write_report(home, rows, limits))
-        return io.NodeOutput(str(home), sheet, len(kept), report, ui=show_images([sheet]))
+        if cls.hidden is not None:
+            show_text(cls.hidden.unique_id, "\n".join(summary_lines(rows)))
+        shown = show_images([as_image(report_picture(rows, limits)), sheet])
+        return io.NodeOutput(str(home), sheet, len(kept), report, ui=shown)
 
 
 class EasyAnimateCaptionClips(io.ComfyNode):
@@ -310,7 +315,7 @@ class EasyAnimateCaptionClips(io.ComfyNode):
             rows = _accepted_rows(describe_clips(home, captioner, progress=_progress(cls, "captions")))
         finally:
             forget_models()
-        return io.NodeOutput(str(home), clip_sheet(home, rows), "\n".join(str(row["text"]) for row in rows))
+        return _with_sheet(home, rows, "\n".join(str(row["text"]) for row in rows))
 
 
 class EasyAnimateLoadDataset(io.ComfyNode):
@@ -351,7 +356,13 @@ class EasyAnimateLoadDataset(io.ComfyNode):
         home = cls.dataset_path(folder)
         items = read_dataset(home)
         rows = [{"file": item.file.relative_to(home).as_posix()} for item in items]
-        return io.NodeOutput(str(home), clip_sheet(home, rows), len(items))
+        return _with_sheet(home, rows, len(items))
+
+
+def _with_sheet(home: Path, rows: list[dict], *more) -> io.NodeOutput:
+    """The data set, a frame of each clip, which the node shows too, and further outputs."""
+    sheet = clip_sheet(home, rows)
+    return io.NodeOutput(str(home), sheet, *more, ui=show_images([sheet]))
 
 
 def _threads():

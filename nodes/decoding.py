@@ -70,9 +70,12 @@ class EasyAnimateDecode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    tooltip="The frames, for Create Video: 24 fps (V2 to V4), 12 fps (V1) or 8 fps (V5, V5.1)."
-                )
+                io.Image.Output(tooltip="The frames, for Create Video."),
+                io.Float.Output(
+                    display_name="fps",
+                    tooltip="The model's own frame rate, for Create Video: 24 (V2 to V4), 12 (V1 and the tiny model) "
+                    "or 8 (V5, V5.1).",
+                ),
             ],
         )
 
@@ -83,7 +86,7 @@ class EasyAnimateDecode(io.ComfyNode):
         require_numbers(latent["samples"])
         require_choice("seams option", seams, SEAMS)
         images = vae.decode(latent["samples"], tiling=tiling_of(tile_size), seams=seams)
-        return io.NodeOutput(images.flatten(0, 1))
+        return io.NodeOutput(images.flatten(0, 1), vae.video.fps)
 
 
 def require_slice_vae(vae) -> HostVAE:

@@ -1,5 +1,7 @@
 """Size -> empty LATENT."""
 
+from dataclasses import replace
+
 import comfy.model_management as mm
 import torch
 from comfy_api.latest import io
@@ -40,7 +42,7 @@ def size_inputs() -> list:
 
 def size_of(node: type[io.ComfyNode], video: VideoDefaults, width: int, height: int, length: int) -> VideoDefaults:
     """Size and length to make: for those that are 0 the model's own, which the node then shows."""
-    size = VideoDefaults(width or video.width, height or video.height, length or video.length)
+    size = replace(video, width=width or video.width, height=height or video.height, length=length or video.length)
     if 0 in (width, height, length) and node.hidden is not None:
         show_text(node.hidden.unique_id, f"The model's own: {size.width} x {size.height}, length {size.length}.")
     return size

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from . import comfyui
 from .environment import ROOT, print_line, run_module
-from .workflows import client
+from .workflows import client, graphs
 
-WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
+WORKFLOW = ROOT / "workflows" / f"{graphs.text_to_video_tiny().name}.json"
 
 
 def demo(arguments: list[str]) -> int:
@@ -24,14 +24,14 @@ def demo(arguments: list[str]) -> int:
         except client.WorkflowError as error:
             sys.exit(f"\n{error}")
     video = comfyui.saved_video(outputs)
-    draw_contact_sheet(video.with_suffix(".png"), video)
+    draw("contact_sheet", video.with_suffix(".png"), video)
     print_line(f"\n{video}\n{video.with_suffix('.png')}\n{time.monotonic() - started:.0f} seconds")
     return 0
 
 
-def draw_contact_sheet(picture: Path, *videos: Path) -> None:
-    """Frames of videos side by side in one picture, one video below the other."""
-    if code := run_module("easyanimate_models.media.contact_sheet", [str(path) for path in (*videos, picture)]):
+def draw(module: str, picture: Path, *videos: Path) -> None:
+    """A picture of videos, by a module of `easyanimate_models.media`."""
+    if code := run_module(f"easyanimate_models.media.{module}", [str(path) for path in (*videos, picture)]):
         sys.exit(code)
 
 

@@ -1,5 +1,8 @@
+// Words in the user's language that the front end does not put in by itself.
+//
 // Front ends before 1.36 forget what other packs' nodes are called in a language that they load late (their #7214).
 // What `locales` says of ours is put in here; a front end that has not forgotten is left alone.
+// No front end translates groups and notes. Our templates carry theirs in `extra.easyanimate`.
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 
@@ -19,6 +22,13 @@ function translate(def, words) {
   def.output_tooltips = def.output.map((_, i) => words.outputs[i]?.tooltip)
 }
 
+function translateTemplate(graph, words) {
+  for (const titled of [...graph.groups, ...graph.nodes])
+    if (titled.title in words.titles) titled.title = words.titles[titled.title]
+  for (const node of graph.nodes)
+    if (node.type === 'MarkdownNote') node.widgets_values[0] = words.note
+}
+
 app.registerExtension({
   name: 'EasyAnimate.words',
 
@@ -29,6 +39,14 @@ app.registerExtension({
       translate(defs[id], said)
       forgotten[id] = said
     }
+  },
+
+  beforeConfigureGraph(graph) {
+    const languages = graph.extra?.easyanimate
+    if (!languages) return
+    delete graph.extra.easyanimate // once: what is saved then is the user's
+    const words = languages[app.ui.settings.getSettingValue('Comfy.Locale')]
+    if (words) translateTemplate(graph, words)
   },
 
   nodeCreated(node) {

@@ -48,13 +48,17 @@ def write_report(folder: Path, rows: list[Row], limits: Limits) -> Path:
 
 
 def _summary(rows: list[Row], kept: list[Row]) -> str:
-    reasons = Counter(_kind(row, reason) for row in rows for reason in reasons_of(row))
-    lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in reasons.most_common())
+    lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in reason_counts(rows))
     seconds = sum(float(row.get("seconds", 0)) for row in kept)
     return (
         f"<p><b>{len(kept)} of {len(rows)} clips kept</b>, {seconds / 60:.1f} minutes. Rejected clips by reason (a "
         f"clip can have several reasons):</p><table>{lines}</table>"
     )
+
+
+def reason_counts(rows: list[Row]) -> list[tuple[str, int]]:
+    """How many clips were rejected for each reason, the commonest first; a clip can have several."""
+    return Counter(_kind(row, reason) for row in rows for reason in reasons_of(row)).most_common()
 
 
 def _kind(row: Row, reason: str) -> str:
@@ -69,8 +73,6 @@ def _kind(row: Row, reason: str) -> str:
 def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None, float | None]) -> str:
     """A score: its histogram, and the clips nearest to its limits on both sides."""
     rows = sorted(rows, key=lambda row: _score(row, name))
-    pairs = zip(("at least", "at most"), limit, strict=True)
-    limits = [f"{word} {value:g}" for word, value in pairs if value is not None]
     parts = [_histogram([_score(row, name) for row in rows], limit)]
     inside = [row for row in rows if not row.get("rejected")]
     outside = [row for row in rows if any(r.startswith(f"{name} ") for r in reasons_of(row))]
@@ -80,7 +82,13 @@ def _section(folder: Path, name: str, rows: list[Row], limit: tuple[float | None
     ):
         if near:
             parts.append(f"<h3>{title}</h3>" + "".join(_figure(folder, row, name) for row in near))
-    return f"<h2>{name}</h2><p>{', '.join(limits) or 'no limit'}</p>" + "".join(parts)
+    return f"<h2>{name}</h2><p>{limits_in_words(limit)}</p>" + "".join(parts)
+
+
+def limits_in_words(limit: tuple[float | None, float | None]) -> str:
+    """The least and the most that a score may be."""
+    pairs = zip(("at least", "at most"), limit, strict=True)
+    return ", ".join(f"{word} {value:g}" for word, value in pairs if value is not None) or "no limit"
 
 
 def _by_margin(rows: list[Row], name: str, limit: tuple[float | None, float | None]) -> list[Row]:
@@ -102,12 +110,18 @@ def _margin(value: float, limit: tuple[float | None, float | None]) -> float:
     return min(value - least if least is not None else numpy.inf, most - value if most is not None else numpy.inf)
 
 
-def _histogram(values: list[float], limit: tuple[float | None, float | None]) -> str:
+def histogram(values: list[float], limit: tuple[float | None, float | None]) -> tuple[float, float, list[int]]:
+    """Where the bars of a histogram begin, how far they reach, the count in each; limits lie within."""
     marks = [mark for mark in limit if mark is not None]
     low, high = min([*values, *marks]), max([*values, *marks])
     span = (high - low) or 1.0
-    counts, _ = numpy.histogram(values, bins=BINS, range=(low, low + span))
-    step, tallest = WIDTH / BINS, max(1, counts.max())
+    return low, span, numpy.histogram(values, bins=BINS, range=(low, low + span))[0].tolist()
+
+
+def _histogram(values: list[float], limit: tuple[float | None, float | None]) -> str:
+    low, span, counts = histogram(values, limit)
+    marks = [mark for mark in limit if mark is not None]
+    step, tallest = WIDTH / BINS, max(1, *counts)
     bars = "".join(
         f'<rect x="{i * step:.1f}" y="{HEIGHT * (1 - n / tallest):.1f}" width="{step - 1:.1f}" '
         f'height="{HEIGHT * n / tallest:.1f}" fill="#7a8ca3"/>'
@@ -119,7 +133,7 @@ def _histogram(values: list[float], limit: tuple[float | None, float | None]) ->
         for m in marks
     )
     axis = f'<text x="2" y="{HEIGHT + 15}" font-size="12">{low:.3g}</text>'
-    axis += f'<text x="{WIDTH - 2}" y="{HEIGHT + 15}" font-size="12" text-anchor="end">{high:.3g}</text>'
+    axis += f'<text x="{WIDTH - 2}" y="{HEIGHT + 15}" font-size="12" text-anchor="end">{low + span:.3g}</text>'
     return f'<svg width="{WIDTH}" height="{HEIGHT + 20}" role="img">{bars}{lines}{axis}</svg>'
 
 

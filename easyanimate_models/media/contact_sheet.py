@@ -1,6 +1,6 @@
 """A video at a glance: evenly spaced frames side by side in one picture.
 
-As a program: `contact_sheet.py VIDEO ... PICTURE`, one video below the other.
+As a program: `contact_sheet.py VIDEO PICTURE`.
 """
 
 import sys
@@ -41,6 +41,5 @@ def evenly_spaced(frames: list[Image.Image], count: int = FRAMES) -> list[Image.
 
 
 if __name__ == "__main__":
-    *videos, picture = sys.argv[1:]
-    shares = [evenly_spaced(read_video(Path(video)), FRAMES // len(videos)) for video in videos]
-    contact_sheet([frame for share in shares for frame in share]).save(picture)
+    video, picture = map(Path, sys.argv[1:])
+    contact_sheet(evenly_spaced(read_video(video))).save(picture)

@@ -46,7 +46,7 @@ class DetectedVAE:
 def video_defaults(checkpoint: Checkpoint, of_release: VideoDefaults) -> VideoDefaults:
     """What config.json says of the videos that a VAE is for, else what the release says."""
     values = {
-        name: number_in(checkpoint.config, f"default_{name}", default, checkpoint.path.name)
+        name: number_in(checkpoint.config, f"default_{name}", default, checkpoint.path.name, type(default))
         for name, default in asdict(of_release).items()
     }
     return VideoDefaults(**values)

@@ -27,7 +27,6 @@ from .loop import Callback
 
 FOLDER = "samples"  # in that of the run
 SHEET_FRAMES = 6  # of a video on its contact sheet
-FPS = 24  # of clips
 QUALITY = 90
 
 PreviewCallback = Callable[[int, Image.Image], None]  # (steps taken, contact sheet)
@@ -102,7 +101,9 @@ def preview_inputs(
         extra = given.nothing(vae, size)
         positive, negative = (conditioning(clip, [text], extra) for text in (settings.prompt, settings.negative))
         empty = torch.zeros([1, vae.latent_channels, *size])
-        return PreviewInputs(settings, vae, positive, negative, empty, (data.fps or FPS) / data.every, callback)
+        return PreviewInputs(
+            settings, vae, positive, negative, empty, (data.fps or vae.video.fps) / data.every, callback
+        )
 
 
 class VideoSampler:

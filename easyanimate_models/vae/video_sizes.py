@@ -10,11 +10,12 @@ LENGTH_STEP = 8  # frames of a slice (V3)
 
 @dataclass(frozen=True)
 class VideoDefaults:
-    """The video that a model makes when nobody says: size in pixels, length in frames."""
+    """The video that a model makes when nobody says: size in pixels, length in frames, frames per second."""
 
     width: int = 672
     height: int = 384
     length: int = 72
+    fps: float = 24.0
 
 
 def latent_size(width: int, height: int, length: int, plan: TimePlan = SLICES) -> tuple[int, int, int]:

@@ -76,6 +76,8 @@ def test_footage_becomes_a_data_set_with_a_sheet_and_a_report(server, footage):
     (sheet,) = saved_files({"sheet": outputs["sheet"]})
     with Image.open(sheet) as picture:
         assert picture.width > 400
+    shown = {name: len(outputs[name]["images"]) for name in ("split", "score", "filter", "describe")}
+    assert shown == {"split": 1, "score": 1, "filter": 2, "describe": 1}  # the filter's report, too
     assert "clips kept" in (HOME / "report.html").read_text(encoding="utf-8")
     assert ("EasyAnimateSplitVideos", 3, 3) in progress
     scored = [event for event in progress if event[0] == "EasyAnimateScoreClips"]

@@ -9,6 +9,7 @@ from support.pack import part
 stages = part("easyanimate_models.data.stages")
 filters = part("easyanimate_models.data.filters")
 report = part("easyanimate_models.data.report")
+report_picture = part("easyanimate_models.data.report_picture")
 split = part("easyanimate_models.data.split")
 PixelScores = part("easyanimate_models.data.pixel_scores").PixelScores
 Motion = part("easyanimate_models.data.motion").Motion
@@ -49,6 +50,18 @@ def test_the_report_counts_whole_reasons(tmp_path):
     assert set(counted) == {
         "motion is below 3", "text_area is above 0.02", "unusable file", "copy", "too dark; leave it out",
     }  # fmt: skip
+
+
+def test_the_picture_says_the_same_with_a_red_line_at_each_limit():
+    motions = (2.0, 4.0, 5.0, 9.0)
+    rows = list(
+        filters.apply_limits([{"file": f"{m}.mp4", "motion": m} for m in motions], filters.Limits(motion=(3, 8)))
+    )
+    assert report_picture.summary_lines(rows) == ["2 of 4 clips kept", "1 x motion is below 3", "1 x motion is above 8"]
+    picture = report_picture.report_picture(rows, filters.Limits(motion=(3, 8)))
+    red = [x for x in range(picture.width) if picture.getpixel((x, picture.height - 40)) == (200, 68, 47)]
+    span = picture.width - 2 * report_picture.MARGIN
+    assert {round((x - report_picture.MARGIN) / span * 7) for x in red} == {1, 6}  # of motions from 2 to 9
 
 
 @pytest.mark.parametrize(

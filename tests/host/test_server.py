@@ -9,10 +9,10 @@ from support.pack import ROOT, part
 from support.prompts import CFG, PROMPT, decode, empty, encode, ksampler, sampler, text_to_video
 from support.videos import assert_shows, first_video
 from tools import comfyui
-from tools.workflows import client
+from tools.workflows import client, graphs
 from tools.workflows.author import node
 
-WORKFLOW = ROOT / "workflows" / "text_to_video_tiny.json"
+WORKFLOW = ROOT / "workflows" / f"{graphs.text_to_video_tiny().name}.json"
 
 
 def test_the_shipped_workflow_makes_what_its_prompt_says(server):

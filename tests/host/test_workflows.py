@@ -14,10 +14,10 @@ from support.pack import ROOT
 from support.stand_ins import files_for, swapped
 from support.videos import assert_shows, read_video, saved_files
 from tools import comfyui
-from tools.workflows import author, client, files, graphs, tiny
+from tools.workflows import author, client, files, graphs, tiny, translations
 
 FOLDER = ROOT / "workflows"
-WORKFLOWS = {workflow.name: workflow for workflow in (make() for make in graphs.WORKFLOWS)}
+WORKFLOWS = {make.__name__: make() for make in graphs.WORKFLOWS}
 AUTHORED_ON = "0.3.75"  # whose nodes' inputs the files list; newer hosts add theirs on loading
 THUMBNAIL = 60_000  # bytes
 FOLDERS = {
@@ -38,8 +38,15 @@ REPOSITORIES = [  # whose files are known by name; the hub can't be asked from h
     ["Comfy-Org", "stable-diffusion-v1-5-archive"],
     ["comfyanonymous", "ControlNet-v1-1_fp16_safetensors"],
 ]
-APPS = ["text_to_video_tiny", "text_to_video", "v4_text_to_video", "v51_text_to_video"]
+IMAGE_APPS = [WORKFLOWS[f"{release}image_to_video"] for release in ("", "v4_", "v51_")]
+APPS = [
+    *IMAGE_APPS,
+    *(WORKFLOWS[f"{which}text_to_video"] for which in ("", "v4_", "v51_")),
+    WORKFLOWS["text_to_video_tiny"],
+]
 HOST_PICTURE = "example.png"  # in the input folder of every ComfyUI, not in that of tests
+NOT_LATIN = re.compile(r"[\u3040-\u9fff]")
+FILE_NAME = re.compile(r"[A-Za-z0-9_./-]+\.(?:safetensors|pth|md)")
 ERROR_BADGE = 32  # pixels below a node in Nodes 2.0
 STEPS = 8  # enough to see colour and motion
 
@@ -103,7 +110,7 @@ def made_up() -> author.Workflow:
         "noise": graphs.node("RandomNoise", noise_seed=7),
         "scaled": graphs.node("ImageScaleBy", image=["picture", 0], upscale_method="area", scale_by=0.5),
     }
-    return author.Workflow("made_up", nodes, [author.Stage("All", [list(nodes)])], author.TinyRun({}))
+    return author.Workflow("made_up", nodes, [author.Stage("1. Load", [list(nodes)])], author.TinyRun({}))
 
 
 @pytest.mark.parametrize("workflow", [*WORKFLOWS.values(), made_up()], ids=lambda workflow: workflow.name)
@@ -148,9 +155,10 @@ def test_app_mode_asks_for_widgets_and_shows_what_is_saved(workflow):
     app = saved["extra"].get("linearData", {"inputs": [], "outputs": []})
     asked = [(nodes[number], widget) for number, widget in app["inputs"]]
     size = "EasyAnimateEmptyLatent" if "empty" in workflow.nodes else "EasyAnimateImageToVideo"
-    expected = [("EasyAnimateEncodePrompt", "positive"), (size, "length"), ("EasyAnimateSampler", "seed")]
-    assert asked == (expected if workflow.name in APPS else [])
-    assert {nodes[number] for number in app["outputs"]} == ({"SaveVideo"} if workflow.name in APPS else set())
+    image = [("LoadImage", "image")] if workflow in IMAGE_APPS else []
+    expected = [*image, ("EasyAnimateEncodePrompt", "positive"), (size, "length"), ("EasyAnimateSampler", "seed")]
+    assert asked == (expected if workflow in APPS else [])
+    assert {nodes[number] for number in app["outputs"]} == ({"SaveVideo"} if workflow in APPS else set())
 
 
 def test_every_picture_and_clip_is_there_to_choose(bench):
@@ -165,13 +173,39 @@ def test_every_picture_and_clip_is_there_to_choose(bench):
 
 @every_workflow
 def test_a_workflow_has_a_thumbnail(workflow):
+    """A square that moves; the template browser asks for this name alone, and browsers look at what is inside."""
     path = FOLDER / f"{workflow.name}.jpg"
     assert path.stat().st_size < THUMBNAIL
-    assert min(Image.open(path).size) > 100
+    with Image.open(path) as picture:
+        assert picture.width == picture.height > 100
+        assert picture.n_frames >= 12
+
+
+def test_templates_are_found_by_the_name_of_the_pack_and_sorted_by_their_own():
+    """ComfyUI shows the names of the files, and searches nothing else."""
+    names = [workflow.name for workflow in WORKFLOWS.values()]
+    assert names == sorted(names)
+    assert all(re.fullmatch(r"\d\d .+ \(EasyAnimate( V[\d.]+| built-in)?\)", name) for name in names)
+
+
+@every_workflow
+def test_a_template_speaks_chinese_and_japanese(workflow):
+    """Groups, titles and the note; no note has code in it, which Nodes 2.0 shows dark on dark."""
+    saved = json.loads((FOLDER / f"{workflow.name}.json").read_text(encoding="utf-8"))
+    notes = [node["widgets_values"][0] for node in saved["nodes"] if node["type"] == author.NOTE]
+    titles = {group["title"] for group in saved["groups"]} | {
+        node["title"] for node in saved["nodes"] if "title" in node
+    }
+    assert "`" not in "".join(notes)
+    assert sorted(saved["extra"]["easyanimate"]) == ["ja", "zh"]
+    for words in saved["extra"]["easyanimate"].values():
+        said = [*words["titles"].values(), *([words["note"]] if notes else [])]
+        assert set(words["titles"]) == titles and all(NOT_LATIN.search(text) for text in said)
+        assert set(FILE_NAME.findall(words["note"])) == set(FILE_NAME.findall("".join(notes)))
 
 
 def test_every_file_has_a_description():
-    assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(WORKFLOWS)
+    assert sorted(path.stem for path in FOLDER.glob("*.json")) == [workflow.name for workflow in WORKFLOWS.values()]
 
 
 @every_workflow
@@ -201,3 +235,8 @@ def test_mistakes_in_a_description_are_named(bench, wrong, words):
     good = WORKFLOWS["text_to_video_tiny"]
     with pytest.raises(ValueError, match=words):
         author.as_text(dataclasses.replace(good, nodes={**good.nodes, **wrong}), bench.object_info)
+
+
+def test_a_title_without_a_translation_is_named():
+    with pytest.raises(ValueError, match=r"ja\.md does not translate Look here"):
+        translations.translations("made_up", {"1. Load", "Look here"})

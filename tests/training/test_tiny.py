@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from support.pack import ROOT, part
+from tools.workflows import graphs
 
 evaluation = part("easyanimate_models.training.toy.evaluation")
 judging = part("easyanimate_models.training.toy.judging")
@@ -26,7 +27,7 @@ def test_its_vae_gives_held_out_clips_back():
 
 
 def test_the_template_uses_the_settings_it_was_judged_with():
-    workflow = json.loads((ROOT / "workflows" / "text_to_video_tiny.json").read_text())
+    workflow = json.loads((ROOT / "workflows" / f"{graphs.text_to_video_tiny().name}.json").read_text())
     _, _, steps, cfg, sampler, scheduler, denoise = next(
         node["widgets_values"] for node in workflow["nodes"] if node["type"] == "EasyAnimateSampler"
     )

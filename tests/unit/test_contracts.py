@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from comfy_api.latest import io
@@ -127,7 +128,7 @@ def test_sockets_and_widgets_of_our_nodes_are_those_of_the_schema(path):
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md", "README.ja.md"])
 def test_a_readme_shows_every_workflow_and_only_what_is_there(name):
     text = _read(ROOT / name)
-    files = set(re.findall(r'(?:\]\(|src=")(?!https?:)([^)"#]+)', text))
+    files = {unquote(link) for link in re.findall(r'(?:\]\(|src=")(?!https?:)((?:[^()"#]|\([^()]*\))+)', text)}
     assert [file for file in files if not (ROOT / file).exists()] == []
     assert {f"workflows/{path.stem}{end}" for path in WORKFLOWS for end in (".json", ".jpg")} <= files
 

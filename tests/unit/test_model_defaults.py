@@ -7,8 +7,10 @@ import pytest
 
 from support.pack import part
 from support.tiny_networks import random, tiny_release_vae, tiny_transformer
+from tools.workflows import graphs
 
 sd = part("easyanimate_models.sd")
+decoding = part("nodes.decoding")
 latents = part("nodes.latents")
 sampling = part("nodes.sampling")
 RELEASES = {release.latent_format.release: release for release in part("easyanimate_models.supported_models").RELEASES}
@@ -36,6 +38,24 @@ def test_a_release_makes_videos_as_it_was_trained_on(release, length):
 
 def test_the_tiny_model_makes_small_videos():
     assert shape(sd.load_vae(TINY / "vae")) == [6, 8, 8]
+
+
+def test_a_video_plays_as_fast_as_its_model_was_trained():
+    rates = {release: frame_rate(tiny_release_vae(release)) for release in RELEASES}
+    assert rates == {"V1": 12, "V2": 24, "V3": 24, "V4": 24, "V5": 8, "V5.1": 8}
+    assert frame_rate(sd.load_vae(TINY / "vae")) == 12
+
+
+def frame_rate(vae) -> float:
+    """What Decode hands to Create Video."""
+    latent = {"samples": random(1, vae.latent_format.latent_channels, 1, 2, 2)}
+    return decoding.EasyAnimateDecode.execute(latent, vae, 0).result[1]
+
+
+def test_every_template_takes_the_frame_rate_of_the_model():
+    for workflow in (make() for make in graphs.WORKFLOWS):
+        videos = [n["inputs"] for n in workflow.nodes.values() if n["class_type"] == "CreateVideo"]
+        assert videos and all(inputs["fps"] == ["decode", 1] for inputs in videos), workflow.name
 
 
 def test_what_a_user_chose_stays():

@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from .. import comfyui
 from ..environment import ROOT
+from ..workflows import graphs
 from . import front_end
 from .front_end import FrontEnd
 
@@ -47,7 +48,8 @@ def take_node(window: FrontEnd, kind: str) -> None:
 
 
 def take_templates(window: FrontEnd) -> None:
-    """Our templates in the template browser, as many as fit."""
+    """Our templates in the template browser, by name, as many as fit."""
+    window.page.evaluate("app.extensionManager.setting.set('Comfy.Templates.SortBy', 'alphabetical')")
     for card in list(window.browse_templates().values())[:8]:
         expect(card.get_by_role("img")).to_be_visible()
     take(window, README / "templates.png")
@@ -55,7 +57,7 @@ def take_templates(window: FrontEnd) -> None:
 
 def take_graph(window: FrontEnd) -> None:
     """A workflow after its run, with its video playing."""
-    window.open_template("text_to_video_tiny")
+    window.open_template(graphs.text_to_video_tiny().name)
     window.run()
     window.play(9, seconds=1)
     window.page.evaluate("app.canvas.deselectAll()")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .client import default, is_widget
 from .files import DOWNLOADS
+from .translations import translations
 
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#8a5f9e")
 NOTE = "MarkdownNote"
@@ -21,7 +22,11 @@ SHOWS_PREVIEW = (
     "KSampler",
     "EasyAnimateTrainLora",
     "EasyAnimateTrainMotionModule",
+    "EasyAnimateSplitVideos",
+    "EasyAnimateScoreClips",
     "EasyAnimateFilterClips",
+    "EasyAnimateCaptionClips",
+    "EasyAnimateLoadDataset",
 )
 WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20, 24, 90, 280, 40, 20
 VUE_FRAME, VUE_WIDGET, VUE_BADGE = 36, 36, 32  # in Nodes 2.0; a badge for the pack, another one for an error
@@ -42,7 +47,7 @@ class TinyRun:
     saves: dict[str, tuple[int, int]]  # node that saves -> frames, side of the square in pixels
     inputs: dict[str, dict] = field(default_factory=dict)  # node -> input -> value, in place of those in the file
     shows: tuple[str, str] | None = None  # colour and motion of the shape; None where other models hide it
-    pictures: tuple[str, ...] = ("decode",)  # the nodes whose images are the thumbnail, one below the other
+    pictures: tuple[str, ...] = ("decode",)  # the nodes whose images are the thumbnail, one after the other
     thumbnail: dict[str, dict] = field(default_factory=dict)  # as `inputs`, further ones for the thumbnail alone
     drawn: dict[str, dict] = field(default_factory=dict)  # nodes that the thumbnail alone has
 
@@ -102,7 +107,7 @@ def as_text(workflow: Workflow, object_info: dict) -> str:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.8, "offset": [0, 60]}} | _app(workflow, ids),
+        "extra": {"ds": {"scale": 0.8, "offset": [0, 60]}} | _app(workflow, ids) | _translations(workflow),
         "version": 0.4,
     }
     return json.dumps(saved, indent=1, ensure_ascii=False) + "\n"
@@ -148,7 +153,8 @@ class _Shape:
         slots = max(len(self.sockets), len(self.outputs)) * SLOT
         vue = VUE_FRAME + slots + len(self.values) * VUE_WIDGET + self.texts * TEXT
         tallest = TITLE + self.size[1] if self.kind == NOTE else max(TITLE + self.size[1], vue) + 2 * VUE_BADGE
-        return tallest + PICTURE * (self.kind in SHOWS_PREVIEW)
+        square = (WIDE - PICTURE) * (self.kind in WITH_PICTURE)  # of a picture as wide as the node
+        return tallest + square + PICTURE * (self.kind in SHOWS_PREVIEW)
 
 
 def _values(spec: list, value) -> list:
@@ -213,6 +219,14 @@ def _app(workflow: Workflow, ids: dict[str, int]) -> dict:
     inputs = [[ids[name], widget] for name, widgets in workflow.app.items() for widget in widgets]
     outputs = [ids[name] for name in workflow.tiny.saves]
     return {"linearData": {"inputs": inputs, "outputs": outputs}} if inputs else {}
+
+
+def _translations(workflow: Workflow) -> dict:
+    return {
+        "easyanimate": translations(
+            workflow.name, {stage.title for stage in workflow.stages} | {*workflow.titles.values()}
+        )
+    }
 
 
 def _properties(shape: _Shape) -> dict:

@@ -57,10 +57,13 @@ def decode(latent: str = "sampler", **changed) -> dict:
     return node("EasyAnimateDecode", latent=[latent, 0], vae=["vae", 0], **changed)
 
 
-def video(images: str = "decode", prefix: str = "easyanimate/video", fps: float = 12.0, suffix: str = "") -> dict:
-    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` outputs."""
+def video(images: str = "decode", prefix: str = "easyanimate/video", suffix: str = "") -> dict:
+    """`video` and `save` (with `suffix` in their names), from the frames that the node `images` outputs.
+
+    The frame rate is the model's own, which `decode` says.
+    """
     return {
-        f"video{suffix}": node("CreateVideo", images=[images, 0], fps=fps),
+        f"video{suffix}": node("CreateVideo", images=[images, 0], fps=["decode", 1]),
         f"save{suffix}": node("SaveVideo", video=[f"video{suffix}", 0], filename_prefix=prefix),
     }
 
@@ -75,7 +78,7 @@ def from_release(text: str, clip: list | None = None, files: ModelFiles = V3, **
         **texts,
         "sampler": sampler(**(wired | sampling)),
         "decode": decode(seams="overlap"),
-        **video(fps=24.0),
+        **video(),
     }
 
 
@@ -102,6 +105,7 @@ def clip_vision(image: str, files: ModelFiles = V3) -> dict:
 TEXT_APP, CONDITIONED_APP = (
     {"prompt": ["positive"], size: ["length"], "sampler": ["seed"]} for size in ("empty", "conditioning")
 )  # what app mode asks for
+IMAGE_APP = {"start": ["image"], **CONDITIONED_APP}
 EXAMPLE_CLIP = "easyanimate_clip.mp4"  # which the pack puts into the input folder
 CLIP: dict[str, dict] = {"clip_file": {"file": "easyanimate/clip.mp4"}, "scaled": {"width": 64, "height": 64}}
 

@@ -39,7 +39,11 @@ def post(port: int, path: str, body: dict) -> dict:
 
 def load(port: int, workflow: Path) -> dict:
     """A saved workflow (the editor's format) as a prompt (the server's format)."""
-    saved, object_info = json.loads(workflow.read_text(encoding="utf-8")), get(port, "/object_info")
+    return as_prompt(json.loads(workflow.read_text(encoding="utf-8")), get(port, "/object_info"))
+
+
+def as_prompt(saved: dict, object_info: dict) -> dict:
+    """A workflow in the editor's format as a prompt."""
     links = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
     prompt = {}
     for node in saved["nodes"]:

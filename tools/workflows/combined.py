@@ -23,7 +23,7 @@ UPSCALE_NOTE = """**Two ways to upscale a video, one after the other.** Bypass t
 the releases, keep denoise between 0.3 and 0.6: below that, edges stay soft; above it, the motion may change. Generate \
 the first video at half the size that your release was trained on, then enlarge it to that size.
 
-*Model*: an image upscaler processes each frame. Put `4x-UltraSharp.pth`, or any other, into `models/upscale_models`.
+*Model*: an image upscaler processes each frame. Put 4x-UltraSharp.pth, or any other, into models/upscale_models.
 
 As saved, the built-in tiny model generates 32 x 32 and enlarges it to the 64 x 64 it knows, at denoise 0.8. \
 Select your release in the three loaders and set its sizes. The thumbnail shows the video after the latent upscale."""
@@ -31,7 +31,7 @@ Select your release in the three loaders and set its sizes. The thumbnail shows 
 
 def upscale() -> Workflow:
     return Workflow(
-        name="upscale",
+        name="18 Upscaling (EasyAnimate)",
         nodes={
             **loaders(),
             **prompt("a green square goes down on a black background"),
@@ -60,8 +60,8 @@ def upscale() -> Workflow:
 
 REFINE_NOTE = """**Stable Diffusion redraws each frame, and ControlNet Tile keeps it close to the video.**
 
-Files: a Stable Diffusion 1.5 checkpoint in `models/checkpoints`, and a ControlNet for it (tile, lineart or depth) in \
-`models/controlnet`.
+Files: a Stable Diffusion 1.5 checkpoint in models/checkpoints, and a ControlNet for it (tile, lineart or depth) in \
+models/controlnet.
 
 All frames are one batch with one seed. A denoise of 0.2 to 0.4 redraws textures and keeps the motion; higher values \
 flicker, because Stable Diffusion does not know the previous frames.
@@ -100,7 +100,7 @@ def _redraw() -> dict:
 
 def controlnet_refine() -> Workflow:
     return Workflow(
-        name="controlnet_refine",
+        name="19 Stable Diffusion ControlNet (EasyAnimate)",
         nodes={
             **loaders(),
             **prompt("a blue ball moves to the right on a black background"),
@@ -129,8 +129,8 @@ def controlnet_refine() -> Workflow:
     )
 
 
-CONTROL_NOTE = """**A PixArt ControlNet guides every frame.** Put `PixArt-XL-2-1024-ControlNet.pth` into \
-`models/controlnet`. It was made for PixArt and works on V1 to V3 to the extent that they still resemble PixArt; start \
+CONTROL_NOTE = """**A PixArt ControlNet guides every frame.** Put PixArt-XL-2-1024-ControlNet.pth into \
+models/controlnet. It was made for PixArt and works on V1 to V3 to the extent that they still resemble PixArt; start \
 with a strength of 0.5.
 
 It was trained on soft edges (HED, white on black). Canny edges, which come with ComfyUI, work almost as well; a HED \
@@ -142,7 +142,7 @@ is not worth showing."""
 
 def pixart_controlnet() -> Workflow:
     return Workflow(
-        name="pixart_controlnet",
+        name="17 PixArt ControlNet (EasyAnimate V3)",
         nodes={
             **from_release(
                 "a paper boat drifts down a stream, macro shot",

@@ -1,11 +1,11 @@
-"""`dev.py workflows`: writes `workflows/*.json`, and thumbnails on demand. Standard library only."""
+"""`dev.py workflows`: writes `workflows/*.json` and `subgraphs/*.json`, thumbnails on demand. Standard library only."""
 
 from .. import comfyui
-from ..demo import draw_contact_sheet, show_progress
+from ..demo import draw, show_progress
 from ..environment import ROOT, print_line
-from . import author, client, graphs, tiny
+from . import author, blueprints, client, graphs, tiny
 
-FOLDER = ROOT / "workflows"
+FOLDER, BLUEPRINTS = ROOT / "workflows", ROOT / "subgraphs"
 
 
 def workflows(arguments: list[str]) -> int:
@@ -24,6 +24,9 @@ def workflows(arguments: list[str]) -> int:
                 prompt = tiny.as_tiny(client.load(port, path), workflow)
                 outputs = client.run(port, tiny.thumbnail(prompt, workflow), show_progress)
                 videos = [comfyui.saved_video({name: outputs[name]}) for name in tiny.saved_by(workflow)]
-                draw_contact_sheet(path.with_suffix(".jpg"), *videos)
+                draw("thumbnail", path.with_suffix(".jpg"), *videos)  # the editor asks for no other ending
                 print_line(f"\n{path.with_suffix('.jpg').relative_to(ROOT)}")
+        for make in blueprints.BLUEPRINTS:
+            path = blueprints.write(make(), object_info, BLUEPRINTS)
+            print_line(str(path.relative_to(ROOT)))
     return 0

@@ -11,6 +11,7 @@ from .blocks import (
     CLIP,
     CONDITIONED_APP,
     FOURTH,
+    IMAGE_APP,
     LOADERS,
     MAKE,
     PROMPT,
@@ -46,7 +47,7 @@ BALL: dict[str, dict] = {"prompt": {"positive": PROMPT, "negative": ""}}
 
 def text_to_video_tiny() -> Workflow:
     return Workflow(
-        name="text_to_video_tiny",
+        name="01 Text to Video (EasyAnimate built-in)",
         nodes={
             **loaders(),
             **prompt(),
@@ -80,7 +81,7 @@ V3 was released as an inpainting (InP) model: *Image to Video* without images ma
 
 def text_to_video() -> Workflow:
     return Workflow(
-        name="text_to_video",
+        name="10 Text to Video (EasyAnimate V3)",
         nodes={
             **from_release("a sailing boat on a calm lake at sunset, gentle waves, slow camera, cinematic light"),
             "conditioning": conditioning(),
@@ -102,7 +103,7 @@ clip_start_percent: lower values stay closer to the image but move less."""
 
 def image_to_video() -> Workflow:
     return Workflow(
-        name="image_to_video",
+        name="11 Image to Video (EasyAnimate V3)",
         nodes={
             **from_release("the subject turns its head slowly and smiles, soft light, shallow depth of field"),
             "start": node("LoadImage", image="example.png"),
@@ -115,6 +116,7 @@ def image_to_video() -> Workflow:
             Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["start", "encoder", "vision"], ["note"]]),
             MAKE,
         ],
+        app=IMAGE_APP,
         titles={"start": "Start image"},
         tiny=TinyRun(
             {"save": (24, 64)},
@@ -130,7 +132,7 @@ several images becomes the first, or last, few frames."""
 
 def start_and_end() -> Workflow:
     return Workflow(
-        name="start_and_end",
+        name="12 Start and End Image (EasyAnimate V3)",
         nodes={
             **from_release("the flower opens its petals, time lapse, macro shot"),
             "start": node("LoadImage", image="example.png"),
@@ -165,7 +167,7 @@ VIDEO_NOTE = """**Video to video.** The sampler's *denoise* sets how much is reg
 
 def video_to_video() -> Workflow:
     return Workflow(
-        name="video_to_video",
+        name="13 Video to Video (EasyAnimate V3)",
         nodes={
             **from_release("an oil painting of a city street in the rain, thick brush strokes", denoise=0.6),
             **video_file(),
@@ -190,7 +192,7 @@ need this; InP transformers also see the area around the mask."""
 
 def inpaint_video() -> Workflow:
     return Workflow(
-        name="inpaint_video",
+        name="14 Video Inpainting (EasyAnimate V3)",
         nodes={
             **from_release("a hot air balloon floats over the hills"),
             **video_file(),
@@ -219,14 +221,14 @@ def inpaint_video() -> Workflow:
 
 
 LORA_NOTE = """**A LoRA for the transformer, and for the text encoder if the file has weights for it.** Put the file \
-into `models/loras`. Chain nodes to stack several LoRAs. A negative strength inverts the effect.
+into models/loras. Chain nodes to stack several LoRAs. A negative strength inverts the effect.
 
-This node reads the releases' own files (`lora_unet__...`) and those of kohya, PEFT and ComfyUI."""
+This node reads the releases' own files (lora_unet__...) and those of kohya, PEFT and ComfyUI."""
 
 
 def lora() -> Workflow:
     return Workflow(
-        name="lora",
+        name="15 LoRA (EasyAnimate V3)",
         nodes={
             **from_release("a fox runs through fresh snow, slow motion", model=["lora", 0], clip=["lora", 1]),
             "lora": node(
@@ -250,7 +252,7 @@ The prompt applies to the whole video. Sampling time grows with the number of wi
 
 def long_video() -> Workflow:
     return Workflow(
-        name="long_video",
+        name="16 Long Video (EasyAnimate V3)",
         nodes={
             **from_release("flying over a mountain ridge in morning fog, steady camera", model=["windows", 0]),
             "windows": node("EasyAnimateContextWindows", model=["model", 0], length=144, overlap=48),
@@ -269,15 +271,8 @@ def long_video() -> Workflow:
     )
 
 
-WORKFLOWS = [
+WORKFLOWS = [  # in the order of their names
     text_to_video_tiny,
-    text_to_video,
-    image_to_video,
-    start_and_end,
-    video_to_video,
-    inpaint_video,
-    lora,
-    long_video,
     v51_text_to_video,
     v51_image_to_video,
     v51_start_and_end,
@@ -286,9 +281,16 @@ WORKFLOWS = [
     v51_camera,
     v4_text_to_video,
     v4_image_to_video,
+    text_to_video,
+    image_to_video,
+    start_and_end,
+    video_to_video,
+    inpaint_video,
+    lora,
+    long_video,
+    pixart_controlnet,
     upscale,
     controlnet_refine,
-    pixart_controlnet,
     train_lora,
     train_motion_module,
     footage_to_lora,

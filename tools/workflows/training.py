@@ -3,35 +3,35 @@
 from .author import Stage, TinyRun, Workflow, node, note
 from .blocks import CLIP, EXAMPLE_CLIP, LOADERS, PROMPT, conditioning, from_release
 
-LORA_NOTE = """**Train a LoRA on your clips.** Put 10 to 50 clips (or images) into a folder inside ComfyUI's `input` \
-folder, each with a `.txt` file of the same name that describes it, and choose that folder. In this template, a single \
+LORA_NOTE = """**Train a LoRA on your clips.** Put 10 to 50 clips (or images) into a folder inside ComfyUI's input \
+folder, each with a .txt file of the same name that describes it, and choose that folder. In this template, a single \
 clip is connected instead.
 
-The LoRA is saved in `models/loras` under its *name*. Cancel keeps the progress: run again to resume. For details, see \
-`docs/train_a_lora.md`."""
+The LoRA is saved in models/loras under its *name*. Cancel keeps the progress: run again to resume. For details, see \
+docs/train_a_lora.md."""
 
 MOTION_NOTE = """**Train motion only.** The motion modules are trained; all other weights stay frozen. Put many clips \
-(hundreds, for a single kind of movement) into a folder inside ComfyUI's `input` folder, each with a `.txt` file of \
+(hundreds, for a single kind of movement) into a folder inside ComfyUI's input folder, each with a .txt file of \
 the same name that describes it, and choose that folder. In this template, a single clip is connected instead.
 
-The file `NAME_mm` is saved in `models/diffusion_models`: select it as *motion_module* in Load EasyAnimate \
+The file NAME_mm is saved in models/diffusion_models: select it as *motion_module* in Load EasyAnimate \
 Transformer. With a PixArt transformer and V1's VAE loaded, new motion modules are created for it. Cancel keeps \
 the progress: run again to resume."""
 
 
-FOOTAGE_NOTE = """**From raw footage to a LoRA.** Put your videos into a folder inside ComfyUI's `input` folder and \
+FOOTAGE_NOTE = """**From raw footage to a LoRA.** Put your videos into a folder inside ComfyUI's input folder and \
 choose it in *Split Videos*, which cuts them into single-shot clips. *Score Clips* measures them, and *Filter Clips* \
 keeps the good ones; its *report* shows which ones and why. If you change the limits, only the filter runs again.
 
-*Caption Clips* captions them with a vision-language model from `models/LLM`. Captions written by hand take \
-precedence: a `.txt` file beside a video, or beside a clip in `output/easyanimate_data`. For details, see \
-`docs/prepare_data.md`."""
+*Caption Clips* captions them with a vision-language model from models/LLM. Captions written by hand take \
+precedence: a .txt file beside a video, or beside a clip in output/easyanimate_data. For details, see \
+docs/prepare_data.md."""
 
 
 def footage_to_lora() -> Workflow:
     """Split, score, filter, caption, train, and a video with the LoRA."""
     return Workflow(
-        name="footage_to_lora",
+        name="22 Footage to LoRA (EasyAnimate)",
         nodes={
             **from_release("a red ball moves to the left on a black background", model=["train", 0]),
             "split": node("EasyAnimateSplitVideos", folder="my_footage"),
@@ -75,11 +75,11 @@ def footage_to_lora() -> Workflow:
 
 
 def train_lora() -> Workflow:
-    return _training("train_lora", "EasyAnimateTrainLora", LORA_NOTE, steps=500)
+    return _training("20 Train a LoRA (EasyAnimate)", "EasyAnimateTrainLora", LORA_NOTE, steps=500)
 
 
 def train_motion_module() -> Workflow:
-    return _training("train_motion_module", "EasyAnimateTrainMotionModule", MOTION_NOTE, steps=2000)
+    return _training("21 Train Motion Modules (EasyAnimate)", "EasyAnimateTrainMotionModule", MOTION_NOTE, steps=2000)
 
 
 def _training(name: str, kind: str, text: str, steps: int) -> Workflow:

@@ -3,6 +3,7 @@
 from .author import Stage, TinyRun, Workflow, node, note
 from .blocks import (
     CONDITIONED_APP,
+    IMAGE_APP,
     LOADERS,
     MAKE,
     PROMPT_AND_SIZE,
@@ -16,10 +17,10 @@ from .files import V4
 
 FILES = """
 
-**Files.** Put the whole folder of the hub's `alibaba-pai/EasyAnimateV4-XL-2-InP` into `models/easyanimate`, for \
-example with `hf download alibaba-pai/EasyAnimateV4-XL-2-InP --local-dir models/easyanimate/EasyAnimateV4-XL-2-InP` in \
-ComfyUI's folder, and select it in all loaders. It has two text encoders (BERT and mT5), which the loader finds there. \
-If the hub gives you an archive, unpack it first."""
+**Files.** Put the whole folder of the hub's alibaba-pai/EasyAnimateV4-XL-2-InP into models/easyanimate and \
+select it in all loaders. For example, in ComfyUI's folder: *hf download alibaba-pai/EasyAnimateV4-XL-2-InP \
+--local-dir models/easyanimate/EasyAnimateV4-XL-2-InP*. It has two text encoders (BERT and mT5), which the loader \
+finds there. If the hub gives you an archive, unpack it first."""
 TEXT_NOTE = """**EasyAnimate V4, text to video.** Prompts may be English or Chinese. Trained on up to 144 frames at 24 \
 fps and on sizes from 512 to 1280 pixels; lengths are 8n, or 1 for an image. V4 is an inpainting (InP) model: *Image \
 to Video* without images makes video from text."""
@@ -32,7 +33,7 @@ less."""
 
 def v4_text_to_video() -> Workflow:
     return Workflow(
-        name="v4_text_to_video",
+        name="08 Text to Video (EasyAnimate V4)",
         nodes={
             **_from_release("a sailing boat on a calm lake at sunset, gentle waves, slow camera, cinematic light"),
             "conditioning": conditioning(),
@@ -48,7 +49,7 @@ def v4_text_to_video() -> Workflow:
 
 def v4_image_to_video() -> Workflow:
     return Workflow(
-        name="v4_image_to_video",
+        name="09 Image to Video (EasyAnimate V4)",
         nodes={
             **_from_release("the subject turns its head slowly and smiles, soft light, shallow depth of field"),
             "start": node("LoadImage", image="example.png"),
@@ -63,6 +64,7 @@ def v4_image_to_video() -> Workflow:
             Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], ["start", "encoder", "vision"], ["note"]]),
             MAKE,
         ],
+        app=IMAGE_APP,
         titles={"start": "Start image"},
         tiny=TinyRun({"save": (24, 64)}, inputs={"start": {"image": "easyanimate/start.png"}}, thumbnail=built_in()),
     )

@@ -5,6 +5,7 @@ from .blocks import (
     BUILT_IN,
     CLIP,
     FOURTH,
+    IMAGE_APP,
     LOADERS,
     MAKE,
     PROMPT_AND_SIZE,
@@ -15,7 +16,6 @@ from .blocks import (
     decode,
     from_release,
     inpainting,
-    video,
     video_file,
 )
 from .files import V51_MODELS, v51
@@ -26,14 +26,14 @@ TINY_SIZE = {"width": 64, "height": 64, "length": 9}
 SHOWN = {"length": 24}  # of the built-in model, in thumbnails
 FILES = """
 
-**Files**, from the hub's `alibaba-pai/{release}`:
-- `transformer/diffusion_pytorch_model.safetensors`: rename it to `{release}.safetensors` and put it into \
-`models/diffusion_models`. For the larger model, take `{larger}`.
-- `vae/diffusion_pytorch_model.safetensors`: rename it to `EasyAnimateV5.1-vae.safetensors`, `models/vae`. All V5.1 \
+**Files**, from the hub's alibaba-pai/{release}:
+- transformer/diffusion_pytorch_model.safetensors: rename it to {release}.safetensors and put it into \
+models/diffusion_models. For the larger model, take {larger}.
+- vae/diffusion_pytorch_model.safetensors: rename it to EasyAnimateV5.1-vae.safetensors, models/vae. All V5.1 \
 models share it.
-- The text encoder (Qwen2-VL) is a folder of five files, which all V5.1 models share: \
-`hf download alibaba-pai/EasyAnimateV5.1-7b-zh --include "text_encoder/*" --local-dir \
-models/easyanimate/EasyAnimateV5.1-7b-zh`, in ComfyUI's folder."""
+- The text encoder (Qwen2-VL) is a folder of five files, which all V5.1 models share. In ComfyUI's folder: \
+*hf download alibaba-pai/EasyAnimateV5.1-7b-zh --include "text_encoder/\\*" --local-dir \
+models/easyanimate/EasyAnimateV5.1-7b-zh*."""
 
 
 def _note(text: str, release: str) -> dict:
@@ -43,7 +43,7 @@ def _note(text: str, release: str) -> dict:
 def _from_release(release: str, text: str, **sampling) -> dict:
     """As `blocks.from_release`, as V5.1 samples and decodes."""
     nodes = from_release(text, files=v51(release), **({"steps": 50, "cfg": 6} | sampling))
-    return nodes | {"decode": decode(), **video(fps=8.0)}
+    return nodes | {"decode": decode()}
 
 
 TEXT_NOTE = """**EasyAnimate V5.1, text to video.** Prompts may be English or Chinese; long descriptions work best. \
@@ -53,7 +53,7 @@ Trained on 49 frames at 8 fps, at 512, 768 and 1024 pixels: 672 x 384, 1008 x 57
 
 def v51_text_to_video() -> Workflow:
     return Workflow(
-        name="v51_text_to_video",
+        name="02 Text to Video (EasyAnimate V5.1)",
         nodes={
             **_from_release(
                 TEXT_TO_VIDEO,
@@ -84,7 +84,7 @@ Raise *noise_augmentation* a little if nothing moves; 0 stays closest to the ima
 
 def v51_image_to_video() -> Workflow:
     return _with_images(
-        "v51_image_to_video",
+        "03 Image to Video (EasyAnimate V5.1)",
         "The subject turns its head slowly and smiles. Soft light, shallow depth of field.",
         IMAGE_NOTE,
         start="easyanimate/start.png",
@@ -97,7 +97,7 @@ A batch of several images becomes the first, or last, few frames."""
 
 def v51_start_and_end() -> Workflow:
     return _with_images(
-        "v51_start_and_end",
+        "04 Start and End Image (EasyAnimate V5.1)",
         "The flower opens its petals, time lapse, macro shot.",
         ENDS_NOTE,
         start="easyanimate/start.png",
@@ -117,6 +117,7 @@ def _with_images(name: str, text: str, words: str, **images: str) -> Workflow:
         },
         stages=[LOADERS, Stage(PROMPT_AND_SIZE, [["prompt", "conditioning"], [*images], ["note"]]), MAKE],
         titles={image: f"{image.capitalize()} image" for image in images},
+        app={} if "end" in images else IMAGE_APP,
         tiny=TinyRun(
             {"save": (9, 64)},
             inputs={"conditioning": TINY_SIZE, **{image: {"image": file} for image, file in images.items()}},
@@ -134,7 +135,7 @@ last frames. Without a mask, and with a *denoise* below 1: video to video."""
 
 def v51_inpaint() -> Workflow:
     return Workflow(
-        name="v51_inpaint",
+        name="05 Video Inpainting (EasyAnimate V5.1)",
         nodes={
             **_from_release(INPAINTING, "A hot air balloon floats over the hills."),
             **video_file(),
@@ -169,7 +170,7 @@ Connect *ref_image* to say what the video should look like. Frames beyond *lengt
 
 def v51_control() -> Workflow:
     return Workflow(
-        name="v51_control",
+        name="06 Control Video (EasyAnimate V5.1)",
         nodes={
             **_from_release(CONTROL, "A paper boat drifts down a stream, macro shot, soft morning light."),
             **video_file(),
@@ -197,7 +198,7 @@ The image is what the camera sees; *ref_image* is optional."""
 def v51_camera() -> Workflow:
     size = {name: ["camera", output] for output, name in enumerate(TINY_SIZE, 1)}
     return Workflow(
-        name="v51_camera",
+        name="07 Camera (EasyAnimate V5.1)",
         nodes={
             **_from_release(CAMERA, "Fireworks burst over a city at night, reflected in the river."),
             "start": node("LoadImage", image="example.png"),

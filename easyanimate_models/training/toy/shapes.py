@@ -12,6 +12,7 @@ from torch import Tensor
 
 SIZE = 64
 FRAMES = 24
+FPS = 12.0
 
 SHAPES = {
     "circle": ("circle", "ball", "disc"),

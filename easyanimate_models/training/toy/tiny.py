@@ -30,13 +30,13 @@ from ..loop import fit
 from ..training_plan import TrainingPlan
 from ..vae.reconstruct import encode_moments
 from .objective import DrawClips, VAEStage, vae_objective
-from .shapes import FRAMES, SIZE, Scene, caption, render, split_scenes
+from .shapes import FPS, FRAMES, SIZE, Scene, caption, render, split_scenes
 from .text_encoder import CaptionClassifier, caption_objective
 
 SEED = 0
 TEXT_DROPOUT = 0.1
 CFG = 2.5  # what its samples are best at
-DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES}
+DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES, "default_fps": FPS}
 T5 = T5Config(
     vocab_size=32128,
     d_model=32,
