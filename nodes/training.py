@@ -16,6 +16,7 @@ from .decoding import require_slice_vae
 from .previews import as_image, show_images
 from .prompts import require_text_encoder
 from .schema import schema
+from .training_options import TrainingOptions, option_inputs, read_options, start_file, start_input
 
 CATEGORY = "EasyAnimate/training"
 FPS = (
@@ -167,6 +168,8 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 _image_encoder(),
                 _dataset(),
                 fps_input(FPS),
+                *option_inputs("LoRA"),
+                start_input(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
         )
@@ -180,7 +183,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         cls, model, clip, vae, name, folder, steps, learning_rate, rank, resolution, frames, batch_size, seed,
         clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
         sample_prompt=("",), text_encoder=(False,), clip_vision=None, dataset=None,
-        fps=(0.0,),
+        fps=(0.0,), **options,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
@@ -206,8 +209,10 @@ class EasyAnimateTrainLora(io.ComfyNode):
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
+            options=read_options(options),
         )
-        lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
+        start = start_file(inputs.options.start_from)
+        lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0], start)
         progress = _Progress(cls.hidden.unique_id, inputs.steps)
         result = train_lora(_job(inputs), lora, names[0], progress.callbacks())
         outputs = _outputs_of(result)
@@ -237,6 +242,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 _image_encoder(),
                 _dataset(),
                 fps_input(FPS),
+                *option_inputs("file"),
             ],
             outputs=_outputs(),
         )
@@ -249,7 +255,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, resolution, frames, batch_size, seed,
         clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None, dataset=None,
-        fps=(0.0,),
+        fps=(0.0,), **options,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 
@@ -273,6 +279,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
+            options=read_options(options),
         )
         progress = _Progress(cls.hidden.unique_id, inputs.steps)
         outputs = _outputs_of(train_motion_module(_job(inputs), progress.callbacks()))
@@ -302,6 +309,7 @@ class TrainingInputs:
     clip_vision: Any
     dataset: str | None
     fps: float
+    options: TrainingOptions
 
 
 def _first(values: list | None):
@@ -312,12 +320,13 @@ def _first(values: list | None):
 def _job(inputs: TrainingInputs):
     """What is to be trained."""
     from ..easyanimate_models.training.clips.dataset import in_memory, read_dataset
+    from ..easyanimate_models.training.clips.holding_out import ValidationSettings
     from ..easyanimate_models.training.clips.settings import DataSettings
     from ..easyanimate_models.training.node_run import TrainingJob
     from ..easyanimate_models.training.samples import SampleSettings
     from ..easyanimate_models.training.training_plan import TrainingPlan
 
-    steps = inputs.steps
+    steps, options = inputs.steps, inputs.options
     clip, vae = require_text_encoder(inputs.clip), require_slice_vae(inputs.vae)
     folder = _dataset_folder(inputs)
     data = DataSettings(inputs.resolution, inputs.frames, inputs.every, inputs.batch_size, fps=inputs.fps)
@@ -332,10 +341,20 @@ def _job(inputs: TrainingInputs):
         vae=vae,
         items=items,
         data=data,
-        plan=TrainingPlan(steps, inputs.learning_rate, min(100, steps // 10), 0.99, 1.0, inputs.seed, "constant"),
+        plan=TrainingPlan(
+            steps,
+            inputs.learning_rate,
+            min(100, steps // 10),
+            ema=0.99,
+            clip=1.0,
+            seed=inputs.seed,
+            schedule="constant",
+            save_every=options.save_every,
+        ),
         samples=SampleSettings(inputs.sample_every, inputs.sample_prompt),
         cache_folder=folder,
         clip_vision=inputs.clip_vision,
+        validation=ValidationSettings(options.validation, every=options.validation_every),
     )
 
 
@@ -356,20 +375,31 @@ class _Progress:
 
     def __init__(self, node: str, steps: int):
         self.node, self.bar = node, comfy.utils.ProgressBar(steps)
+        self.smoothed: Any = None
+        self.validation = ""
         self.sheets: list[torch.Tensor] = []  # the contact sheets of sample videos, as IMAGE
 
     def callbacks(self):
         from ..easyanimate_models.training.node_run import ProgressCallbacks
 
-        return ProgressCallbacks(self.encoding, self.step, self.preview)
+        return ProgressCallbacks(self.encoding, self.step, self.preview, self.say)
+
+    def say(self, sentence: str) -> None:
+        show_text(self.node, sentence)
 
     def encoding(self, done: int, of: int) -> None:
         show_text(self.node, f"encoded {done} of {of} clips")
         mm.throw_exception_if_processing_interrupted()
 
     def step(self, done: int, metrics: dict[str, float]) -> None:
+        from ..easyanimate_models.training.metrics import Smoothed
+
         self.bar.update_absolute(done)
-        show_text(self.node, f"step {done}, loss {metrics['loss']:.4f}")
+        self.smoothed = self.smoothed or Smoothed()
+        text = f"step {done}, loss {self.smoothed.add(metrics['loss']):.4f} (smoothed)"
+        if "validation" in metrics:
+            self.validation = f", validation {metrics['validation']:.4f}"
+        show_text(self.node, text + self.validation)
         mm.throw_exception_if_processing_interrupted()
 
     def preview(self, done: int, sheet: Image.Image) -> None:

@@ -23,6 +23,7 @@ from ..text_encoders.prompt import Encode, encode_prompt
 from ..vae.host_vae import HostVAE
 from ..vae.video_sizes import latent_size
 from .clips.given_inputs import GivenInputs
+from .hooks import no_one
 from .loop import Callback
 
 FOLDER = "samples"  # in that of the run
@@ -78,10 +79,11 @@ EncodePrompts = Callable[[PreviewInputs], tuple[list, list]]  # -> positive and 
 
 @dataclass(frozen=True)
 class Monitor:
-    """Who follows a run: `callback` is called after every step, and previews are sampled from `preview`."""
+    """Who follows a run: `callback` is called after every step, previews are sampled from `preview`, `say` is told."""
 
     callback: Callback | None = None
     preview: PreviewInputs | None = None
+    say: Callable[[str], None] = no_one
 
 
 NO_MONITOR = Monitor()
@@ -106,7 +108,7 @@ def preview_inputs(
 
 
 class VideoSampler:
-    """The previews of a run: videos that a MODEL makes while it is trained; see `loop.Sampler`.
+    """The previews of a run: videos that a MODEL makes while it is trained; see `hooks.Sampler`.
 
     `restore_models` puts the models back where training needs them. `encode_prompts` is for a text encoder that is
     trained too; by default the prompts stay as they were encoded at first.

@@ -25,7 +25,7 @@ def main(folder: Path, options: list[str]) -> None:
     rows = torch.randn(30, 8)
     plan = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
     batches = Batches({"all": len(rows)}, BATCH, plan.seed)
-    loop.SAVE_EVERY, loop.LOG_EVERY = 0.0, 1
+    loop.SAVE_EVERY = 0.0
     stop = int(options[options.index("--stop-at") + 1]) if "--stop-at" in options else None
 
     def objective(step: int):

@@ -54,7 +54,9 @@ def test_a_folder_becomes_a_lora_with_its_curve(server, folder):
     progress = []
     outputs = client.run(server, training(), lambda *event: progress.append(event))
     assert [event for event in progress if event[0] == "EasyAnimateTrainLora"][-1] == ("EasyAnimateTrainLora", 6, 6)
-    assert FILE.stat().st_size > 10_000
+    shown = client.get(server, f"/view_metadata/loras?filename={FILE.name}")
+    assert (shown["modelspec.title"], shown["modelspec.architecture"]) == (NAME, "easyanimate-v3/lora")
+    assert (shown["ss_steps"], shown["ss_network_dim"], shown["ss_num_train_images"]) == ("6", "2", "3")
     (curve,) = saved_files(outputs)
     with Image.open(curve) as picture:
         assert picture.width > 400
@@ -100,7 +102,7 @@ def test_clips_that_are_connected_do_as_well(server, folder):
     ("kind", "file", "run"), [("EasyAnimateTrainLora", FILE, RUN), (MOTION, MOTION_FILE, MOTION_RUN)]
 )
 def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file, run):
-    """Cancel in the middle, then the same again: the steps that were done are not done again."""
+    """Cancel in the middle, then the same again: what was learnt can be used, and is not learnt again."""
     done: list[int] = []
 
     def cancel(node_type: str, value: int, _: int) -> None:
@@ -112,6 +114,9 @@ def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file, ru
     with pytest.raises(client.WorkflowError, match="interrupted"):
         client.run(server, training(kind, steps=60), cancel)
     assert (run / "state.pt").exists() and not file.exists()
+    (learnt,) = file.parent.glob(f"{file.stem}_step*.safetensors")
+    assert learnt.stat().st_size > 10_000
+    learnt.unlink()
     stopped_at, again = max(done), []
     client.run(server, training(kind, steps=60), lambda of, value, _: again.append(value) if of == kind else None)
     assert file.exists()

@@ -21,6 +21,7 @@ from support.pack import TESTS, part
 loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
 journal = part("easyanimate_models.training.journal")
+Hooks = part("easyanimate_models.training.hooks").Hooks
 run_lock = part("easyanimate_models.training.run_lock")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
@@ -222,7 +223,7 @@ def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch)
     sharing_out = SimpleNamespace(distributed_type=accelerate.DistributedType.FSDP)
     monkeypatch.setattr(loop, "make_accelerator", lambda _: sharing_out)
     with pytest.raises(ValueError, match=r"remove \[samples\], or train without FSDP"):
-        loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, sampler=object())
+        loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, hooks=Hooks(sampler=object()))
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_path):
@@ -253,22 +254,22 @@ def test_the_settings_of_a_run_lie_beside_it(whole):
     assert json.loads((whole / "plan.json").read_text())["steps"] == PLAN.steps
 
 
-def test_a_row_is_the_mean_of_the_steps_since_the_last_one(tmp_path):
+def test_every_step_has_a_row_and_what_was_not_measured_no_entry(tmp_path):
     network = layer()
-    losses = [float(step % 7) for step in range(PLAN.steps)]
-    strong = [float("nan") if step % 3 else 6.0 for step in range(PLAN.steps)]
+    plan = replace(PLAN, steps=6)
+    losses = [float(step % 4 + 1) for step in range(plan.steps)]
+    strong = [float("nan") if step % 3 else 6.0 for step in range(plan.steps)]
 
     def wavy(step: int):
         return network.weight.sum() * 0 + losses[step], {"strong": strong[step], "never": torch.tensor(float("nan"))}
 
-    loop.fit(tmp_path, network, wavy, PLAN)
+    loop.fit(tmp_path, network, wavy, plan)
     rows = journal.read_log(tmp_path / "log.csv")
-    assert [int(row["step"]) for row in rows] == [0, 20, 40]
-    for row, first in zip(rows, (0, 1, 21), strict=True):
-        mean = losses[first : int(row["step"]) + 1]
-        assert float(row["loss"]) == pytest.approx(sum(mean) / len(mean), rel=1e-4)
-        assert float(row["strong"]) == 6.0 and row["never"] == "nan"
-        assert float(row["rate"]) == pytest.approx(PLAN.learning_rate_at(int(row["step"])), rel=1e-4)
+    assert [int(row["step"]) for row in rows] == list(range(plan.steps))
+    assert [float(row["loss"]) for row in rows] == losses
+    assert [row["strong"] for row in rows] == ["6", "", "", "6", "", ""] and "never" not in rows[0]
+    rates = [float(row["rate"]) for row in rows]
+    assert rates == pytest.approx([plan.learning_rate_at(step) for step in range(plan.steps)], rel=1e-4)
 
 
 def test_a_second_run_in_the_folder_of_one_that_is_training_is_refused(tmp_path):
