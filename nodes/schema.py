@@ -52,7 +52,8 @@ ALIASES = {node_id: tuple(words.split(", ")) for node_id, words in WORDS.items()
 CLIP_PERCENTS = ("clip_start_percent", "clip_end_percent")
 TRAINING = (
     *("learning_rate", "batch_size", "seed", "every", "sample_every", "sample_prompt", "fps", "save_every"),
-    *("validation", "validation_every"),
+    *("validation", "validation_every", "sample_steps", "sample_cfg", "sample_sampler"),
+    *("sample_width", "sample_height", "sample_frames"),
 )
 ADVANCED = {  # inputs that few change
     "EasyAnimateImageToVideo": CLIP_PERCENTS,

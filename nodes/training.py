@@ -4,19 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management as mm
-import comfy.utils
-import torch
 from comfy_api.latest import io
-from PIL import Image
 
-from ..easyanimate_models.host import require_choice, show_text
+from ..easyanimate_models.host import require_choice
 from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders
 from .decoding import require_slice_vae
-from .previews import as_image, show_images
+from .previews import show_images
 from .prompts import require_text_encoder
 from .schema import schema
-from .training_options import TrainingOptions, option_inputs, read_options, start_file, start_input
+from .training_options import TrainingOptions, option_inputs, read_options, sample_settings, start_file, start_input
+from .training_progress import Progress, picture
 
 CATEGORY = "EasyAnimate/training"
 FPS = (
@@ -99,7 +96,12 @@ def _samples() -> list:
             "none. Each takes as long as making a video.",
         ),
         io.String.Input(
-            "sample_prompt", default="", multiline=True, optional=True, tooltip="Prompt for the sample videos."
+            "sample_prompt",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="Prompt for the sample videos; several, each for a video of its own, with an empty line between "
+            "them.",
         ),
     ]
 
@@ -205,7 +207,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
             captions=captions,
             every=every[0],
             sample_every=sample_every[0],
-            sample_prompt=sample_prompt[0],
+            sample_prompt=sample_prompt,
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
@@ -213,7 +215,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         )
         start = start_file(inputs.options.start_from)
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0], start)
-        progress = _Progress(cls.hidden.unique_id, inputs.steps)
+        progress = Progress(cls.hidden.unique_id, inputs.steps)
         result = train_lora(_job(inputs), lora, names[0], progress.callbacks())
         outputs = _outputs_of(result)
         return io.NodeOutput(*outputs, result.clip, ui=show_images([outputs[1], *progress.sheets]))
@@ -275,13 +277,13 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             captions=captions,
             every=every[0],
             sample_every=sample_every[0],
-            sample_prompt=sample_prompt[0],
+            sample_prompt=sample_prompt,
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
             options=read_options(options),
         )
-        progress = _Progress(cls.hidden.unique_id, inputs.steps)
+        progress = Progress(cls.hidden.unique_id, inputs.steps)
         outputs = _outputs_of(train_motion_module(_job(inputs), progress.callbacks()))
         return io.NodeOutput(*outputs, ui=show_images([outputs[1], *progress.sheets]))
 
@@ -305,7 +307,7 @@ class TrainingInputs:
     captions: list | None
     every: int
     sample_every: int
-    sample_prompt: str
+    sample_prompt: list[str]
     clip_vision: Any
     dataset: str | None
     fps: float
@@ -323,7 +325,6 @@ def _job(inputs: TrainingInputs):
     from ..easyanimate_models.training.clips.holding_out import ValidationSettings
     from ..easyanimate_models.training.clips.settings import DataSettings
     from ..easyanimate_models.training.node_run import TrainingJob
-    from ..easyanimate_models.training.samples import SampleSettings
     from ..easyanimate_models.training.training_plan import TrainingPlan
 
     steps, options = inputs.steps, inputs.options
@@ -351,9 +352,10 @@ def _job(inputs: TrainingInputs):
             schedule="constant",
             save_every=options.save_every,
         ),
-        samples=SampleSettings(inputs.sample_every, inputs.sample_prompt),
+        samples=sample_settings(inputs.sample_every, inputs.sample_prompt, options),
         cache_folder=folder,
         clip_vision=inputs.clip_vision,
+        sample_image=None if options.sample_image is None else options.sample_image[:1],
         validation=ValidationSettings(options.validation, every=options.validation_every),
     )
 
@@ -367,50 +369,7 @@ def _dataset_folder(inputs: TrainingInputs) -> Path | None:
 
 def _outputs_of(result) -> tuple:
     """The outputs that both nodes have."""
-    return result.model, _picture(result.folder / "loss.png"), result.file.name
-
-
-class _Progress:
-    """What the node shows while it trains: progress, loss and previews. Cancel takes effect here."""
-
-    def __init__(self, node: str, steps: int):
-        self.node, self.bar = node, comfy.utils.ProgressBar(steps)
-        self.smoothed: Any = None
-        self.validation = ""
-        self.sheets: list[torch.Tensor] = []  # the contact sheets of sample videos, as IMAGE
-
-    def callbacks(self):
-        from ..easyanimate_models.training.node_run import ProgressCallbacks
-
-        return ProgressCallbacks(self.encoding, self.step, self.preview, self.say)
-
-    def say(self, sentence: str) -> None:
-        show_text(self.node, sentence)
-
-    def encoding(self, done: int, of: int) -> None:
-        show_text(self.node, f"encoded {done} of {of} clips")
-        mm.throw_exception_if_processing_interrupted()
-
-    def step(self, done: int, metrics: dict[str, float]) -> None:
-        from ..easyanimate_models.training.metrics import Smoothed
-
-        self.bar.update_absolute(done)
-        self.smoothed = self.smoothed or Smoothed()
-        text = f"step {done}, loss {self.smoothed.add(metrics['loss']):.4f} (smoothed)"
-        if "validation" in metrics:
-            self.validation = f", validation {metrics['validation']:.4f}"
-        show_text(self.node, text + self.validation)
-        mm.throw_exception_if_processing_interrupted()
-
-    def preview(self, done: int, sheet: Image.Image) -> None:
-        self.bar.update_absolute(done, preview=("JPEG", sheet, None))
-        self.sheets.append(as_image(sheet))
-
-
-def _picture(file: Path) -> torch.Tensor:
-    """A picture as IMAGE, `[1, H, W, 3]`."""
-    with Image.open(file) as image:
-        return as_image(image)
+    return result.model, picture(result.folder / "loss.png"), result.file.name
 
 
 NODES = [EasyAnimateTrainLora, EasyAnimateTrainMotionModule]

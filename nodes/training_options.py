@@ -1,14 +1,17 @@
 """Inputs of the training nodes that few change: files and validation on the way, and how samples are made."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.samplers
 from comfy_api.latest import io
 
 from ..easyanimate_models.files import model_files
 from ..easyanimate_models.host import require_choice
 
 NO_LORA = "none"
+BETWEEN_PROMPTS = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,34 @@ class TrainingOptions:
     validation: float = 0.0
     validation_every: int = 50
     start_from: str = NO_LORA
+    sample_steps: int = 25
+    sample_cfg: float = 7.0
+    sample_sampler: str = "euler"
+    sample_width: int = 0
+    sample_height: int = 0
+    sample_frames: int = 0
+    sample_image: Any = None
 
 
 def read_options(inputs: dict[str, list[Any] | None]) -> TrainingOptions:
     """The inputs as ComfyUI hands them to nodes that take lists; of each of these there is one."""
     return TrainingOptions(**{name: values[0] for name, values in inputs.items() if values is not None})
+
+
+def sample_settings(every: int, texts: list[str], options: TrainingOptions):
+    """How samples are made; prompts are separate texts, or have an empty line between them."""
+    from ..easyanimate_models.training.samples import SampleSettings
+
+    return SampleSettings(
+        every=every,
+        prompts=tuple(prompt for text in texts for prompt in BETWEEN_PROMPTS.split(text)),
+        steps=options.sample_steps,
+        cfg=options.sample_cfg,
+        sampler=options.sample_sampler,
+        width=options.sample_width,
+        height=options.sample_height,
+        frames=options.sample_frames,
+    )
 
 
 def option_inputs(file: str) -> list:
@@ -53,6 +79,52 @@ def option_inputs(file: str) -> list:
             max=1_000_000,
             optional=True,
             tooltip="Measures that loss every so many steps.",
+        ),
+        *_sample_inputs(),
+    ]
+
+
+def _sample_inputs() -> list:
+    size = "{} of the sample videos; 0 = as the clips."
+    return [
+        io.Int.Input(
+            "sample_steps",
+            default=25,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="Sampling steps of the sample videos.",
+        ),
+        io.Float.Input(
+            "sample_cfg",
+            default=7.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            optional=True,
+            tooltip="How closely the sample videos follow the prompt: 7 for V1 to V4, 6 for V5 and V5.1, 2.5 for the "
+            "tiny model.",
+        ),
+        io.Combo.Input(
+            "sample_sampler",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="euler",
+            optional=True,
+            tooltip="Sampler of the sample videos; the releases use euler.",
+        ),
+        *(
+            io.Int.Input(name, default=0, min=0, max=4096, step=step, optional=True, tooltip=size.format(what))
+            for name, step, what in (
+                ("sample_width", 16, "Width"),
+                ("sample_height", 16, "Height"),
+                ("sample_frames", 1, "Number of frames"),
+            )
+        ),
+        io.Image.Input(
+            "sample_image",
+            optional=True,
+            tooltip="An image that the sample videos start from, for InP transformers; V5.1's Control and Camera "
+            "transformers take it as the reference.",
         ),
     ]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+from torch import Tensor
 
 from ..data.dataset_file import DatasetError
 from ..files.model_files import plain_name
@@ -36,7 +37,7 @@ from .denoiser.run import DenoiserRun, Output
 from .denoiser.transformer import TransformerSettings, train_transformer
 from .hooks import no_one
 from .loop import Callback
-from .samples import Monitor, PreviewCallback, SampleSettings, preview_inputs
+from .samples import Monitor, PreviewCallback, SampleSettings, StartImage, preview_inputs
 from .training_plan import TrainingPlan
 
 RUNS = "easyanimate_training"  # in the host's output folder
@@ -61,6 +62,7 @@ class TrainingJob:
     cache_folder: Path | None = None
     clip_vision: Any = None
     validation: ValidationSettings = ValidationSettings()
+    sample_image: Tensor | None = None  # [1, H, W, 3]
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def _prepare(
     image_encoder = start_image_encoder(job.model, job.clip_vision)
     clip = job.clip if with_texts else None
     encoded = encode_dataset(cache_folder, buckets, job.vae, clip, given, data.every, progress.encoding, image_encoder)
-    previews = preview_inputs(job.samples, data, job.clip, job.vae, given, progress.preview)
+    clip_vision = job.clip_vision if image_encoder else None
+    start = None if job.sample_image is None else StartImage(job.sample_image, clip_vision)
+    previews = preview_inputs(job.samples, data, job.clip, job.vae, given, progress.preview, start)
     return encoded, Monitor(progress.step, previews, progress.say)
 
 

@@ -61,6 +61,9 @@ def read_recipe(file: str | Path) -> Recipe:
     data = read_section(file, "data", DataSettings, values)
     if missing := [name for name in REQUIRED_MODELS if kind != "vae" and not getattr(models, name)]:
         raise RecipeError(f"{file}: [models] is missing {', '.join(missing)}.")
+    samples = read_section(file, "samples", SampleSettings, values)
+    if samples.image:
+        samples = replace(samples, image=str(resolve_path(file, samples.image)))
     return Recipe(
         kind,
         resolve_path(file, values["folder"]),
@@ -73,7 +76,7 @@ def read_recipe(file: str | Path) -> Recipe:
         read_section(file, "noise", NoiseWeights, values) if "noise" in values else UNIFORM,
         read_section(file, "vae", VAESettings, values),
         read_value(file, values, "fresh", bool, False),
-        read_section(file, "samples", SampleSettings, values),
+        samples,
         read_section(file, "validation", ValidationSettings, values),
     )
 

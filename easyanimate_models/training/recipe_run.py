@@ -12,7 +12,7 @@ from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from ..vae.video_sizes import SLICE_LENGTHS, ClipLengths, clip_lengths
 from .clips.buckets import Bucket, sort_into_buckets
-from .clips.dataset import Item, read_dataset
+from .clips.dataset import Item, read_dataset, read_image
 from .clips.given_inputs import given_inputs
 from .clips.holding_out import hold_out
 from .clips.latent_cache import (
@@ -32,7 +32,7 @@ from .denoiser.transformer import TransformerSettings, train_transformer
 from .export import WEIGHTS
 from .loop import Callback
 from .recipe import Recipe
-from .samples import Monitor, PreviewInputs, preview_inputs
+from .samples import Monitor, PreviewInputs, StartImage, preview_inputs
 from .vae.run import train_vae
 
 BUILT_IN = "built-in"
@@ -72,12 +72,16 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     buckets = hold_out(buckets, recipe.validation, recipe.plan.seed)
     buckets = cut_into_windows(buckets, data, recipe.plan.seed, lengths)
     file = recipe.models.image_encoder
-    image_encoder = start_image_encoder(model, load_image_encoder(_path(file)) if file else None)
+    clip_vision = load_image_encoder(_path(file)) if file else None
+    image_encoder = start_image_encoder(model, clip_vision)
     with torch.no_grad():
         caption_encoder = None if recipe.lora and recipe.lora.text else clip
         encode_dataset(recipe.clips, buckets, vae, caption_encoder, given, data.every, image_encoder=image_encoder)
     logging.info("Encoded %s.", recipe.clips)
-    return preview_inputs(recipe.samples, data, clip, vae, given)
+    image, start = recipe.samples.image, None
+    if image:
+        start = StartImage(read_image(Path(image)), clip_vision if image_encoder else None)
+    return preview_inputs(recipe.samples, data, clip, vae, given, start=start)
 
 
 def _buckets(recipe: Recipe, lengths: ClipLengths = SLICE_LENGTHS) -> dict[Bucket, list[Item]]:

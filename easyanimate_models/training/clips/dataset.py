@@ -104,6 +104,11 @@ def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
     return torch.from_numpy(video_file.read_frames(item.file, start, count, every, fps)).float() / 255
 
 
+def read_image(file: Path) -> Tensor:
+    """An image, or the first frame of a clip, `[1, H, W, 3]` in 0..1. Raises `MediaError`."""
+    return torch.from_numpy(video_file.read_frames(file, 0, 1, 1, None)).float() / 255
+
+
 def read_control(item: Item, control: Path, count: int, every: int = 1) -> Tensor:
     """`count` frames of an item's `control` video from its start on, as `read_frames`. Raises `MediaError`."""
     fps = item.fps if item.resampled else None

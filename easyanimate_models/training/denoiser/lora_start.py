@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from comfy.weight_adapter import LoRAAdapter
@@ -32,8 +33,9 @@ class LoraStart:
                 "LoRA."
             )
         for name, (up, down) in self.layers.items():
-            adapters[name].up.copy_(up)
-            adapters[name].down.copy_(down)
+            adapter: Any = adapters[name]
+            adapter.up.copy_(up)
+            adapter.down.copy_(down)
 
 
 def read_lora_start(file: Path, model, clip=None) -> LoraStart:
