@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from support.pack import TESTS, part
@@ -47,7 +48,8 @@ def done(process: subprocess.Popen) -> None:
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    return [(int(row["step"]), float(row["loss"])) for row in journal.read_log(folder / "log.csv")]
+    """The loss of each step, or what was measured of held-out clips at the end."""
+    return [(int(row["step"]), float(row["loss"] or row["validation"])) for row in journal.read_log(folder / "log.csv")]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,7 @@ def test_two_processes_learn_what_one_does(whole, tmp_path):
     assert [step for step, _ in curve(tmp_path)] == [step for step, _ in curve(whole)]
     for (_, ours), (_, theirs) in zip(curve(tmp_path), curve(whole), strict=True):
         assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
+    require_same_measurements(tmp_path, whole)
 
 
 def test_two_processes_go_on_where_one_stopped(whole, tmp_path):
@@ -96,6 +99,17 @@ def test_two_processes_go_on_where_one_stopped(whole, tmp_path):
     done(toy(tmp_path, processes=2))
     for (_, ours), (_, theirs) in zip(curve(tmp_path), curve(whole), strict=True):
         assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
+
+
+def require_same_measurements(ours: Path, theirs: Path) -> None:
+    """What was measured and saved on the way, by the averaged weights."""
+    for mine, other in zip(*(journal.read_log(folder / "log.csv") for folder in (ours, theirs)), strict=True):
+        assert bool(mine["validation"]) == bool(other["validation"]) == (int(mine["step"]) % 20 == 0)
+        if mine["validation"]:
+            assert float(mine["validation"]) == pytest.approx(float(other["validation"]), rel=1e-4)
+    for name in ("x.safetensors", "x_step00025.safetensors", "x_step00050.safetensors"):
+        saved, expected = (load_file(folder / name) for folder in (ours, theirs))
+        assert all(torch.allclose(saved[key], expected[key], atol=1e-4) for key in expected)
 
 
 def test_weights_that_are_shared_out_learn_the_same(whole, tmp_path):
@@ -108,6 +122,7 @@ def test_weights_that_are_shared_out_learn_the_same(whole, tmp_path):
         assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
     ours, theirs = (torch.load(f / "result.pt", weights_only=True) for f in (tmp_path, whole))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+    require_same_measurements(tmp_path, whole)
 
 
 def layer() -> nn.Linear:
@@ -279,10 +294,10 @@ def test_a_second_run_in_the_folder_of_one_that_is_training_is_refused(tmp_path)
     assert second.returncode == 1 and b"Another run is training in" in error
     done(toy(tmp_path))  # once it has ended
     steps = [step for step, _ in curve(tmp_path)]
-    assert steps == list(range(PLAN.steps))
+    assert steps == list(range(PLAN.steps + 1))
 
 
 def test_metrics_of_two_processes_are_their_means(tmp_path):
     done(toy(tmp_path, processes=2))
     rows = journal.read_log(tmp_path / "log.csv")
-    assert all(float(row["process"]) == 0.5 and float(row["strong"]) == 1.0 for row in rows)
+    assert all(float(row["process"]) == 0.5 and float(row["strong"]) == 1.0 for row in rows[:-1])
