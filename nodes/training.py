@@ -12,7 +12,14 @@ from .decoding import require_slice_vae
 from .previews import show_images
 from .prompts import require_text_encoder
 from .schema import schema
-from .training_options import TrainingOptions, option_inputs, read_options, sample_settings, start_file, start_input
+from .training_monitoring import (
+    MonitoringOptions,
+    monitoring_inputs,
+    read_monitoring,
+    sample_settings,
+    start_file,
+    start_input,
+)
 from .training_progress import Progress, picture
 
 CATEGORY = "EasyAnimate/training"
@@ -170,7 +177,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 _image_encoder(),
                 _dataset(),
                 fps_input(FPS),
-                *option_inputs("LoRA"),
+                *monitoring_inputs("LoRA"),
                 start_input(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
@@ -185,7 +192,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         cls, model, clip, vae, name, folder, steps, learning_rate, rank, resolution, frames, batch_size, seed,
         clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
         sample_prompt=("",), text_encoder=(False,), clip_vision=None, dataset=None,
-        fps=(0.0,), **options,
+        fps=(0.0,), **monitoring,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
@@ -211,9 +218,9 @@ class EasyAnimateTrainLora(io.ComfyNode):
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
-            options=read_options(options),
+            monitoring=read_monitoring(monitoring),
         )
-        start = start_file(inputs.options.start_from)
+        start = start_file(inputs.monitoring.start_from)
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0], start)
         progress = Progress(cls.hidden.unique_id, inputs.steps)
         result = train_lora(_job(inputs), lora, names[0], progress.callbacks())
@@ -244,7 +251,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 _image_encoder(),
                 _dataset(),
                 fps_input(FPS),
-                *option_inputs("file"),
+                *monitoring_inputs("file"),
             ],
             outputs=_outputs(),
         )
@@ -257,7 +264,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, resolution, frames, batch_size, seed,
         clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None, dataset=None,
-        fps=(0.0,), **options,
+        fps=(0.0,), **monitoring,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 
@@ -281,7 +288,7 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
-            options=read_options(options),
+            monitoring=read_monitoring(monitoring),
         )
         progress = Progress(cls.hidden.unique_id, inputs.steps)
         outputs = _outputs_of(train_motion_module(_job(inputs), progress.callbacks()))
@@ -311,7 +318,7 @@ class TrainingInputs:
     clip_vision: Any
     dataset: str | None
     fps: float
-    options: TrainingOptions
+    monitoring: MonitoringOptions
 
 
 def _first(values: list | None):
@@ -327,7 +334,7 @@ def _job(inputs: TrainingInputs):
     from ..easyanimate_models.training.node_run import TrainingJob
     from ..easyanimate_models.training.training_plan import TrainingPlan
 
-    steps, options = inputs.steps, inputs.options
+    steps, monitoring = inputs.steps, inputs.monitoring
     clip, vae = require_text_encoder(inputs.clip), require_slice_vae(inputs.vae)
     folder = _dataset_folder(inputs)
     data = DataSettings(inputs.resolution, inputs.frames, inputs.every, inputs.batch_size, fps=inputs.fps)
@@ -350,13 +357,13 @@ def _job(inputs: TrainingInputs):
             clip=1.0,
             seed=inputs.seed,
             schedule="constant",
-            save_every=options.save_every,
+            save_every=monitoring.save_every,
         ),
-        samples=sample_settings(inputs.sample_every, inputs.sample_prompt, options),
+        samples=sample_settings(inputs.sample_every, inputs.sample_prompt, monitoring),
         cache_folder=folder,
         clip_vision=inputs.clip_vision,
-        sample_image=None if options.sample_image is None else options.sample_image[:1],
-        validation=ValidationSettings(options.validation, every=options.validation_every),
+        sample_image=None if monitoring.sample_image is None else monitoring.sample_image[:1],
+        validation=ValidationSettings(monitoring.validation, every=monitoring.validation_every),
     )
 
 

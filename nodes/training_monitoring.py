@@ -1,4 +1,4 @@
-"""Inputs of the training nodes that few change: files and validation on the way, and how samples are made."""
+"""Inputs of the training nodes that follow a run: files and validation on the way, samples; and where it starts."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ BETWEEN_PROMPTS = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class MonitoringOptions:
     """The values of these inputs; what a saved workflow lacks is as it was before there was an input for it."""
 
     save_every: int = 0
@@ -31,12 +31,12 @@ class TrainingOptions:
     sample_image: Any = None
 
 
-def read_options(inputs: dict[str, list[Any] | None]) -> TrainingOptions:
+def read_monitoring(inputs: dict[str, list[Any] | None]) -> MonitoringOptions:
     """The inputs as ComfyUI hands them to nodes that take lists; of each of these there is one."""
-    return TrainingOptions(**{name: values[0] for name, values in inputs.items() if values is not None})
+    return MonitoringOptions(**{name: values[0] for name, values in inputs.items() if values is not None})
 
 
-def sample_settings(every: int, texts: list[str], options: TrainingOptions):
+def sample_settings(every: int, texts: list[str], options: MonitoringOptions):
     """How samples are made; prompts are separate texts, or have an empty line between them."""
     from ..easyanimate_models.training.samples import SampleSettings
 
@@ -52,7 +52,7 @@ def sample_settings(every: int, texts: list[str], options: TrainingOptions):
     )
 
 
-def option_inputs(file: str) -> list:
+def monitoring_inputs(file: str) -> list:
     """The inputs of a node that makes such a `file`."""
     return [
         io.Int.Input(
