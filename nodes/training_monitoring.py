@@ -21,7 +21,6 @@ class MonitoringOptions:
     save_every: int = 0
     validation: float = 0.0
     validation_every: int = 50
-    start_from: str = NO_LORA
     sample_steps: int = 25
     sample_cfg: float = 7.0
     sample_sampler: str = "euler"
@@ -29,27 +28,32 @@ class MonitoringOptions:
     sample_height: int = 0
     sample_frames: int = 0
     sample_image: Any = None
+    start_from: str = NO_LORA
+
+    @classmethod
+    def of(cls, *inputs: Any) -> "MonitoringOptions":
+        """From the inputs of a node in this order, which are lists of one value, or None."""
+        return cls(*(None if values is None else values[0] for values in inputs))
+
+    def of_samples(self) -> dict[str, Any]:
+        """For `SampleSettings`."""
+        names = ("steps", "cfg", "sampler", "width", "height", "frames")
+        return {name: getattr(self, f"sample_{name}") for name in names}
+
+    def start_image(self):
+        """The image that samples start from, `[1, H, W, 3]`, if any."""
+        return None if self.sample_image is None else self.sample_image[:1]
+
+    def start_file(self) -> str:
+        """The path of the LoRA to start from, "" for none. Raises `ValueError` for one that isn't there."""
+        if require_choice("LoRA in models/loras", self.start_from, _loras()) == NO_LORA:
+            return ""
+        return str(model_files.lora_path(self.start_from))
 
 
-def read_monitoring(inputs: dict[str, list[Any] | None]) -> MonitoringOptions:
-    """The inputs as ComfyUI hands them to nodes that take lists; of each of these there is one."""
-    return MonitoringOptions(**{name: values[0] for name, values in inputs.items() if values is not None})
-
-
-def sample_settings(every: int, texts: list[str], options: MonitoringOptions):
-    """How samples are made; prompts are separate texts, or have an empty line between them."""
-    from ..easyanimate_models.training.samples import SampleSettings
-
-    return SampleSettings(
-        every=every,
-        prompts=tuple(prompt for text in texts for prompt in BETWEEN_PROMPTS.split(text)),
-        steps=options.sample_steps,
-        cfg=options.sample_cfg,
-        sampler=options.sample_sampler,
-        width=options.sample_width,
-        height=options.sample_height,
-        frames=options.sample_frames,
-    )
+def prompts_in(texts: list[str]) -> tuple[str, ...]:
+    """Prompts are separate texts, or have an empty line between them."""
+    return tuple(prompt for text in texts for prompt in BETWEEN_PROMPTS.split(text))
 
 
 def monitoring_inputs(file: str) -> list:
@@ -137,13 +141,6 @@ def start_input() -> io.Combo.Input:
         optional=True,
         tooltip="A LoRA in models/loras to train further; its rank then counts. none = a new one.",
     )
-
-
-def start_file(name: str) -> str:
-    """The path of the LoRA to start from, "" for none. Raises `ValueError` for one that isn't there."""
-    if require_choice("LoRA in models/loras", name, _loras()) == NO_LORA:
-        return ""
-    return str(model_files.lora_path(name))
 
 
 def _loras() -> list[str]:
