@@ -95,7 +95,8 @@ class _Run:
         self._preview()  # of the step to resume at: the run may have been stopped before it was made
         for step in self.journal.steps(self.plan.steps):
             with self._saved_when_stopped(step, one_process_only=True):
-                metrics = {**self._validate(step), **self._step(step)}
+                validated = self._validate(step)
+                metrics = {**self._step(step), **validated}
             figures = self._mean(metrics)
             rates = {learner.prefix + "rate": self.plan.learning_rate_at(step) for learner in self.learners}
             self.journal.write(step, figures | rates)
