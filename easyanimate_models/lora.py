@@ -52,6 +52,20 @@ def load_lora(path: str | Path, model, clip=None, strength_model: float = 1.0, s
     A weight becomes `W + strength * alpha / rank * up @ down`; strengths may be negative.
     Raises `CheckpointError` when the file is no LoRA, or when none of its layers belongs to what was given.
     """
+    patches, text_patches = lora_patches(path, model, clip)
+    model = model.clone()
+    model.add_patches(patches, strength_model)
+    if clip is not None:
+        clip = clip.clone()
+        clip.add_patches(text_patches, strength_clip)
+    return model, clip
+
+
+def lora_patches(path: str | Path, model, clip=None, complete: bool = False) -> tuple[dict, dict]:
+    """The host's patches of a LoRA file, by the weights of `model` and of `clip` that they change.
+
+    Raises `CheckpointError` as `load_lora` does, and when it is to be `complete` for every layer that doesn't fit.
+    """
     checkpoint = read_checkpoint(path, "lora")
     layers = layers_in(checkpoint.tensors)
     if not layers:
@@ -66,13 +80,13 @@ def load_lora(path: str | Path, model, clip=None, strength_model: float = 1.0, s
         text_names = text_encoder_names(clip)
         text_patches = _fitting(checkpoint.tensors, text_names, clip.cond_stage_model)
     used = _used(layers, names, patches) | _used(layers, text_names, text_patches)
+    if complete and used and (left := sorted(layers - used)):
+        raise CheckpointError(
+            f"{checkpoint.path.name} changes {len(left)} layers that are not trained here (such as {left[0]}); train "
+            "all that it changes, such as the text encoder, or choose another LoRA."
+        )
     _report(checkpoint, layers, used, clip is not None)
-    model = model.clone()
-    model.add_patches(patches, strength_model)
-    if clip is not None:
-        clip = clip.clone()
-        clip.add_patches(text_patches, strength_clip)
-    return model, clip
+    return patches, text_patches
 
 
 def _require_shapes(checkpoint: Checkpoint) -> None:

@@ -50,11 +50,15 @@ WORDS = {  # node id -> what else people call it
 ALIASES = {node_id: tuple(words.split(", ")) for node_id, words in WORDS.items()}
 
 CLIP_PERCENTS = ("clip_start_percent", "clip_end_percent")
-TRAINING = ("learning_rate", "batch_size", "seed", "every", "sample_every", "sample_prompt", "fps")
+TRAINING = (
+    *("learning_rate", "batch_size", "seed", "every", "sample_every", "sample_prompt", "fps", "save_every"),
+    *("validation", "validation_every", "sample_steps", "sample_cfg", "sample_sampler"),
+    *("sample_width", "sample_height", "sample_frames"),
+)
 ADVANCED = {  # inputs that few change
     "EasyAnimateImageToVideo": CLIP_PERCENTS,
     "EasyAnimateInpaintVideo": CLIP_PERCENTS,
-    "EasyAnimateTrainLora": (*TRAINING, "motion_modules", "names", "text_encoder"),
+    "EasyAnimateTrainLora": (*TRAINING, "motion_modules", "names", "text_encoder", "start_from"),
     "EasyAnimateTrainMotionModule": TRAINING,
 }
 

@@ -4,103 +4,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management as mm
-import comfy.utils
-import torch
 from comfy_api.latest import io
-from PIL import Image
 
-from ..easyanimate_models.host import require_choice, show_text
-from .dataset import dataset_folder, fps_input, input_digest, input_folder, input_folders
+from ..easyanimate_models.host import require_choice
+from .dataset import dataset_folder, fps_input, input_digest, input_folder
 from .decoding import require_slice_vae
-from .previews import as_image, show_images
+from .previews import show_images
 from .prompts import require_text_encoder
 from .schema import schema
+from .training_inputs import NO_FOLDER, clips_inputs, models_and_folder, sample_inputs
+from .training_monitoring import NO_LORA, MonitoringOptions, monitoring_inputs, prompts_in, start_input
+from .training_progress import Progress, picture
 
 CATEGORY = "EasyAnimate/training"
 FPS = (
     "Resamples the clips of a folder or dataset to this frame rate: 24 for V3 and V4, 8 for V5 and V5.1. 0 = each "
     "clip's own rate."
 )
-NO_FOLDER = "clips that are connected"
 NAMES = ["comfyui", "original"]
-
-
-def _models_and_folder(name: str, file: str, steps: io.Int.Input) -> list:
-    """The models, the data set, the name of the result, and how long and fast to train."""
-    return [
-        io.Model.Input("model", tooltip="The EasyAnimate transformer to train."),
-        io.Clip.Input("clip", tooltip="The text encoder of the transformer's release, for the captions."),
-        io.Vae.Input("vae", tooltip="The EasyAnimate VAE, to encode the clips."),
-        io.String.Input("name", default=name, tooltip=f"Name of the {file} and of the run folder."),
-        io.Combo.Input(
-            "folder",
-            options=[NO_FOLDER, *input_folders()],
-            tooltip="A folder in ComfyUI's input folder: clips or images, each with its caption in a .txt file.",
-        ),
-        steps,
-        io.Float.Input(
-            "learning_rate",
-            default=1e-4,
-            min=0.0,
-            max=1.0,
-            step=1e-6,
-            round=False,
-            tooltip="0.0001 for the releases, 0.003 for the tiny model. If it is too high, the picture falls apart.",
-        ),
-    ]
-
-
-def _clips() -> list:
-    """In which size clips are learnt from, how many at once; clips that are connected."""
-    side = "Scales clips to this resolution's area, keeping the aspect ratio: 512, 768 or 960; 64 for the tiny model."
-    frames = (
-        "Maximum number of frames, from the start of each clip: 48 to 144 for V3 and V4, 49 for V5 and V5.1, 24 for "
-        "the tiny model."
-    )
-    return [
-        io.Int.Input("resolution", default=512, min=32, max=2048, step=16, tooltip=side),
-        io.Int.Input("frames", default=48, min=1, max=1024, tooltip=frames),
-        io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Clips per step: 1 to 4. More take more memory."),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**31 - 1,
-            control_after_generate=False,  # a seed that changes by itself would start over instead of resuming
-            tooltip="Random seed; the same seed gives the same result.",
-        ),
-        io.Image.Input(
-            "clips", optional=True, tooltip="Instead of a folder: the frames of one clip, or a list of several."
-        ),
-        io.String.Input(
-            "captions", optional=True, force_input=True, tooltip="One caption per clip, or one for all of them."
-        ),
-    ]
 
 
 def _every() -> io.Int.Input:
     return io.Int.Input(
         "every", default=1, min=1, max=16, optional=True, tooltip="Use only every n-th frame. 1 = all frames."
     )
-
-
-def _samples() -> list:
-    """Previews while training."""
-    return [
-        io.Int.Input(
-            "sample_every",
-            default=0,
-            min=0,
-            max=1_000_000,
-            optional=True,
-            tooltip="Makes a sample video every so many steps, shown on the node and saved in the run folder. 0 = "
-            "none. Each takes as long as making a video.",
-        ),
-        io.String.Input(
-            "sample_prompt", default="", multiline=True, optional=True, tooltip="Prompt for the sample videos."
-        ),
-    ]
 
 
 def _image_encoder() -> io.ClipVision.Input:
@@ -135,7 +62,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                *_models_and_folder("my_lora", "LoRA file", steps),
+                *models_and_folder("my_lora", "LoRA file", steps),
                 io.Int.Input(
                     "rank",
                     default=16,
@@ -143,7 +70,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     max=1024,
                     tooltip="8 to 128; 16 is often enough. A higher rank learns more and makes a larger file.",
                 ),
-                *_clips(),
+                *clips_inputs(),
                 io.Boolean.Input(
                     "motion_modules",
                     default=True,
@@ -157,7 +84,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     optional=True,
                     tooltip="Layer names in the file: as in ComfyUI, or as in EasyAnimate's original trainer.",
                 ),
-                *_samples(),
+                *sample_inputs(),
                 io.Boolean.Input(
                     "text_encoder",
                     default=False,
@@ -167,6 +94,8 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 _image_encoder(),
                 _dataset(),
                 fps_input(FPS),
+                *monitoring_inputs("LoRA"),
+                start_input(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
         )
@@ -180,7 +109,9 @@ class EasyAnimateTrainLora(io.ComfyNode):
         cls, model, clip, vae, name, folder, steps, learning_rate, rank, resolution, frames, batch_size, seed,
         clips=None, captions=None, motion_modules=(True,), every=(1,), names=("comfyui",), sample_every=(0,),
         sample_prompt=("",), text_encoder=(False,), clip_vision=None, dataset=None,
-        fps=(0.0,),
+        fps=(0.0,), save_every=(0,), validation=(0.0,), validation_every=(50,), sample_steps=(25,), sample_cfg=(7.0,),
+        sample_sampler=("euler",), sample_width=(0,), sample_height=(0,), sample_frames=(0,), sample_image=None,
+        start_from=(NO_LORA,),
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
@@ -202,14 +133,28 @@ class EasyAnimateTrainLora(io.ComfyNode):
             captions=captions,
             every=every[0],
             sample_every=sample_every[0],
-            sample_prompt=sample_prompt[0],
+            sample_prompt=sample_prompt,
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
+            monitoring=MonitoringOptions.of(
+                save_every,
+                validation,
+                validation_every,
+                sample_steps,
+                sample_cfg,
+                sample_sampler,
+                sample_width,
+                sample_height,
+                sample_frames,
+                sample_image,
+                start_from,
+            ),  # fmt: skip
         )
-        lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0])
-        progress = _Progress(cls.hidden.unique_id, inputs.steps)
-        result = train_lora(_job(inputs), lora, names[0], progress.callbacks())
+        start = inputs.monitoring.start_file()
+        lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0], start)
+        progress = Progress(cls.hidden.unique_id, inputs.steps)
+        result = train_lora(_job(inputs), lora, names[0], _callbacks(progress))
         outputs = _outputs_of(result)
         return io.NodeOutput(*outputs, result.clip, ui=show_images([outputs[1], *progress.sheets]))
 
@@ -230,13 +175,14 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                *_models_and_folder("my_motion", "file (with _mm appended)", steps),
-                *_clips(),
+                *models_and_folder("my_motion", "file (with _mm appended)", steps),
+                *clips_inputs(),
                 _every(),
-                *_samples(),
+                *sample_inputs(),
                 _image_encoder(),
                 _dataset(),
                 fps_input(FPS),
+                *monitoring_inputs("file"),
             ],
             outputs=_outputs(),
         )
@@ -249,7 +195,8 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
     def execute(
         cls, model, clip, vae, name, folder, steps, learning_rate, resolution, frames, batch_size, seed,
         clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None, dataset=None,
-        fps=(0.0,),
+        fps=(0.0,), save_every=(0,), validation=(0.0,), validation_every=(50,), sample_steps=(25,), sample_cfg=(7.0,),
+        sample_sampler=("euler",), sample_width=(0,), sample_height=(0,), sample_frames=(0,), sample_image=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 
@@ -269,13 +216,25 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             captions=captions,
             every=every[0],
             sample_every=sample_every[0],
-            sample_prompt=sample_prompt[0],
+            sample_prompt=sample_prompt,
             clip_vision=_first(clip_vision),
             dataset=_first(dataset),
             fps=fps[0],
+            monitoring=MonitoringOptions.of(
+                save_every,
+                validation,
+                validation_every,
+                sample_steps,
+                sample_cfg,
+                sample_sampler,
+                sample_width,
+                sample_height,
+                sample_frames,
+                sample_image,
+            ),  # fmt: skip
         )
-        progress = _Progress(cls.hidden.unique_id, inputs.steps)
-        outputs = _outputs_of(train_motion_module(_job(inputs), progress.callbacks()))
+        progress = Progress(cls.hidden.unique_id, inputs.steps)
+        outputs = _outputs_of(train_motion_module(_job(inputs), _callbacks(progress)))
         return io.NodeOutput(*outputs, ui=show_images([outputs[1], *progress.sheets]))
 
 
@@ -298,10 +257,11 @@ class TrainingInputs:
     captions: list | None
     every: int
     sample_every: int
-    sample_prompt: str
+    sample_prompt: list[str]
     clip_vision: Any
     dataset: str | None
     fps: float
+    monitoring: MonitoringOptions
 
 
 def _first(values: list | None):
@@ -312,12 +272,13 @@ def _first(values: list | None):
 def _job(inputs: TrainingInputs):
     """What is to be trained."""
     from ..easyanimate_models.training.clips.dataset import in_memory, read_dataset
+    from ..easyanimate_models.training.clips.holding_out import ValidationSettings
     from ..easyanimate_models.training.clips.settings import DataSettings
     from ..easyanimate_models.training.node_run import TrainingJob
     from ..easyanimate_models.training.samples import SampleSettings
     from ..easyanimate_models.training.training_plan import TrainingPlan
 
-    steps = inputs.steps
+    steps, monitoring = inputs.steps, inputs.monitoring
     clip, vae = require_text_encoder(inputs.clip), require_slice_vae(inputs.vae)
     folder = _dataset_folder(inputs)
     data = DataSettings(inputs.resolution, inputs.frames, inputs.every, inputs.batch_size, fps=inputs.fps)
@@ -332,10 +293,23 @@ def _job(inputs: TrainingInputs):
         vae=vae,
         items=items,
         data=data,
-        plan=TrainingPlan(steps, inputs.learning_rate, min(100, steps // 10), 0.99, 1.0, inputs.seed, "constant"),
-        samples=SampleSettings(inputs.sample_every, inputs.sample_prompt),
+        plan=TrainingPlan(
+            steps,
+            inputs.learning_rate,
+            min(100, steps // 10),
+            ema=0.99,
+            clip=1.0,
+            seed=inputs.seed,
+            schedule="constant",
+            save_every=monitoring.save_every,
+        ),
+        samples=SampleSettings(
+            inputs.sample_every, prompts=prompts_in(inputs.sample_prompt), **monitoring.of_samples()
+        ),
         cache_folder=folder,
         clip_vision=inputs.clip_vision,
+        sample_image=monitoring.start_image(),
+        validation=ValidationSettings(monitoring.validation, every=monitoring.validation_every),
     )
 
 
@@ -348,39 +322,14 @@ def _dataset_folder(inputs: TrainingInputs) -> Path | None:
 
 def _outputs_of(result) -> tuple:
     """The outputs that both nodes have."""
-    return result.model, _picture(result.folder / "loss.png"), result.file.name
+    return result.model, picture(result.folder / "loss.png"), result.file.name
 
 
-class _Progress:
-    """What the node shows while it trains: progress, loss and previews. Cancel takes effect here."""
+def _callbacks(progress: Progress):
+    """How a run tells the node what it does."""
+    from ..easyanimate_models.training.node_run import ProgressCallbacks
 
-    def __init__(self, node: str, steps: int):
-        self.node, self.bar = node, comfy.utils.ProgressBar(steps)
-        self.sheets: list[torch.Tensor] = []  # the contact sheets of sample videos, as IMAGE
-
-    def callbacks(self):
-        from ..easyanimate_models.training.node_run import ProgressCallbacks
-
-        return ProgressCallbacks(self.encoding, self.step, self.preview)
-
-    def encoding(self, done: int, of: int) -> None:
-        show_text(self.node, f"encoded {done} of {of} clips")
-        mm.throw_exception_if_processing_interrupted()
-
-    def step(self, done: int, metrics: dict[str, float]) -> None:
-        self.bar.update_absolute(done)
-        show_text(self.node, f"step {done}, loss {metrics['loss']:.4f}")
-        mm.throw_exception_if_processing_interrupted()
-
-    def preview(self, done: int, sheet: Image.Image) -> None:
-        self.bar.update_absolute(done, preview=("JPEG", sheet, None))
-        self.sheets.append(as_image(sheet))
-
-
-def _picture(file: Path) -> torch.Tensor:
-    """A picture as IMAGE, `[1, H, W, 3]`."""
-    with Image.open(file) as image:
-        return as_image(image)
+    return ProgressCallbacks(progress.encoding, progress.step, progress.preview, progress.say)
 
 
 NODES = [EasyAnimateTrainLora, EasyAnimateTrainMotionModule]

@@ -3,6 +3,7 @@
 Another ComfyUI (`COMFYUI_PATH`) has an environment of its own beside it, which holds only what `.venv` lacks.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -147,11 +148,17 @@ def pip(*arguments: str, python: Path = PYTHON) -> None:
 
 
 def run_module(name: str, arguments: list[str], variables: dict[str, str] | None = None, *paths: Path) -> int:
-    """Run a module of this project with ComfyUI and `paths` importable; returns its exit code."""
+    """Run a module of this project with ComfyUI and `paths` importable; returns its exit code.
+
+    Ctrl-C is for the module, which may have work to save; this waits until it is done.
+    """
     entries = (HOST, ROOT, *paths, os.environ.get("PYTHONPATH"))
     python_path = {"PYTHONPATH": os.pathsep.join(str(entry) for entry in entries if entry)}
     command = [str(PYTHON), "-m", name, *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **python_path, **(variables or {})}).returncode
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **python_path, **(variables or {})}) as module:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return module.wait()
 
 
 def print_line(text: str) -> None:

@@ -61,7 +61,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in get_args(hint))
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
-        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            return all(_fits(each, kinds[0]) for each in value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
     if hint in (int, float):
         return (
             not isinstance(value, bool)
@@ -74,6 +78,8 @@ def _fits(value: Any, hint: Any) -> bool:
 def _type_name(hint: Any) -> str:
     if isinstance(hint, UnionType):
         return " or ".join(_type_name(one) for one in get_args(hint) if one is not NoneType)
+    if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis:
+        return f"a list, each {_type_name(get_args(hint)[0])}"
     if get_origin(hint) is tuple:
         return f"a list of {len(get_args(hint))}: " + ", ".join(map(_type_name, get_args(hint)))
     return TYPE_NAMES.get(hint, "something else")

@@ -21,6 +21,7 @@ if runs_on_gpu():
     torch.set_default_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
+INTERRUPTED = 130  # the exit code of programs that Ctrl-C ended
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
@@ -44,6 +45,8 @@ def train_recipe(file: Path) -> None:
         logging.info("%s", run_recipe(read_recipe(file)))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:  # what is left of the run is in the log
+        sys.exit(INTERRUPTED)
 
 
 def run_folder(name: str) -> Path:

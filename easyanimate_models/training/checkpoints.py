@@ -22,6 +22,7 @@ from .sharding import full_tensor, shard_like
 
 STATE, PLAN = "state.pt", "plan.json"
 CONTENTS = "contents"  # in the settings: digests of the clips and models; see `identity`
+CHANGEABLE = {"steps", "warmup", "save_every"}  # how long a run trains, and what it leaves meanwhile
 OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
     "least": 1.0,
     "most": 1.0,
@@ -39,14 +40,18 @@ OLDER_DEFAULTS = {  # of settings that runs of older versions did not write down
 
 
 def require_same_settings(folder: Path, settings: dict) -> None:
-    """Raise `ValueError` when the run in `folder` was started with other settings, clips or models."""
+    """Raise `ValueError` when the run in `folder` was started with other settings, clips or models.
+
+    Only how long it trains may be another; what falls towards the end of a run, such as its learning rate, then falls
+    towards the new end.
+    """
     file = folder / PLAN
     if not file.exists() or not (folder / STATE).exists():
         return
     settings = json.loads(json.dumps(settings))
     previous = json.loads(file.read_text(encoding="utf-8"))
     contents, old_contents = settings.pop(CONTENTS, {}), previous.pop(CONTENTS, None)
-    for name in sorted(settings.keys() | previous.keys()):
+    for name in sorted((settings.keys() | previous.keys()) - CHANGEABLE):
         then, now = (values.get(name, OLDER_DEFAULTS.get(name)) for values in (previous, settings))
         if now != then:
             raise ValueError(
@@ -77,6 +82,7 @@ class Saver:
     def __init__(self, folder: Path, learners: list[Learner], accelerator):
         self.folder, self.learners, self.accelerator = folder, learners, accelerator
         self.last_save = time.monotonic()
+        self.saved: int | None = None  # the number of steps of the last save
 
     def is_due(self, every: float) -> bool:
         """Whether the last save was more than `every` seconds ago; all processes get the same answer."""
@@ -94,7 +100,7 @@ class Saver:
         if self.accelerator.is_main_process:
             _write(self.folder / STATE, state)
         self.accelerator.wait_for_everyone()
-        self.last_save = time.monotonic()
+        self.last_save, self.saved = time.monotonic(), steps
 
     @contextmanager
     def save_on_error(self, steps: int, one_process_only: bool = False) -> Iterator[None]:

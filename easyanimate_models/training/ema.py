@@ -28,10 +28,16 @@ class EMA:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        """Exchange the storages, so that nothing is copied."""
+        """Exchange the storages, so that nothing is copied; those of sharded weights belong to FSDP and stay."""
         for p, average in zip(self.parameters, self.averages, strict=True):
-            p.data, average.data = average.data, p.data
+            if hasattr(p, "full_tensor"):
+                weight = p.detach().clone()
+                p.copy_(average)
+                average.copy_(weight)
+            else:
+                p.data, average.data = average.data, p.data
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:

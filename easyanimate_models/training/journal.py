@@ -9,6 +9,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..files.atomic import atomic_write
+from ..files.packages import require_package
+from .metrics import Smoothed
+
+VALIDATION = "validation"  # the loss of clips that are held out
 
 
 class Journal:
@@ -18,6 +22,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, start: int, enabled: bool = True):
+        require_package("matplotlib")
         self.folder, self.start, self.enabled = folder, start, enabled
         self.path = folder / "log.csv"
         self.progress: tqdm | None = None
@@ -28,12 +33,12 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, *_) -> None:
         if self.progress is not None:
             self.progress.close()
         if self.board is not None:
             self.board.close()
-        if kind is None and self.enabled and self.path.exists():
+        if self.enabled and self.path.exists():
             plot_loss(self.folder)
 
     def steps(self, total: int) -> Iterable[int]:
@@ -45,7 +50,7 @@ class Journal:
         return self.progress
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Log the metrics of a step."""
+        """Log the metrics of a step, in a row of its own."""
         if not self.enabled:
             return
         if self.progress is not None:
@@ -77,17 +82,29 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def plot_loss(folder: Path) -> None:
-    """`loss.png` from `log.csv`."""
+    """`loss.png` from `log.csv`: the loss of each step, smoothed, and of clips that were held out."""
     from matplotlib.figure import Figure
 
     rows = read_log(folder / "log.csv")
+    steps, losses = _series(rows, "loss")
+    smoothed, (measured, validation) = Smoothed(), _series(rows, VALIDATION)
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], linewidth=0.8)
+    axes.plot(steps, losses, linewidth=0.6, alpha=0.35, color="C0", label="loss")
+    axes.plot(steps, [smoothed.add(loss) for loss in losses], linewidth=1.4, color="C0", label="smoothed")
+    if measured:
+        axes.plot(measured, validation, linewidth=1.4, marker="o", markersize=3, color="C1", label=VALIDATION)
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=folder.name)
+    axes.legend()
     axes.grid(alpha=0.3)
     with atomic_write(folder / "loss.png") as partial:
         figure.savefig(partial, dpi=110, format="png")
+
+
+def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
+    """The steps at which something was measured, and what it was."""
+    measured = [row for row in rows if row.get(name)]
+    return [int(row["step"]) for row in measured], [float(row[name]) for row in measured]
 
 
 def _append(path: Path, row: dict) -> None:

@@ -25,8 +25,9 @@ class ObjectiveModule(nn.Module):
         self.network = network
         self.objective = objective
 
-    def forward(self, batch: int) -> tuple[Tensor, Metrics]:
-        return self.objective(batch)
+    def forward(self, batch: int, objective: Objective | None = None) -> tuple[Tensor, Metrics]:
+        """Another `objective` than that of training is for validation."""
+        return (objective or self.objective)(batch)
 
 
 class Learner:

@@ -1,13 +1,14 @@
 """From clips to a file among the host's models, as a node asks for it: encode, train, save."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import folder_paths
+from torch import Tensor
 
 from ..data.dataset_file import DatasetError
-from ..files.atomic import write_safetensors
 from ..files.model_files import plain_name
 from ..files.packages import require_package
 from ..lora import load_lora
@@ -18,6 +19,7 @@ from ..vae.video_sizes import clip_lengths
 from .clips.buckets import sort_into_buckets
 from .clips.dataset import Item
 from .clips.given_inputs import given_inputs
+from .clips.holding_out import ValidationSettings, hold_out
 from .clips.latent_cache import (
     LatentDataset,
     Progress,
@@ -28,13 +30,14 @@ from .clips.latent_cache import (
 )
 from .clips.settings import DataSettings
 from .clips.windows import cut_into_windows
-from .denoiser.lora import NAMINGS, LoraSettings
+from .denoiser.lora import LoraSettings
 from .denoiser.lora_training import train_adapters
-from .denoiser.motion_modules import motion_weights, save_motion_modules
-from .denoiser.run import DenoiserRun
+from .denoiser.motion_modules import motion_weights
+from .denoiser.run import DenoiserRun, Output
 from .denoiser.transformer import TransformerSettings, train_transformer
+from .hooks import no_one
 from .loop import Callback
-from .samples import Monitor, PreviewCallback, SampleSettings, preview_inputs
+from .samples import Monitor, PreviewCallback, SampleSettings, StartImage, preview_inputs
 from .training_plan import TrainingPlan
 
 RUNS = "easyanimate_training"  # in the host's output folder
@@ -58,15 +61,18 @@ class TrainingJob:
     samples: SampleSettings = SampleSettings()
     cache_folder: Path | None = None
     clip_vision: Any = None
+    validation: ValidationSettings = ValidationSettings()
+    sample_image: Tensor | None = None  # [1, H, W, 3]
 
 
 @dataclass(frozen=True)
 class ProgressCallbacks:
-    """Called with the number of clips encoded, after every step, and with every preview."""
+    """Called with the number of clips encoded, after every step, with every preview, and with what is to be said."""
 
     encoding: Progress | None = None
     step: Callback | None = None
     preview: PreviewCallback | None = None
+    say: Callable[[str], None] = no_one
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,14 @@ class TrainingResult:
 def train_lora(
     job: TrainingJob, lora: LoraSettings, naming: str, progress: ProgressCallbacks | None = None
 ) -> TrainingResult:
-    """Train a LoRA and save it in models/loras; resumes a run of that name that was stopped."""
+    """Train a LoRA and save it in models/loras; resumes a run of that name that was stopped.
+
+    One that is stopped leaves what it has learnt as `NAME_step00057`.
+    """
     file, folder = _paths(job.name, "loras")
     encoded, monitor = _prepare(job, folder, progress or ProgressCallbacks(), with_texts=not lora.text)
-    run = DenoiserRun(folder, job.plan, monitor=monitor)
-    adapters = train_adapters(job.model, encoded, job.data, lora, run, job.clip)
-    write_safetensors(file, NAMINGS[naming](adapters), {"format": "pt"})
+    run = DenoiserRun(folder, job.plan, monitor=monitor, output=Output(file, naming), validation=job.validation)
+    train_adapters(job.model, encoded, job.data, lora, run, job.clip)
     model, clip = load_lora(file, job.model, job.clip)
     return TrainingResult(model, file, folder, clip)
 
@@ -107,11 +115,10 @@ def train_motion_module(job: TrainingJob, progress: ProgressCallbacks | None = N
             "directly from its loader."
         )
     encoded, monitor = _prepare(job, folder, progress or ProgressCallbacks(), needs_motion=True)
-    run = DenoiserRun(folder, job.plan, monitor=monitor)
+    run = DenoiserRun(folder, job.plan, monitor=monitor, output=Output(file), validation=job.validation)
     network: Any = train_transformer(job.model, encoded, job.data, TransformerSettings("motion"), run)
     release = job.model.model.model_config
     weights = motion_weights(network.state_dict(), release)
-    save_motion_modules(file, weights, network.config, release)
     return TrainingResult(with_weights(job.model, network.config, weights), file, folder)
 
 
@@ -131,6 +138,7 @@ def _prepare(
     log_unreadable_captions(job.items, job.clip)
     data, given, lengths = job.data, given_inputs(job.model), clip_lengths(job.vae.plan)
     buckets = sort_into_buckets(job.items, data.side, data.frames, data.every, lengths)
+    buckets = hold_out(buckets, job.validation, job.plan.seed)
     buckets = cut_into_windows(buckets, data, job.plan.seed, lengths)
     if needs_motion and all(bucket.frames == 1 for bucket in buckets):
         raise DatasetError("Images contain no motion; use clips, and set frames above 1.")
@@ -138,8 +146,10 @@ def _prepare(
     image_encoder = start_image_encoder(job.model, job.clip_vision)
     clip = job.clip if with_texts else None
     encoded = encode_dataset(cache_folder, buckets, job.vae, clip, given, data.every, progress.encoding, image_encoder)
-    previews = preview_inputs(job.samples, data, job.clip, job.vae, given, progress.preview)
-    return encoded, Monitor(progress.step, previews)
+    clip_vision = job.clip_vision if image_encoder else None
+    start = None if job.sample_image is None else StartImage(job.sample_image, clip_vision)
+    previews = preview_inputs(job.samples, data, job.clip, job.vae, given, progress.preview, start)
+    return encoded, Monitor(progress.step, previews, progress.say)
 
 
 def _paths(name: str, kind: str, ending: str = "") -> tuple[Path, Path]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..files.messages import shorten
 from ..files.toml_settings import RecipeError, read_section, read_toml, read_value, resolve_path
+from .clips.holding_out import ValidationSettings
 from .clips.settings import DataSettings
 from .denoiser.diffusion import UNIFORM, NoiseWeights
 from .denoiser.lora import LoraSettings
@@ -13,7 +14,7 @@ from .training_plan import TrainingPlan
 from .vae.objective import VAESettings
 
 KINDS = ("lora", "motion_module", "image_transformer", "transformer", "vae")
-SECTIONS = ("models", "data", "lora", "noise", "plan", "samples", "vae")
+SECTIONS = ("models", "data", "lora", "noise", "plan", "samples", "validation", "vae")
 REQUIRED_MODELS = ("transformer", "vae", "text_encoder")  # unless a VAE is trained
 
 
@@ -47,6 +48,7 @@ class Recipe:
     vae: VAESettings = VAESettings()
     fresh: bool = False
     samples: SampleSettings = SampleSettings()
+    validation: ValidationSettings = ValidationSettings()
 
 
 def read_recipe(file: str | Path) -> Recipe:
@@ -59,6 +61,9 @@ def read_recipe(file: str | Path) -> Recipe:
     data = read_section(file, "data", DataSettings, values)
     if missing := [name for name in REQUIRED_MODELS if kind != "vae" and not getattr(models, name)]:
         raise RecipeError(f"{file}: [models] is missing {', '.join(missing)}.")
+    samples = read_section(file, "samples", SampleSettings, values)
+    if samples.image:
+        samples = replace(samples, image=str(resolve_path(file, samples.image)))
     return Recipe(
         kind,
         resolve_path(file, values["folder"]),
@@ -71,7 +76,8 @@ def read_recipe(file: str | Path) -> Recipe:
         read_section(file, "noise", NoiseWeights, values) if "noise" in values else UNIFORM,
         read_section(file, "vae", VAESettings, values),
         read_value(file, values, "fresh", bool, False),
-        read_section(file, "samples", SampleSettings, values),
+        samples,
+        read_section(file, "validation", ValidationSettings, values),
     )
 
 
@@ -86,6 +92,8 @@ def _check(file: Path, values: dict) -> None:
         raise RecipeError(f"{file}: a LoRA needs a section [lora] with rank and alpha.")
     if kind == "vae" and "samples" in values:
         raise RecipeError(f"{file}: a VAE can't generate videos; remove [samples].")
+    if kind == "vae" and "validation" in values:
+        raise RecipeError(f"{file}: a VAE is trained without validation; remove [validation].")
     if kind == "vae" and (unused := {"windows", "lengths"} & values.get("data", {}).keys()):
         raise RecipeError(
             f"{file}: a VAE is trained on any part of a clip; remove {', '.join(sorted(unused))} from [data]."

@@ -1,19 +1,20 @@
 """From a recipe to a file: encode the clips that are not encoded yet, train, save in the folder of the run."""
 
 import logging
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import torch
 
-from ..files.atomic import write_safetensors
 from ..files.model_files import TINY
 from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from ..vae.video_sizes import SLICE_LENGTHS, ClipLengths, clip_lengths
 from .clips.buckets import Bucket, sort_into_buckets
-from .clips.dataset import Item, read_dataset
+from .clips.dataset import Item, read_dataset, read_image
 from .clips.given_inputs import given_inputs
+from .clips.holding_out import hold_out
 from .clips.latent_cache import (
     LatentDataset,
     encode_dataset,
@@ -23,17 +24,16 @@ from .clips.latent_cache import (
     start_image_encoder,
 )
 from .clips.windows import cut_into_windows
-from .denoiser.lora import LoraSettings, original_names
+from .denoiser.lora import LoraSettings
 from .denoiser.lora_training import train_adapters
-from .denoiser.motion_modules import save_motion_modules
 from .denoiser.objective import ObjectiveSettings
-from .denoiser.run import DenoiserRun
-from .denoiser.transformer import TransformerSettings, save_transformer, train_transformer
+from .denoiser.run import DenoiserRun, Output
+from .denoiser.transformer import TransformerSettings, train_transformer
+from .export import WEIGHTS
 from .loop import Callback
 from .recipe import Recipe
-from .samples import Monitor, PreviewInputs, preview_inputs
-from .sharding import full_state_dict
-from .vae.run import save_vae, train_vae
+from .samples import Monitor, PreviewInputs, StartImage, preview_inputs
+from .vae.run import train_vae
 
 BUILT_IN = "built-in"
 
@@ -44,17 +44,18 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     if state.is_main_process and state.num_processes > 1:
         logging.info("Training in %d processes.", state.num_processes)
     if recipe.kind == "vae":
-        return _train_vae(recipe, callback, state.is_main_process)
+        return _train_vae(recipe, callback)
     motion_module = recipe.models.motion_module
     model = load_transformer(_path(recipe.models.transformer), _path(motion_module) if motion_module else None)
     previews = _encode(recipe, model) if state.is_main_process else None
     state.wait_for_everyone()
     encoded = read_encoded(recipe.clips, given_inputs(model))
     objective = ObjectiveSettings(recipe.noise, recipe.checkpointing)
-    run = DenoiserRun(recipe.folder, recipe.plan, objective, Monitor(callback, previews))
+    monitor = Monitor(callback, previews)
+    run = DenoiserRun(recipe.folder, recipe.plan, objective, monitor, validation=recipe.validation)
     if recipe.lora is not None:
-        return _train_lora(recipe, recipe.lora, model, encoded, run, state.is_main_process)
-    return _train_transformer(recipe, model, encoded, run, state.is_main_process)
+        return _train_lora(recipe, recipe.lora, model, encoded, run)
+    return _train_transformer(recipe, model, encoded, run)
 
 
 def _encode(recipe: Recipe, model) -> PreviewInputs | None:
@@ -68,14 +69,19 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     lengths = clip_lengths(vae.plan)
     buckets = _buckets(recipe, lengths)
     log_unreadable_captions(chain.from_iterable(buckets.values()), clip)
+    buckets = hold_out(buckets, recipe.validation, recipe.plan.seed)
     buckets = cut_into_windows(buckets, data, recipe.plan.seed, lengths)
     file = recipe.models.image_encoder
-    image_encoder = start_image_encoder(model, load_image_encoder(_path(file)) if file else None)
+    clip_vision = load_image_encoder(_path(file)) if file else None
+    image_encoder = start_image_encoder(model, clip_vision)
     with torch.no_grad():
         caption_encoder = None if recipe.lora and recipe.lora.text else clip
         encode_dataset(recipe.clips, buckets, vae, caption_encoder, given, data.every, image_encoder=image_encoder)
     logging.info("Encoded %s.", recipe.clips)
-    return preview_inputs(recipe.samples, data, clip, vae, given)
+    image, start = recipe.samples.image, None
+    if image:
+        start = StartImage(read_image(Path(image)), clip_vision if image_encoder else None)
+    return preview_inputs(recipe.samples, data, clip, vae, given, start=start)
 
 
 def _buckets(recipe: Recipe, lengths: ClipLengths = SLICE_LENGTHS) -> dict[Bucket, list[Item]]:
@@ -84,27 +90,19 @@ def _buckets(recipe: Recipe, lengths: ClipLengths = SLICE_LENGTHS) -> dict[Bucke
     return sort_into_buckets(items, data.side, data.frames, data.every, lengths)
 
 
-def _train_lora(
-    recipe: Recipe, lora: LoraSettings, model, encoded: LatentDataset, run: DenoiserRun, is_main: bool
-) -> Path:
+def _train_lora(recipe: Recipe, lora: LoraSettings, model, encoded: LatentDataset, run: DenoiserRun) -> Path:
     clip = load_text_encoder(_path(recipe.models.text_encoder)) if lora.text else None
-    adapters = train_adapters(model, encoded, recipe.data, lora, run, clip)
     file = recipe.folder / f"{recipe.folder.name}.safetensors"
-    weights = original_names(adapters)  # in every process, as they may be sharded
-    if is_main:
-        write_safetensors(file, weights, {"format": "pt"})
+    train_adapters(model, encoded, recipe.data, lora, replace(run, output=Output(file)), clip)
     return file
 
 
-def _train_transformer(recipe: Recipe, model, encoded: LatentDataset, run: DenoiserRun, is_main: bool) -> Path:
-    network = train_transformer(model, encoded, recipe.data, _transformer_settings(recipe), run)
-    folder, weights = recipe.folder / "transformer", full_state_dict(network)
-    if not is_main:
-        return folder
-    release = model.model.model_config
-    if recipe.kind == "motion_module":
-        return save_motion_modules(folder / f"{recipe.folder.name}_mm.safetensors", weights, network.config, release)
-    return save_transformer(folder, weights, network.config, release)
+def _train_transformer(recipe: Recipe, model, encoded: LatentDataset, run: DenoiserRun) -> Path:
+    folder = recipe.folder / "transformer"
+    is_motion = recipe.kind == "motion_module"
+    output = Output(folder / f"{recipe.folder.name}_mm.safetensors" if is_motion else folder)
+    train_transformer(model, encoded, recipe.data, _transformer_settings(recipe), replace(run, output=output))
+    return output.path if is_motion else folder / WEIGHTS
 
 
 def _transformer_settings(recipe: Recipe) -> TransformerSettings:
@@ -113,14 +111,11 @@ def _transformer_settings(recipe: Recipe) -> TransformerSettings:
     return TransformerSettings("image" if recipe.kind == "image_transformer" else "all", recipe.fresh)
 
 
-def _train_vae(recipe: Recipe, callback: Callback | None, is_main: bool) -> Path:
+def _train_vae(recipe: Recipe, callback: Callback | None) -> Path:
     start = load_vae(_path(recipe.models.vae)) if recipe.models.vae else None
     buckets, checkpointing = _buckets(recipe), recipe.checkpointing
-    network = train_vae(
-        start, buckets, recipe.data, recipe.vae, recipe.plan, recipe.folder, checkpointing, callback=callback
-    )
-    folder, weights = recipe.folder / "vae", full_state_dict(network)
-    return save_vae(folder, weights, network) if is_main else folder
+    train_vae(start, buckets, recipe.data, recipe.vae, recipe.plan, recipe.folder, checkpointing, callback=callback)
+    return recipe.folder / "vae" / WEIGHTS
 
 
 def _path(model: str) -> Path:

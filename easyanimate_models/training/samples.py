@@ -1,4 +1,4 @@
-"""Previews while training: a short video of one prompt after every so many steps, saved in the folder of the run.
+"""Previews while training: a short video of each prompt after every so many steps, saved in the folder of the run.
 
 They leave no trace in the run: weights, gradients and random numbers are afterwards what they were before.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.sample
 import comfy.samplers
@@ -23,6 +24,7 @@ from ..text_encoders.prompt import Encode, encode_prompt
 from ..vae.host_vae import HostVAE
 from ..vae.video_sizes import latent_size
 from .clips.given_inputs import GivenInputs
+from .hooks import no_one
 from .loop import Callback
 
 FOLDER = "samples"  # in that of the run
@@ -34,9 +36,10 @@ PreviewCallback = Callable[[int, Image.Image], None]  # (steps taken, contact sh
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Which video is sampled after `every` so many steps, 0 for none; `side` and `frames` of 0 are those of the clips.
+    """Which videos are sampled after `every` so many steps, 0 for none: one of `prompt`, and of each of `prompts`.
 
-    `steps`, `cfg`, `sampler` and `seed` are those of the host's sampler.
+    `width` and `height` of 0 are `side`; that and `frames` of 0 are those of the clips. `steps`, `cfg`, `sampler` and
+    `seed` are those of the host's sampler. `image` is the file of an image that all of them start from.
     """
 
     every: int = 0
@@ -48,66 +51,96 @@ class SampleSettings:
     side: int = 0
     frames: int = 0
     seed: int = 0
+    prompts: tuple[str, ...] = ()
+    width: int = 0
+    height: int = 0
+    image: str = ""
 
     def __post_init__(self):
-        for name, least in (("every", 0), ("side", 0), ("frames", 0), ("steps", 1)):
+        for name, least in (("every", 0), ("side", 0), ("frames", 0), ("steps", 1), ("width", 0), ("height", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} of samples is {getattr(self, name)}; it must be {least} or more.")
-        if self.every and not self.prompt.strip():
+        if self.every and not self.all_prompts:
             raise ValueError("Samples need a prompt; enter one, or turn samples off by setting every to 0.")
         if self.sampler not in comfy.samplers.KSampler.SAMPLERS:
             raise ValueError(f"There is no sampler named {shorten(self.sampler)}; the releases use euler.")
 
+    @property
+    def all_prompts(self) -> list[str]:
+        return [prompt for prompt in (self.prompt, *self.prompts) if prompt.strip()]
+
 
 @dataclass(frozen=True)
 class PreviewInputs:
-    """What previews are sampled from: conditioning, an empty latent, and the VAE that decodes them."""
+    """What previews are sampled from: conditioning of each prompt, an empty latent, and the VAE that decodes them."""
 
     settings: SampleSettings
     vae: HostVAE
-    positive: list
+    positives: list[list]
     negative: list
     empty: Tensor
     fps: float
     callback: PreviewCallback | None = None
 
 
-EncodePrompts = Callable[[PreviewInputs], tuple[list, list]]  # -> positive and negative conditioning
+EncodePrompts = Callable[[PreviewInputs], tuple[list[list], list]]  # -> positive conditioning of each, and negative
+
+
+@dataclass(frozen=True)
+class StartImage:
+    """An image `[1, H, W, 3]` that previews start from, and CLIP_VISION for transformers that see it through CLIP."""
+
+    pixels: Tensor
+    clip_vision: Any = None
+
+    def seen(self) -> dict[str, Any]:
+        """What positive conditioning holds beside what is given to all of it."""
+        if self.clip_vision is None:
+            return {}
+        return {"clip_vision_output": self.clip_vision.encode_image(self.pixels)}
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """Who follows a run: `callback` is called after every step, and previews are sampled from `preview`."""
+    """Who follows a run: `callback` is called after every step, previews are sampled from `preview`, `say` is told."""
 
     callback: Callback | None = None
     preview: PreviewInputs | None = None
+    say: Callable[[str], None] = no_one
 
 
 NO_MONITOR = Monitor()
 
 
 def preview_inputs(
-    settings: SampleSettings, data, clip, vae: HostVAE, given: GivenInputs, callback: PreviewCallback | None = None
+    settings: SampleSettings,
+    data,
+    clip,
+    vae: HostVAE,
+    given: GivenInputs,
+    callback: PreviewCallback | None = None,
+    start: StartImage | None = None,
 ) -> PreviewInputs | None:
     """None where no previews are asked for; the prompts are encoded here, so `clip` is not needed any more.
 
-    `data` (`DataSettings`) has the size of the clips. Nothing is `given` of a clip, as there is none.
+    `data` (`DataSettings`) has the size of the clips. Without a `start` nothing is `given`, as there is no clip.
     """
     if not settings.every:
         return None
     with torch.inference_mode(False), torch.no_grad():
-        side = settings.side or data.side
-        size = latent_size(side, side, settings.frames or data.frames, vae.plan)
-        extra = given.nothing(vae, size)
-        positive, negative = (conditioning(clip, [text], extra) for text in (settings.prompt, settings.negative))
+        width, height = (side or settings.side or data.side for side in (settings.width, settings.height))
+        size = latent_size(width, height, settings.frames or data.frames, vae.plan)
+        extra = given.nothing(vae, size) if start is None else given.start(vae, size, start.pixels)
+        seen = {} if start is None else start.seen()
+        positives = [conditioning(clip, [prompt], {**extra, **seen}) for prompt in settings.all_prompts]
+        negative = conditioning(clip, [settings.negative], extra)
         empty = torch.zeros([1, vae.latent_channels, *size])
-        return PreviewInputs(
-            settings, vae, positive, negative, empty, (data.fps or vae.video.fps) / data.every, callback
-        )
+        fps = (data.fps or vae.video.fps) / data.every
+        return PreviewInputs(settings, vae, positives, negative, empty, fps, callback)
 
 
 class VideoSampler:
-    """The previews of a run: videos that a MODEL makes while it is trained; see `loop.Sampler`.
+    """The previews of a run: videos that a MODEL makes while it is trained; see `hooks.Sampler`.
 
     `restore_models` puts the models back where training needs them. `encode_prompts` is for a text encoder that is
     trained too; by default the prompts stay as they were encoded at first.
@@ -123,30 +156,40 @@ class VideoSampler:
     ):
         self.inputs, self.model, self.folder = inputs, model, run_folder / FOLDER
         self.restore_models = restore_models
-        self.encode_prompts = encode_prompts or (lambda inputs: (inputs.positive, inputs.negative))
+        self.encode_prompts = encode_prompts or (lambda inputs: (inputs.positives, inputs.negative))
 
     def is_due(self, steps: int) -> bool:
-        return steps > 0 and steps % self.inputs.settings.every == 0 and not self._file(steps).exists()
+        """See `hooks.Sampler`."""
+        return steps > 0 and steps % self.inputs.settings.every == 0 and not all(f.exists() for f in self._files(steps))
 
     def preview(self, steps: int) -> Image.Image:
-        """Sample a video and save it in the folder of the run; returns its contact sheet."""
+        """Sample the videos and save them in the folder of the run; returns their contact sheet, a row each."""
         with torch.no_grad(), training(False), _preserved_rng(self.model.load_device):
-            frames = self._frames()
+            videos = self._videos()
         self.restore_models()
-        write_webp(self._file(steps), frames, self.inputs.fps)
-        sheet = contact_sheet(evenly_spaced(frames, SHEET_FRAMES))
+        for file, frames in zip(self._files(steps), videos, strict=True):
+            write_webp(file, frames, self.inputs.fps)
+        shown = [evenly_spaced(frames, SHEET_FRAMES) for frames in videos]
+        sheet = contact_sheet([frame for frames in shown for frame in frames], len(shown[0]))
         if self.inputs.callback is not None:
             self.inputs.callback(steps, sheet)
         return sheet
 
-    def _file(self, steps: int) -> Path:
-        return self.folder / f"step_{steps:06d}.webp"
+    def _files(self, steps: int) -> list[Path]:
+        """The file of each prompt."""
+        name, count = f"step_{steps:06d}", len(self.inputs.positives)
+        endings = [""] if count == 1 else [f"_{number}" for number in range(1, count + 1)]
+        return [self.folder / f"{name}{ending}.webp" for ending in endings]
 
-    def _frames(self) -> list[Image.Image]:
+    def _videos(self) -> list[list[Image.Image]]:
         inputs = self.inputs
-        latents = sample_latents(self.model, self.encode_prompts(inputs), inputs.empty, inputs.settings)
-        video = inputs.vae.decode(latents)[0]
-        return [Image.fromarray(frame) for frame in video.mul(255).round().byte().cpu().numpy()]
+        positives, negative = self.encode_prompts(inputs)
+        videos = []
+        for positive in positives:
+            latents = sample_latents(self.model, (positive, negative), inputs.empty, inputs.settings)
+            video = inputs.vae.decode(latents)[0]
+            videos.append([Image.fromarray(frame) for frame in video.mul(255).round().byte().cpu().numpy()])
+        return videos
 
 
 def make_sampler(

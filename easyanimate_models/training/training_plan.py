@@ -15,6 +15,8 @@ class TrainingPlan:
     """`learning_rate` rises linearly for `warmup` steps, then stays or falls along half a cosine.
 
     A step takes `accumulate` batches. `ema` is the decay of the averaged weights, `clip` the largest gradient norm.
+    Every `save_every` steps what has been learnt so far is saved in a file of its own; 0 is for at the end only.
+
     In bf16 the network runs under autocast while its weights stay in float32; `auto` is bf16 where the device is fast
     in it.
     """
@@ -32,11 +34,14 @@ class TrainingPlan:
     precision: str = "fp32"
     optimizer: str = "adamw"
     accumulate: int = 1
+    save_every: int = 0
 
     def __post_init__(self):
         for name in ("steps", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if self.save_every < 0:
+            raise ValueError(f"save_every is {self.save_every}; it must be 0 or more.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
         for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):

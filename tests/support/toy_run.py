@@ -3,15 +3,19 @@
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import save_file
 from torch import nn
 
 from .pack import part
 
 loop = part("easyanimate_models.training.loop")
+export = part("easyanimate_models.training.export")
+hooks = part("easyanimate_models.training.hooks")
 devices = part("easyanimate_models.training.devices")
 sharding = part("easyanimate_models.training.sharding")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
@@ -23,9 +27,9 @@ def main(folder: Path, options: list[str]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 8))
     rows = torch.randn(30, 8)
-    plan = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3)
+    plan = TrainingPlan(steps=60, learning_rate=1e-2, warmup=5, ema=0.9, clip=1.0, seed=3, save_every=25)
     batches = Batches({"all": len(rows)}, BATCH, plan.seed)
-    loop.SAVE_EVERY, loop.LOG_EVERY = 0.0, 1
+    loop.SAVE_EVERY = 0.0
     stop = int(options[options.index("--stop-at") + 1]) if "--stop-at" in options else None
 
     def objective(step: int):
@@ -41,10 +45,15 @@ def main(folder: Path, options: list[str]) -> None:
 
     if "--sharded" in options:
         shard(loop)
-    loop.fit(folder, network, objective, plan, callback=callback)
-    weights = sharding.full_state_dict(network)
+    result = folder / "x.safetensors"
+    weights = partial(sharding.full_state_dict, network)
+    exporter = export.Exporter(result, weights, lambda file, tensors, _: save_file(tensors, file))
+    validation = hooks.Validation((objective,), batches=3, every=20)
+    along = hooks.Hooks(exporter=exporter, validation=validation)
+    loop.fit(folder, network, objective, plan, callback=callback, hooks=along)
+    learnt = weights()
     if int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
-        torch.save(weights, folder / "result.pt")
+        torch.save(learnt, folder / "result.pt")
 
 
 def shard(loop) -> None:

@@ -197,7 +197,7 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
             "kind is 'dance'; it must be one of lora, motion_module, image_transformer",
         ),
         ("[lora]", "[loar]", "a recipe has no setting loar; it can have"),
-        ("rank = 8", "rnak = 8", r"\[lora\] has no setting rnak; it can have alpha, motion, rank, text"),
+        ("rank = 8", "rnak = 8", r"\[lora\] has no setting rnak; it can have alpha, motion, rank, start, text"),
         ("rank = 8", "", r"\[lora\] is missing rank"),
         ("rank = 8", "rank = 0", r"\[lora\] rank is 0; set it to 1 or more"),
         ("learning_rate = 3e-3", "learning_rate = 0.0", r"\[plan\] learning_rate is 0.0; it must be above 0"),

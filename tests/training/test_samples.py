@@ -1,5 +1,6 @@
 """Samples while training: by the host's sampler, from the weights so far, and without any effect on the run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -9,8 +10,11 @@ from PIL import Image
 
 from support.pack import part
 from support.recorded import relative_error
+from support.tiny_networks import tiny_release_vae
 
-GivenFrames = part("easyanimate_models.training.clips.given_inputs").GivenFrames
+given_inputs = part("easyanimate_models.training.clips.given_inputs")
+GivenFrames = given_inputs.GivenFrames
+inpainting = part("easyanimate_models.conditioning.inpainting")
 samples = part("easyanimate_models.training.samples")
 lora = part("easyanimate_models.training.denoiser.lora")
 lora_training = part("easyanimate_models.training.denoiser.lora_training")
@@ -85,7 +89,7 @@ def test_a_sample_shows_what_has_been_learnt(found, encoders, tmp_path):
     weights = taught("lora", found, tmp_path, samples.Monitor(preview=subject))
     patch.undo()
     patcher, adapters = lora.add_adapters(sd.load_transformer(INP), lora.LoraSettings(2, 2))
-    texts = subject.positive, subject.negative
+    texts = subject.positives[0], subject.negative
     before = made(patcher, texts, subject.empty, WANTED)
     for path, adapter in adapters.items():
         for part_of in ("up", "down"):
@@ -133,6 +137,33 @@ def test_the_network_in_training_is_not_copied_moved_or_changed(encoders, tmp_pa
     assert torch.equal(torch.get_rng_state(), rng_state)
     assert {name: (p.data_ptr(), p.requires_grad) for name, p in network.named_parameters()} == before
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_each_prompt_has_its_video_in_the_size_that_is_asked_for(encoders, tmp_path):
+    wanted = replace(WANTED, prompts=("a box", " "), width=48, height=32, steps=1)
+    subject = samples.preview_inputs(wanted, DATA, *encoders, GivenFrames())
+    sampler = samples.VideoSampler(subject, sd.load_transformer(INP), tmp_path, lambda: None)
+    assert sampler.is_due(2)
+    sheet = sampler.preview(2)
+    files = [tmp_path / "samples" / f"step_000002_{number}.webp" for number in (1, 2)]
+    assert [Image.open(file).size for file in files] == [(48, 32)] * 2 and not sampler.is_due(2)
+    assert files[0].read_bytes() != files[1].read_bytes() and sheet.height > sheet.width / 6
+    files[0].unlink()
+    assert sampler.is_due(2)
+
+
+def test_samples_start_from_an_image_where_the_transformer_can(encoders):
+    clip, vae = encoders
+    image = torch.rand(1, 20, 30, 3)
+    subject = samples.preview_inputs(WANTED, DATA, clip, vae, GivenFrames(), start=samples.StartImage(image))
+    given = subject.positives[0][0][1]["concat_latent_image"]
+    expected = inpainting.inpaint_latents(vae, *inpainting.given_frames(8, 32, 32, image, None))
+    assert relative_error(given, expected) < 1e-5 and torch.equal(given, subject.negative[0][1]["concat_latent_image"])
+    with pytest.raises(ValueError, match="can't start samples from an image; remove the image of the samples"):
+        samples.preview_inputs(WANTED, DATA, clip, vae, given_inputs.TEXT_ONLY, start=samples.StartImage(image))
+    for reference in (given_inputs.GivenControl(with_reference=True), given_inputs.GivenCamera()):
+        made = reference.start(tiny_release_vae("V5.1"), (3, 4, 4), image)["concat_latent_image"]
+        assert made.shape == (1, 32, 3, 4, 4) and made[:, 16:, :1].any() and not made[:, :16].any()
 
 
 def test_nothing_is_made_where_nothing_is_wanted(encoders):

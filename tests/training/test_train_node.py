@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from support.footage import write_clip, write_image
 from support.prompts import BUILT_IN_LORA, loaders, sampler, text_to_video
@@ -54,13 +55,35 @@ def test_a_folder_becomes_a_lora_with_its_curve(server, folder):
     progress = []
     outputs = client.run(server, training(), lambda *event: progress.append(event))
     assert [event for event in progress if event[0] == "EasyAnimateTrainLora"][-1] == ("EasyAnimateTrainLora", 6, 6)
-    assert FILE.stat().st_size > 10_000
+    shown = client.get(server, f"/view_metadata/loras?filename={FILE.name}")
+    assert (shown["modelspec.title"], shown["modelspec.architecture"]) == (NAME, "easyanimate-v3/lora")
+    assert (shown["ss_steps"], shown["ss_network_dim"], shown["ss_num_train_images"]) == ("6", "2", "3")
     (curve,) = saved_files(outputs)
     with Image.open(curve) as picture:
         assert picture.width > 400
     assert (folder / ".easyanimate" / "index.json").exists()
     stock = node("LoraLoaderModelOnly", model=["model", 0], lora_name=FILE.name, strength_model=1.0)
     client.run(server, text_to_video(lora=stock, sampler=sampler(model=["lora", 0], steps=2)))
+
+
+def test_a_lora_goes_on_from_another_and_is_kept_on_the_way(server, folder):
+    """Every new input at once; the built-in LoRA has its own rank."""
+    image = {"image": node("EmptyImage", width=64, height=64, batch_size=1, color=0)}
+    more = {"start_from": BUILT_IN_LORA, "save_every": 2, "validation": 0.3, "validation_every": 2}
+    more |= {"sample_steps": 1, "sample_cfg": 1.0, "sample_frames": 8, "sample_width": 48, "sample_height": 32}
+    more |= {"sample_prompt": "a red ball\n\na blue box", "sample_every": 4}
+    client.run(server, {**training(**more, steps=4), **image})
+    step = FILE.with_stem(f"{NAME}_step00002")
+    assert load_file(step).keys() == load_file(FILE).keys()
+    step.unlink()
+    header = client.get(server, f"/view_metadata/loras?filename={FILE.name}")
+    assert header["ss_network_dim"] != "2" and header["ss_num_train_images"] == "2"
+    with Image.open(RUN / "samples" / "step_000004_2.webp") as video:
+        assert video.size == (48, 32) and video.n_frames == 8
+    rows = (RUN / "log.csv").read_text().splitlines()
+    assert "validation" in rows[0] and len(rows) == 6
+    with pytest.raises(client.WorkflowError, match="can't start samples from an image; remove the image"):
+        client.run(server, {**training(**more, steps=4, sample_image=["image", 0]), **image})
 
 
 def test_samples_are_kept_meanwhile(server, folder):
@@ -100,7 +123,7 @@ def test_clips_that_are_connected_do_as_well(server, folder):
     ("kind", "file", "run"), [("EasyAnimateTrainLora", FILE, RUN), (MOTION, MOTION_FILE, MOTION_RUN)]
 )
 def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file, run):
-    """Cancel in the middle, then the same again: the steps that were done are not done again."""
+    """Cancel in the middle, then the same again: what was learnt can be used, and is not learnt again."""
     done: list[int] = []
 
     def cancel(node_type: str, value: int, _: int) -> None:
@@ -112,6 +135,9 @@ def test_stopped_it_keeps_what_it_has_and_goes_on(server, folder, kind, file, ru
     with pytest.raises(client.WorkflowError, match="interrupted"):
         client.run(server, training(kind, steps=60), cancel)
     assert (run / "state.pt").exists() and not file.exists()
+    (learnt,) = file.parent.glob(f"{file.stem}_step*.safetensors")
+    assert learnt.stat().st_size > 10_000
+    learnt.unlink()
     stopped_at, again = max(done), []
     client.run(server, training(kind, steps=60), lambda of, value, _: again.append(value) if of == kind else None)
     assert file.exists()

@@ -112,8 +112,9 @@ def test_a_text_encoder_learns_and_its_weights_stay(models, tmp_path, monkeypatc
 def test_sample_prompts_are_encoded_by_the_trained_text_encoder(models, reader):
     data, wanted = data_settings.DataSettings(32, 8), samples.SampleSettings(every=1, prompt=TEXT)
     subject = samples.preview_inputs(wanted, data, *models[1:], given=GivenFrames())
-    (context, options), negative = (prompt[0] for prompt in reader.encode_prompts(subject))
-    assert options.keys() == subject.positive[0][1].keys() and relative_error(context, subject.positive[0][0]) > 0.05
+    (((context, options),),), (negative,) = reader.encode_prompts(subject)
+    ((before, options_before),) = subject.positives[0]
+    assert options.keys() == options_before.keys() and relative_error(context, before) > 0.05
     assert negative[0].shape == context.shape
 
 

@@ -156,7 +156,6 @@ def test_critics_learn_to_tell_clips_apart():
 
 
 def test_a_run_with_critics_goes_on_bit_by_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     settings = replace(PLAIN, adversary=0.5, adversary_from=2)
     whole, objective, adversary = with_critics(settings)
     loop.fit(tmp_path / "whole", whole, objective, PLAN, adversary)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from support.pack import TESTS, part
@@ -21,6 +22,7 @@ from support.pack import TESTS, part
 loop = part("easyanimate_models.training.loop")
 learner = part("easyanimate_models.training.learner")
 journal = part("easyanimate_models.training.journal")
+Hooks = part("easyanimate_models.training.hooks").Hooks
 run_lock = part("easyanimate_models.training.run_lock")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 Batches = part("easyanimate_models.training.clips.batches").BatchSchedule
@@ -46,7 +48,8 @@ def done(process: subprocess.Popen) -> None:
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    return [(int(row["step"]), float(row["loss"])) for row in journal.read_log(folder / "log.csv")]
+    """The loss of each step, or what was measured of held-out clips at the end."""
+    return [(int(row["step"]), float(row["loss"] or row["validation"])) for row in journal.read_log(folder / "log.csv")]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,7 @@ def test_two_processes_learn_what_one_does(whole, tmp_path):
     assert [step for step, _ in curve(tmp_path)] == [step for step, _ in curve(whole)]
     for (_, ours), (_, theirs) in zip(curve(tmp_path), curve(whole), strict=True):
         assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
+    require_same_measurements(tmp_path, whole)
 
 
 def test_two_processes_go_on_where_one_stopped(whole, tmp_path):
@@ -95,6 +99,17 @@ def test_two_processes_go_on_where_one_stopped(whole, tmp_path):
     done(toy(tmp_path, processes=2))
     for (_, ours), (_, theirs) in zip(curve(tmp_path), curve(whole), strict=True):
         assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
+
+
+def require_same_measurements(ours: Path, theirs: Path) -> None:
+    """What was measured and saved on the way, by the averaged weights."""
+    for mine, other in zip(*(journal.read_log(folder / "log.csv") for folder in (ours, theirs)), strict=True):
+        assert bool(mine["validation"]) == bool(other["validation"]) == (int(mine["step"]) % 20 == 0)
+        if mine["validation"]:
+            assert float(mine["validation"]) == pytest.approx(float(other["validation"]), rel=1e-4)
+    for name in ("x.safetensors", "x_step00025.safetensors", "x_step00050.safetensors"):
+        saved, expected = (load_file(folder / name) for folder in (ours, theirs))
+        assert all(torch.allclose(saved[key], expected[key], atol=1e-4) for key in expected)
 
 
 def test_weights_that_are_shared_out_learn_the_same(whole, tmp_path):
@@ -107,6 +122,7 @@ def test_weights_that_are_shared_out_learn_the_same(whole, tmp_path):
         assert abs(ours - theirs) <= 1e-4 * max(1.0, theirs)
     ours, theirs = (torch.load(f / "result.pt", weights_only=True) for f in (tmp_path, whole))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+    require_same_measurements(tmp_path, whole)
 
 
 def layer() -> nn.Linear:
@@ -222,7 +238,7 @@ def test_samples_are_refused_where_weights_are_shared_out(tmp_path, monkeypatch)
     sharing_out = SimpleNamespace(distributed_type=accelerate.DistributedType.FSDP)
     monkeypatch.setattr(loop, "make_accelerator", lambda _: sharing_out)
     with pytest.raises(ValueError, match=r"remove \[samples\], or train without FSDP"):
-        loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, sampler=object())
+        loop.fit(tmp_path, nn.Linear(1, 1), lambda _: None, PLAN, hooks=Hooks(sampler=object()))
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(monkeypatch, tmp_path):
@@ -253,22 +269,22 @@ def test_the_settings_of_a_run_lie_beside_it(whole):
     assert json.loads((whole / "plan.json").read_text())["steps"] == PLAN.steps
 
 
-def test_a_row_is_the_mean_of_the_steps_since_the_last_one(tmp_path):
+def test_every_step_has_a_row_and_what_was_not_measured_no_entry(tmp_path):
     network = layer()
-    losses = [float(step % 7) for step in range(PLAN.steps)]
-    strong = [float("nan") if step % 3 else 6.0 for step in range(PLAN.steps)]
+    plan = replace(PLAN, steps=6)
+    losses = [float(step % 4 + 1) for step in range(plan.steps)]
+    strong = [float("nan") if step % 3 else 6.0 for step in range(plan.steps)]
 
     def wavy(step: int):
         return network.weight.sum() * 0 + losses[step], {"strong": strong[step], "never": torch.tensor(float("nan"))}
 
-    loop.fit(tmp_path, network, wavy, PLAN)
+    loop.fit(tmp_path, network, wavy, plan)
     rows = journal.read_log(tmp_path / "log.csv")
-    assert [int(row["step"]) for row in rows] == [0, 20, 40]
-    for row, first in zip(rows, (0, 1, 21), strict=True):
-        mean = losses[first : int(row["step"]) + 1]
-        assert float(row["loss"]) == pytest.approx(sum(mean) / len(mean), rel=1e-4)
-        assert float(row["strong"]) == 6.0 and row["never"] == "nan"
-        assert float(row["rate"]) == pytest.approx(PLAN.learning_rate_at(int(row["step"])), rel=1e-4)
+    assert [int(row["step"]) for row in rows] == list(range(plan.steps))
+    assert [float(row["loss"]) for row in rows] == losses
+    assert [row["strong"] for row in rows] == ["6", "", "", "6", "", ""] and "never" not in rows[0]
+    rates = [float(row["rate"]) for row in rows]
+    assert rates == pytest.approx([plan.learning_rate_at(step) for step in range(plan.steps)], rel=1e-4)
 
 
 def test_a_second_run_in_the_folder_of_one_that_is_training_is_refused(tmp_path):
@@ -278,10 +294,10 @@ def test_a_second_run_in_the_folder_of_one_that_is_training_is_refused(tmp_path)
     assert second.returncode == 1 and b"Another run is training in" in error
     done(toy(tmp_path))  # once it has ended
     steps = [step for step, _ in curve(tmp_path)]
-    assert steps == list(range(PLAN.steps))
+    assert steps == list(range(PLAN.steps + 1))
 
 
 def test_metrics_of_two_processes_are_their_means(tmp_path):
     done(toy(tmp_path, processes=2))
     rows = journal.read_log(tmp_path / "log.csv")
-    assert all(float(row["process"]) == 0.5 and float(row["strong"]) == 1.0 for row in rows)
+    assert all(float(row["process"]) == 0.5 and float(row["strong"]) == 1.0 for row in rows[:-1])

@@ -137,3 +137,25 @@ def test_another_comfyui_leaves_venv_as_it_is(tmp_path, monkeypatch):
         [installed[0], "-c", "import pytest; print(pytest.__file__)"], capture_output=True, text=True
     )
     assert Path(imported.stdout).resolve().is_relative_to(environment.SHARED_VENV.resolve())
+
+
+def test_a_module_that_is_interrupted_may_finish_its_work(monkeypatch):
+    waits = [KeyboardInterrupt(), KeyboardInterrupt(), 130]
+
+    class Module:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def wait(self) -> int:
+            if isinstance(waits[0], KeyboardInterrupt):
+                raise waits.pop(0)
+            return waits[0]
+
+    monkeypatch.setattr(subprocess, "Popen", Module)
+    assert environment.run_module("support", []) == 130 and len(waits) == 1

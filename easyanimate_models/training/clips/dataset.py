@@ -30,7 +30,8 @@ class Item:
     """A clip, or an image (one frame), with its caption: in a file, or its `pixels` in memory. Sizes are in pixels.
 
     `start` is the first frame that is trained on. A clip that is `resampled` has its frames at `fps`, whatever rate its
-    file has. `control` is the video that it follows, or a file of its camera's poses.
+    file has. `control` is the video that it follows, or a file of its camera's poses. One that is `held_out` is for
+    validation.
     """
 
     file: Path
@@ -43,6 +44,7 @@ class Item:
     start: int = 0
     resampled: bool = False
     control: Path | None = None
+    held_out: bool = False
 
     def digest(self) -> str:
         """A digest of the clip's contents, whatever it is called. Raises `MediaError` when its file is gone."""
@@ -100,6 +102,11 @@ def read_frames(item: Item, start: int, count: int, every: int = 1) -> Tensor:
         return item.pixels[start : start + count * every : every]
     fps = item.fps if item.resampled else None
     return torch.from_numpy(video_file.read_frames(item.file, start, count, every, fps)).float() / 255
+
+
+def read_image(file: Path) -> Tensor:
+    """An image, or the first frame of a clip, `[1, H, W, 3]` in 0..1. Raises `MediaError`."""
+    return torch.from_numpy(video_file.read_frames(file, 0, 1, 1, None)).float() / 255
 
 
 def read_control(item: Item, control: Path, count: int, every: int = 1) -> Tensor:

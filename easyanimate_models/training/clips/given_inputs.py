@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...conditioning.camera import camera_latents, pack, plucker_maps
 from ...conditioning.control import CAMERA, CONTROL, REFERENCE, CameraInputs, ControlInputs, control_latents
-from ...conditioning.inpainting import Inpainting, inpaint_latents
+from ...conditioning.inpainting import Inpainting, given_frames, inpaint_latents
 from ...conditioning.poses import parse_poses, resampled
 from ...data.dataset_file import DatasetError, read_text
 from ...vae.video_sizes import latent_size
@@ -57,6 +57,9 @@ class GivenInputs(Protocol):
     def nothing(self, vae, size: tuple[int, int, int]) -> dict[str, Tensor]:
         """What conditioning holds for a preview in which nothing is given, of latents of this `size`."""
 
+    def start(self, vae, size: tuple[int, int, int], image: Tensor) -> dict[str, Tensor]:
+        """The same for a preview that starts from an image `[1, H, W, 3]`. Raises `ValueError` where none can."""
+
 
 @dataclass(frozen=True)
 class TextOnly:
@@ -72,6 +75,12 @@ class TextOnly:
 
     def nothing(self, vae, size: tuple[int, int, int]) -> dict[str, Tensor]:
         return {}
+
+    def start(self, vae, size: tuple[int, int, int], image: Tensor) -> dict[str, Tensor]:
+        raise ValueError(
+            "This transformer can't start samples from an image; remove the image of the samples, or train an "
+            "inpainting (InP) transformer."
+        )
 
 
 TEXT_ONLY = TextOnly()
@@ -126,6 +135,10 @@ class GivenFrames:
         shape = vae.plan.frames_for(size[0]), size[1] * SPACE_RATIO, size[2] * SPACE_RATIO
         return {"concat_latent_image": inpaint_latents(vae, torch.zeros(*shape, 3), torch.ones(shape))}
 
+    def start(self, vae, size: tuple[int, int, int], image: Tensor) -> dict[str, Tensor]:
+        shape = vae.plan.frames_for(size[0]), size[1] * SPACE_RATIO, size[2] * SPACE_RATIO
+        return {"concat_latent_image": inpaint_latents(vae, *given_frames(*shape, image, None))}
+
 
 @dataclass(frozen=True)
 class GivenControl:
@@ -145,6 +158,11 @@ class GivenControl:
 
     def nothing(self, vae, size: tuple[int, int, int]) -> dict[str, Tensor]:
         return {}
+
+    def start(self, vae, size: tuple[int, int, int], image: Tensor) -> dict[str, Tensor]:
+        if not self.with_reference:
+            return TEXT_ONLY.start(vae, size, image)
+        return {"concat_latent_image": control_latents(vae, size, None, image)}
 
 
 @dataclass(frozen=True)
@@ -166,6 +184,9 @@ class GivenCamera:
 
     def nothing(self, vae, size: tuple[int, int, int]) -> dict[str, Tensor]:
         return {}
+
+    def start(self, vae, size: tuple[int, int, int], image: Tensor) -> dict[str, Tensor]:
+        return {"concat_latent_image": control_latents(vae, size, None, image)}
 
 
 def given_inputs(model) -> GivenInputs:

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,11 +43,15 @@ EncodeTexts = Callable[[list[str]], dict[str, Tensor]]  # texts to `text_tensors
 
 @dataclass(frozen=True)
 class Example:
-    """A window of a clip in one size: the file of its latents, its caption, and the file of how CLIP sees its start."""
+    """A window of a clip in one size: the file of its latents, its caption, and the file of how CLIP sees its start.
+
+    One that is `held_out` is for validation.
+    """
 
     latents: Path
     text: str
     clip_embeds: Path | None = None
+    held_out: bool = False
 
 
 class StartImageEncoder:
@@ -78,6 +82,11 @@ class LatentDataset:
     def count(self) -> int:
         """How many examples there are."""
         return sum(map(len, self.examples.values()))
+
+    def part(self, held_out: bool) -> "LatentDataset":
+        """The examples for validation, or those for training."""
+        chosen = {bucket: [e for e in few if e.held_out == held_out] for bucket, few in self.examples.items()}
+        return replace(self, examples={bucket: few for bucket, few in chosen.items() if few})
 
     def batches(
         self,
@@ -154,7 +163,7 @@ def encode_dataset(
         try:
             latents = encode_clip(item, bucket)
             clip_embeds = encode_start(item, bucket) if encode_start else None
-            examples.setdefault(bucket, []).append(Example(latents, item.text, clip_embeds))
+            examples.setdefault(bucket, []).append(Example(latents, item.text, clip_embeds, item.held_out))
             encoded.append(item)
         except MediaError as error:
             logging.warning("%s The clip is skipped.", error)
@@ -199,7 +208,8 @@ def read_encoded(folder: Path, given: GivenInputs = TEXT_ONLY) -> LatentDataset:
     examples: dict[Bucket, list[Example]] = {}
     for row in index["examples"]:
         clip_embeds = cache / Path(row["seen"]).name if row["seen"] else None
-        example = Example(cache / Path(row["latents"]).name, row["text"], clip_embeds)
+        held_out = row.get("held_out", False)
+        example = Example(cache / Path(row["latents"]).name, row["text"], clip_embeds, held_out)
         examples.setdefault(Bucket(*row["bucket"]), []).append(example)
     return LatentDataset(examples, texts, index.get("contents", {}), given)
 
@@ -294,7 +304,8 @@ def _write_index(cache: Path, dataset: LatentDataset) -> None:
         for example in examples:
             embeds = example.clip_embeds.name if example.clip_embeds else None
             files = {"latents": example.latents.name, "text": example.text, "seen": embeds}
-            rows.append({"bucket": [bucket.frames, bucket.height, bucket.width], **files})
+            held_out = {"held_out": True} if example.held_out else {}
+            rows.append({"bucket": [bucket.frames, bucket.height, bucket.width], **files, **held_out})
     texts = {text: file.name for text, file in dataset.texts.items()}
     kind = dataset.given.kind
     index = {"inpainting": kind == "inp", "given": kind, "contents": dataset.contents, "texts": texts, "examples": rows}

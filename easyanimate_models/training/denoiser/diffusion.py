@@ -5,7 +5,7 @@ timesteps after Esser et al. 2024.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from comfy.model_base import ModelType
@@ -17,6 +17,8 @@ from ...sampling.schedules import TIMESTEPS, alphas_cumprod
 UNIFORM_DRAW, LOGIT_NORMAL = "uniform", "logit_normal"
 DRAWS = (UNIFORM_DRAW, LOGIT_NORMAL)
 DECISIVE_SHARE = 0.8
+
+Level = TypeVar("Level", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Prediction(Protocol):
     def draw(self, count: int, noise: NoiseWeights) -> Tensor:
         """Random noise levels `[count]`, in this prediction's own unit."""
 
+    def level(self, share: float, noise: NoiseWeights) -> float:
+        """The noise level at a `share` from 0 (the weakest) to 1, in the same unit."""
+
     def noised(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Noised:
         """Clean latents `[B, C, F, H, W]` with so much of `noise`."""
 
@@ -100,6 +105,10 @@ class NoisePrediction:
         if noise.decisive is None:
             return uniform
         return torch.where(torch.rand(count) < 1 - DECISIVE_SHARE, uniform, torch.randint(*noise.decisive, (count,)))
+
+    def level(self, share: float, noise: NoiseWeights) -> int:
+        """See `Prediction`."""
+        return int(share * len(self.alphas_cumprod))
 
     def noised(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Noised:
         """See `Prediction`."""
@@ -152,6 +161,13 @@ class FlowPrediction:
         if noise.decisive is not None:
             low, high = (timestep / TIMESTEPS for timestep in noise.decisive)
             u = torch.where(torch.rand(count) < DECISIVE_SHARE, low + (high - low) * torch.rand(count), u)
+        return self._shifted(u, noise)
+
+    def level(self, share: float, noise: NoiseWeights) -> float:
+        """See `Prediction`."""
+        return self._shifted(share, noise)
+
+    def _shifted(self, u: Level, noise: NoiseWeights) -> Level:
         shift = noise.shift or self.shift
         return shift * u / (1 + (shift - 1) * u)
 
@@ -166,6 +182,19 @@ class FlowPrediction:
         if noise.min_snr:
             raise ValueError("min_snr is for V1 to V5, not for the flow of V5.1; remove it, or set draw instead.")
         return noise.weigh(signal)
+
+
+class AtLevel:
+    """A prediction whose noise level is always that at a `share` of its range, for losses that can be compared."""
+
+    def __init__(self, prediction: Prediction, share: float):
+        self.prediction, self.share = prediction, share
+        self.name = prediction.name
+        self.noised, self.weigh, self.level = prediction.noised, prediction.weigh, prediction.level
+
+    def draw(self, count: int, noise: NoiseWeights) -> Tensor:
+        """See `Prediction`."""
+        return torch.tensor([self.level(self.share, noise)] * count)
 
 
 def prediction_of(release) -> Prediction:

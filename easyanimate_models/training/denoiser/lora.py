@@ -18,12 +18,16 @@ DENOISER, TEXT_ENCODERS = "diffusion_model.", "text_encoders."
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Rank and alpha, and whether motion modules and the text encoder are adapted too."""
+    """Rank and alpha, and whether motion modules and the text encoder are adapted too.
+
+    `start` is the path of a LoRA to start from, whose rank and alpha then count.
+    """
 
     rank: int
     alpha: float
     motion: bool = True
     text: bool = False
+    start: str = ""
 
     def __post_init__(self):
         if self.rank < 1:

@@ -33,11 +33,11 @@ class TrainableTextEncoder:
         """The texts as a `Batch` names them, a row each; the host must have loaded the CLIP."""
         return text_tensors(encode_prompt(self.clip, texts, encode=_with_gradients))
 
-    def encode_prompts(self, inputs: PreviewInputs) -> tuple[list, list]:
+    def encode_prompts(self, inputs: PreviewInputs) -> tuple[list[list], list]:
         """Positive and negative conditioning of previews, encoded with the adapters as they are now."""
-        settings = inputs.settings
-        positive = conditioning(self.clip, [settings.prompt], inputs.positive[0][1])
-        return positive, conditioning(self.clip, [settings.negative], inputs.negative[0][1])
+        settings, extra = inputs.settings, inputs.positives[0][0][1]
+        positives = [conditioning(self.clip, [prompt], extra) for prompt in settings.all_prompts]
+        return positives, conditioning(self.clip, [settings.negative], inputs.negative[0][1])
 
 
 def _with_gradients(clip, tokens: list) -> list:

@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from ...host import patcher_class
 from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
-from ..export import write_component
+from ..export import Exporter, write_component
+from ..hooks import Hooks
 from ..identity import model_fingerprint
 from ..initialize import reset_parameters
 from ..loop import fit
 from ..samples import make_sampler
+from ..sharding import full_state_dict
 from .diffusion import prediction_of
-from .motion_modules import ReleaseClass, load_image_weights
+from .motion_modules import ReleaseClass, load_image_weights, motion_weights, save_motion_modules
 from .objective import denoising_objective, on_device, scaled
-from .run import DenoiserRun
+from .run import DenoiserRun, Output
+from .validation import held_out_setting, validation_of
 
 
 @dataclass(frozen=True)
@@ -78,25 +81,44 @@ def train_transformer(
         names = trained_names(network, settings, release)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
-        drawn = encoded.batches(data.batch, run.plan.seed, data.text_dropout, data.clip_dropout)
+        learnt = encoded.part(held_out=False)
+        drawn = learnt.batches(data.batch, run.plan.seed, data.text_dropout, data.clip_dropout)
         draw_batch = on_device(scaled(drawn, model), device)
         objective = denoising_objective(network, draw_batch, prediction_of(release), run.objective, run.plan.seed)
-        sampler = make_sampler(run.monitor, as_model(network, model), run.folder, mm.unload_all_models)
-        return fit(
-            run.folder,
-            network,
-            objective,
-            run.plan,
-            callback=run.monitor.callback,
-            settings={
-                **vars(data),
-                **vars(run.objective.noise),
-                **vars(settings),
-                "clips": encoded.count,
-                "contents": contents,
-            },
-            sampler=sampler,
+        recorded = {**vars(data), **vars(run.objective.noise), **vars(settings), **held_out_setting(run)}
+        recorded |= {"clips": learnt.count, "contents": contents}
+        hooks = Hooks(
+            make_sampler(run.monitor, as_model(network, model), run.folder, mm.unload_all_models),
+            _exporter(run.output, network, settings, release),
+            run.monitor.say,
+            validation_of(encoded, data, run, model, network, device),
         )
+        callback = run.monitor.callback
+        return fit(run.folder, network, objective, run.plan, callback=callback, settings=recorded, hooks=hooks)
+
+
+def _exporter(
+    output: Output | None, network: nn.Module, settings: TransformerSettings, release: ReleaseClass
+) -> Exporter | None:
+    """What saves motion modules alone, or all of a transformer, if they are to be saved at all.
+
+    A transformer is large, so a run that is stopped leaves none.
+    """
+    if output is None:
+        return None
+    only_motion = settings.learns == "motion"
+    save = save_motion_modules if only_motion else save_transformer
+
+    def tensors() -> dict[str, Tensor]:
+        weights = full_state_dict(network)
+        if only_motion:
+            return motion_weights(weights, release)
+        return {name: tensor.bfloat16() for name, tensor in weights.items()}
+
+    def write(path: Path, weights: dict[str, Tensor], _: int) -> None:
+        save(path, weights, network.config, release)
+
+    return Exporter(output.path, tensors, write, when_stopped=only_motion)
 
 
 def as_model(network: nn.Module, like):

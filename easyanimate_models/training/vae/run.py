@@ -19,11 +19,13 @@ from ..clips.dataset import Item
 from ..clips.latent_cache import contents_of
 from ..clips.pixel_batches import PixelBatches
 from ..clips.settings import DataSettings
-from ..export import write_component
+from ..export import Exporter, write_component
+from ..hooks import Hooks
 from ..identity import Contents, file_digest, fingerprint
 from ..initialize import reset_parameters
 from ..learner import ObjectiveModule
 from ..loop import Callback, fit
+from ..sharding import full_state_dict
 from ..training_plan import TrainingPlan
 from .critics import make_critics
 from .inflate import LAYERS, inflate
@@ -98,7 +100,17 @@ def train_vae(
         )
         recorded = {**vars(data), **vars(settings), "contents": _contents(start, buckets, settings)}
         adversary = None if networks.critics is None else ObjectiveModule(networks.critics, objective.critic_objective)
-        return fit(folder, network, objective, plan, adversary, callback, recorded)
+        hooks = Hooks(exporter=_exporter(folder, network))
+        return fit(folder, network, objective, plan, adversary, callback, recorded, hooks)
+
+
+def _exporter(folder: Path, network: VideoVAE) -> Exporter:
+    """What saves the VAE below the folder of the run; one that is stopped leaves none."""
+
+    def write(path: Path, weights: dict[str, Tensor], _: int) -> None:
+        save_vae(path, weights, network)
+
+    return Exporter(folder / "vae", lambda: full_state_dict(network), write, when_stopped=False)
 
 
 def _contents(start: HostVAE | None, buckets: dict[Bucket, list[Item]], settings: VAESettings) -> Contents:
