@@ -85,11 +85,15 @@ def require_match(latent: dict, latent_format, what: str) -> None:
     of_latent, needed = latent.get(STAMP), getattr(latent_format, "release", None)
     if of_latent is None or needed is None or of_latent == needed:
         return
-    alike = " (without its config.json, a V2 VAE is loaded as V3)" if {of_latent, needed} == {"V2", "V3"} else ""
     raise ValueError(
         f"The latent is for EasyAnimate {of_latent}, but the {what} is for {needed}; load the {what} of "
-        f"{of_latent}, or connect the VAE of {needed} to the node that makes the latent{alike}."
+        f"{of_latent}, or connect the VAE of {needed} to the node that makes the latent{alike(of_latent, needed)}."
     )
+
+
+def alike(one: str, other: str) -> str:
+    """What to add to an error about VAEs of two releases whose files look alike; else ""."""
+    return " (without its config.json, a V2 VAE is loaded as V3)" if {one, other} == {"V2", "V3"} else ""
 
 
 def require_channels(samples: Tensor, latent_format) -> None:

@@ -114,6 +114,11 @@ class Release(comfy.supported_models_base.BASE):
         """Whether the network takes CLIP embeddings of the start image."""
         return False
 
+    @property
+    def is_image_transformer(self) -> bool:
+        """Whether the network has no motion modules yet where its release has some."""
+        return False
+
     @classmethod
     def is_motion_weight(cls, name: str) -> bool:
         """Whether a weight of the network belongs to its motion modules."""
@@ -184,6 +189,10 @@ class MotionRelease(Release):
     @property
     def sees_start_image(self) -> bool:
         return self.config.clip_tokens
+
+    @property
+    def is_image_transformer(self) -> bool:
+        return not self.config.motion
 
     @staticmethod
     def with_motion_modules(config: MotionDiTConfig) -> MotionDiTConfig:

@@ -13,7 +13,7 @@ from support.mmdit import TWO_TEXTS, tiny_mmdit
 from support.pack import part
 from support.recorded import relative_error
 from support.stand_ins import write_image_encoder
-from support.tiny_networks import HUNYUAN_DIT, random, tiny_hunyuan_dit, tiny_release_vae
+from support.tiny_networks import HUNYUAN_DIT, random, tiny_hunyuan_dit, tiny_release_vae, tiny_transformer
 from support.tiny_text_encoders import BERT, MT5, QWEN, write_bert_and_mt5, write_qwen
 
 sd = part("easyanimate_models.sd")
@@ -244,6 +244,38 @@ def test_large_numbers_of_a_text_encoder_do_not_overflow_in_the_cache():
     assert torch.equal(latent_cache._compact(1e5 * torch.ones(3)), 1e5 * torch.ones(3))
 
 
-def test_a_vae_of_another_release_is_named():
-    with pytest.raises(ValueError, match=r"The VAE is that of V3, but the transformer is V5.1; load the VAE"):
-        latent_cache.require_latents_of(tiny_mmdit(), tiny_release_vae("V3"))
+RELEASES = {
+    "V3": tiny_transformer,
+    "V4": tiny_hunyuan_dit,
+    "V5": lambda: tiny_mmdit(**TWO_TEXTS),
+    "V5.1": tiny_mmdit,
+}
+
+
+@pytest.mark.parametrize(
+    ("of_vae", "of_transformer"), [("V3", "V5.1"), ("V5", "V5.1"), ("V5.1", "V5"), ("V3", "V4"), ("V4", "V3")]
+)
+def test_a_vae_of_another_release_is_named(of_vae, of_transformer):
+    message = f"The VAE is that of {of_vae}, but the transformer is {of_transformer}; load the VAE of the transformer's"
+    with pytest.raises(ValueError, match=message):
+        latent_cache.require_latents_of(RELEASES[of_transformer](), tiny_release_vae(of_vae))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_vae_of_the_release_is_taken(release, caplog):
+    latent_cache.require_latents_of(RELEASES[release](), tiny_release_vae(release))
+    assert not caplog.records
+
+
+def test_a_v2_vae_that_looks_like_v3s_is_explained():
+    with pytest.raises(ValueError, match=r"release \(without its config.json, a V2 VAE is loaded as V3\)"):
+        latent_cache.require_latents_of(tiny_transformer(), tiny_release_vae("V2"))
+
+
+def test_an_image_transformer_may_learn_the_latents_of_another_vae(caplog):
+    image = tiny_transformer(motion=())
+    image.model.latent_format = part("easyanimate_models.latent_formats").ImageLatents()
+    latent_cache.require_latents_of(image, tiny_release_vae("V3"))
+    assert "The VAE is that of V3, which an image transformer has to be adapted to first" in caplog.text
+    with pytest.raises(ValueError, match="The VAE is that of V5.1, but the transformer is V1"):
+        latent_cache.require_latents_of(image, tiny_release_vae("V5.1"))

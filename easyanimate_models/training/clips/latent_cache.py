@@ -22,6 +22,7 @@ from ...data.dataset_file import DatasetError
 from ...dit.motion_dit import CLIP_TOKENS
 from ...files.atomic import make_folder, write_safetensors, write_text
 from ...files.messages import shorten
+from ...latent_formats import alike
 from ...media.errors import MediaError
 from ...text_encoders.prompt import cleaned, embeddings_of, encode_prompt, second_embeddings_of
 from ..denoiser.objective import Batch
@@ -215,13 +216,23 @@ def read_encoded(folder: Path, given: GivenInputs = TEXT_ONLY) -> LatentDataset:
 
 
 def require_latents_of(model, vae) -> None:
-    """Raise `ValueError` when the latents of `vae` are for transformers of another release than the MODEL."""
+    """Raise `ValueError` when the latents of `vae` are for transformers of another release than the MODEL.
+
+    An image transformer may learn those of any VAE with as many channels, as in the paper's first stage.
+    """
     needed, found = model.model.latent_format, vae.latent_format
-    if needed.latent_channels != found.latent_channels:
-        raise ValueError(
-            f"The VAE is that of {found.release}, but the transformer is {needed.release}; load the VAE of the "
-            "transformer's release."
+    if needed.release == found.release:
+        return
+    if model.model.model_config.is_image_transformer and needed.latent_channels == found.latent_channels:
+        logging.warning(
+            "The VAE is that of %s, which an image transformer has to be adapted to first (image_transformer_v3.toml).",
+            found.release,
         )
+        return
+    raise ValueError(
+        f"The VAE is that of {found.release}, but the transformer is {needed.release}; load the VAE of the "
+        f"transformer's release{alike(found.release, needed.release)}."
+    )
 
 
 def start_image_encoder(model, clip_vision) -> StartImageEncoder | None:
