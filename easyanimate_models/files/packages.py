@@ -3,7 +3,10 @@
 import importlib
 from types import ModuleType
 
-DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the package to install has another name than the module
+DISTRIBUTIONS = {  # where the package to install has another name than the module
+    "cv2": "opencv-python-headless",
+    "lion_pytorch": "lion-pytorch",
+}
 
 
 class MissingPackageError(ImportError):

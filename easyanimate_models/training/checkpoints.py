@@ -157,6 +157,8 @@ def _state(learner: Learner) -> dict:
 def _restore(learner: Learner, state: dict) -> None:
     options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
     set_model_state_dict(learner.module, state["module"], options=options)
+    for group, saved in zip(learner.torch_optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
+        group.update({name: value for name, value in saved.items() if name not in group})  # Prodigy's come with steps
     set_optimizer_state_dict(learner.module, learner.torch_optimizer, state["optimizer"], options=options)
     for average, saved in zip(learner.ema.averages, state["average"], strict=True):
         average.copy_(shard_like(saved, average))

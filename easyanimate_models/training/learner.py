@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files.packages import require_package
 from .ema import EMA
+from .optimizers import make_optimizer
+from .sharding import is_sharded
 from .training_plan import TrainingPlan
 
 Metrics = dict[str, Any]  # numbers, or tensors of one
@@ -42,7 +43,8 @@ class Learner:
             raise ValueError(
                 "There is nothing to train, because all weights are frozen; train at least one part of the network."
             )
-        self.module, self.optimizer = accelerator.prepare(module, _optimizer(trainable, plan))
+        optimizer = make_optimizer(trainable, plan, is_sharded(accelerator))
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.ema = EMA(self.parameters)
         self.prefix = prefix
@@ -53,12 +55,12 @@ class Learner:
         """The optimizer that accelerate's own is wrapped around."""
         return self.optimizer.optimizer
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step; Prodigy multiplies the plan's by what it finds."""
+        group = self.torch_optimizer.param_groups[0]
+        return float(group["lr"] * group.get("d", 1.0))
+
     def set_learning_rate(self, rate: float) -> None:
         for group in self.torch_optimizer.param_groups:
             group["lr"] = rate
-
-
-def _optimizer(parameters: list[nn.Parameter], plan: TrainingPlan) -> torch.optim.Optimizer:
-    kind = require_package("bitsandbytes").optim.AdamW8bit if plan.optimizer == "adamw8bit" else torch.optim.AdamW
-    settings: dict[str, Any] = {"betas": plan.betas, "eps": plan.epsilon, "weight_decay": plan.weight_decay}
-    return kind(parameters, lr=plan.learning_rate, **settings)

@@ -98,7 +98,7 @@ class _Run:
                 validated = self._validate(step)
                 metrics = {**self._step(step), **validated}
             figures = self._mean(metrics)
-            rates = {learner.prefix + "rate": self.plan.learning_rate_at(step) for learner in self.learners}
+            rates = {learner.prefix + "rate": learner.rate for learner in self.learners}
             self.journal.write(step, figures | rates)
             with self._saved_when_stopped(step + 1):
                 self._preview()
@@ -123,7 +123,7 @@ class _Run:
                     with autocast(plan.precision, accelerator.device):
                         loss, extra = learner.module(step * plan.accumulate + i)
                     accelerator.backward(loss / plan.accumulate)
-            norm = float(accelerator.clip_grad_norm_(learner.parameters, plan.clip))
+            norm = float(accelerator.clip_grad_norm_(learner.parameters, plan.clip or math.inf))
             if not math.isfinite(norm):
                 raise FloatingPointError(f"The gradient is not finite at step {step}; lower the learning rate.")
             learner.steps = HALF_TAKEN

@@ -219,7 +219,7 @@ def test_an_adversary_learns_beside(tmp_path):
     [
         ({"steps": 0}, "steps is 0; it must be 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
-        ({"schedule": "square"}, "must be one of cosine, constant"),
+        ({"schedule": "square"}, "must be one of cosine, linear, constant"),
         ({"precision": "fp8"}, "must be one of fp32, bf16, auto"),
         ({"optimizer": "sgd"}, "must be one of adamw, adamw8bit"),
     ],
