@@ -1,11 +1,14 @@
 """The list of a data set: `metadata.jsonl`, a line of JSON for each clip, which every stage reads and writes anew.
 
 `file` (below the folder), `text` (the caption), scores, `rejected`: why the trainer leaves the clip out, and `control`:
-the video that it follows, or a file of camera poses. The original's `metadata.json` (`file_path`, `text`, `type`,
-`control_file_path`) is read and written too. The one reader of lists and captions, for data preparation and training.
+the video that it follows, or a file of camera poses; `start` and `end` are its seconds in `source`. The original's
+`metadata.json` (`file_path`, `text`, `type`, `control_file_path`) is read and written too, and the lists of other
+trainers are read (`KEYS`). The one reader of lists and captions, for data preparation and training.
 """
 
 import codecs
+import csv
+import io
 import json
 import re
 from collections.abc import Iterable
@@ -17,8 +20,13 @@ from ..media.image_file import is_image
 from ..media.video_file import VIDEOS
 from .ledger import Row
 
-NAME, ORIGINAL = "metadata.jsonl", "metadata.json"
-MEASURES = {"width", "height", "frames", "fps", "seconds"}
+NAME, ORIGINAL, TABLE = "metadata.jsonl", "metadata.json", "metadata.csv"
+KEYS = {  # ours first, then those of the original, of Hugging Face's datasets, and of musubi-tuner
+    "file": ("file", "file_path", "file_name", "video_path", "image_path"),
+    "text": ("text", "caption"),
+    "control": ("control", "control_file_path", "control_path"),
+}
+MEASURES = {"width", "height", "frames", "fps", "seconds", "start", "end"}
 SCORES = {"light", "change", "motion", "shake", "text_area", "aesthetics"}
 TEXTS = {"text", "rejected", "wrong", "source", "control"}
 HASHES, HASH = {"hash", "mirrored"}, re.compile("[0-9a-f]{1,16}")
@@ -69,10 +77,14 @@ def read_list(folder: Path) -> list[Row] | None:
     Raises `DatasetError` for a list that can't be read, and for an entry that names no file, one outside of the folder,
     or a score or text that can't be one.
     """
-    file = next((folder / name for name in (NAME, ORIGINAL) if (folder / name).is_file()), None)
-    if file is None:
-        return None
-    return [_check(row, file) for row in _parse(file)]
+    file = next((folder / name for name in (NAME, ORIGINAL, TABLE) if (folder / name).is_file()), None)
+    return None if file is None else read_list_file(file)
+
+
+def read_list_file(file: Path) -> list[Row]:
+    """The rows of a list, whatever its name is; see `read_list`."""
+    entries = _parse_table(file) if file.suffix.lower() == ".csv" else _parse(file)
+    return [_check(entry, file) for entry in entries]
 
 
 def write_rows(folder: Path, rows: Iterable[Row]) -> Path:
@@ -134,21 +146,32 @@ def _parse(file: Path) -> list[Any]:
         entries = parsed if isinstance(parsed, list) else [parsed]
         return json.loads(json.dumps(entries, ensure_ascii=False).encode(errors="replace"))  # no halves of letters
     except (ValueError, RecursionError) as error:
-        lines = file.name == NAME
+        lines = file.suffix == ".jsonl"
         what, else_ = ("has a line that is", "start with a new name") if lines else ("is", "remove it")
         raise DatasetError(f"{file} {what} not valid JSON ({error}); fix it, or {else_}.") from error
 
 
+def _parse_table(file: Path) -> list[Any]:
+    """The rows of a table with a line of headings; of its columns, those that a list has."""
+    known = {key for keys in KEYS.values() for key in keys}
+    rows = csv.DictReader(io.StringIO(read_text(file), newline=""))
+    try:
+        return [{name: value for name, value in row.items() if name in known and value} for row in rows]
+    except csv.Error as error:
+        raise DatasetError(f"{file} is not a valid table ({error}); fix it, or remove it.") from error
+
+
 def _check(entry: Any, file: Path) -> Row:
     """An entry of a list as a row, without keys that are null."""
-    name = entry.get("file") or entry.get("file_path") if isinstance(entry, dict) else None
-    if not isinstance(name, str):
-        raise DatasetError(f"An entry in {file} names no file: {str(entry)[:SHOWN]}; fix it.")
-    control = entry.get("control") or entry.get("control_file_path")
-    for named in (name, control):
-        if isinstance(named, str) and not is_inside(file.parent, named):
-            raise DatasetError(f"{file} names {named[:SHOWN]}, which is outside {file.parent}; move it there.")
-    row = {key: value for key, value in {**entry, "file": name, "control": control}.items() if value is not None}
+    entry = entry if isinstance(entry, dict) else {"": entry}
+    named = {ours: next((entry[key] for key in keys if entry.get(key)), entry.get(ours)) for ours, keys in KEYS.items()}
+    name = named["file"]
+    if not isinstance(name, str) or not name:
+        raise DatasetError(f"An entry in {file} names no file: {str(entry.get('', entry))[:SHOWN]}; fix it.")
+    for path in (name, named["control"]):
+        if isinstance(path, str) and not is_inside(file.parent, path):
+            raise DatasetError(f"{file} names {path[:SHOWN]}, which is outside {file.parent}; move it there.")
+    row = {key: value for key, value in {**entry, **named}.items() if value is not None}
     wrong = next((key for key, value in row.items() if not _fits(key, value)), None)
     if wrong is not None:
         raise DatasetError(

@@ -71,6 +71,10 @@ class Footage:
         """What is done to its frame rate in words, "" for nothing."""
         return f"{self.video.rate()} to {float(self.fps):.4g}" if self.resampled else ""
 
+    def seconds(self, segment: Segment) -> tuple[float, float]:
+        """When a segment begins and ends in the video."""
+        return round(float(segment.start / self.fps), 3), round(float(segment.stop / self.fps), 3)
+
 
 def read_footage(file: Path, fps: float = 0.0) -> Footage:
     """A video whose clips are to be at `fps`, 0 for its own rate, which is made even. Raises `MediaError`."""
@@ -80,15 +84,18 @@ def read_footage(file: Path, fps: float = 0.0) -> Footage:
     return Footage(video, video.fps, resampled=not video.even)
 
 
-def split(footage: Footage, folder: Path, stem: str, settings: SplitSettings) -> list[Path]:
-    """Write the clips of a video, as `folder/stem_001.mp4` and so on. Raises `MediaError` and `WriteError`."""
+def split(footage: Footage, folder: Path, stem: str, settings: SplitSettings) -> dict[Path, Segment]:
+    """Write the clips of a video, as `folder/stem_001.mp4` and so on, and say which part of it each is.
+
+    Raises `MediaError` and `WriteError`.
+    """
     segments, borders = find_segments(footage, settings)
     make_folder(folder)
     clips = {segment: folder / f"{stem}_{i:03}.mp4" for i, segment in enumerate(segments, 1)}
     copyable = {s for s in segments if _is_copyable(footage) and {s.start, s.stop} <= borders}
     copied = {segment for segment in segments if segment in copyable and _copy(footage.video, segment, clips[segment])}
     _encode(footage, {segment: clip for segment, clip in clips.items() if segment not in copied})
-    return list(clips.values())
+    return {clip: segment for segment, clip in clips.items()}
 
 
 def find_segments(footage: Footage, settings: SplitSettings) -> tuple[list[Segment], set[int]]:

@@ -54,7 +54,8 @@ class Splitter:
     def __call__(self, file: Path) -> Row:
         footage = read_footage(file, self.settings.fps)
         clips = split(footage, self.folder, self.stems[file], self.settings)
-        return {"clips": [clip.name for clip in clips], "resampled": footage.resampling()}
+        spans = [footage.seconds(segment) for segment in clips.values()]
+        return {"clips": [clip.name for clip in clips], "spans": spans, "resampled": footage.resampling()}
 
 
 def split_footage(
@@ -184,7 +185,16 @@ def _clip_rows(name: Path, caption: str, found: Row) -> list[Row]:
     """The rows of a video's clips, or one that says what is wrong with it."""
     if "wrong" in found:
         return [{"file": name.as_posix(), "source": name.as_posix(), "text": "", **found, "rejected": found["wrong"]}]
-    return [{"file": f"{CLIPS}/{clip}", "source": name.as_posix(), "text": caption} for clip in found["clips"]]
+    spans = found.get("spans") or [()] * len(found["clips"])  # splits of older versions have none
+    return [
+        {
+            "file": f"{CLIPS}/{clip}",
+            "source": name.as_posix(),
+            **dict(zip(("start", "end"), span, strict=False)),
+            "text": caption,
+        }
+        for clip, span in zip(found["clips"], spans, strict=True)
+    ]
 
 
 def _part_of(progress: Progress | None, index: int, count: int) -> Progress | None:

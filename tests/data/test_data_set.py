@@ -46,6 +46,10 @@ def test_footage_becomes_clips_with_the_captions_beside_it(footage, tmp_path):
         "can't be read as a video" in why for why in wrong.values()
     )
     assert files.read_rows(tmp_path / "set") == rows
+    spans = {row["file"]: (row["start"], row["end"]) for row in good if row["source"] == "sub/pan.mp4"}
+    assert spans == {"clips/sub_pan_001.mp4": (0.0, 0.8), "clips/sub_pan_002.mp4": (0.8, 1.6)}
+    again = stages.split_footage(footage, tmp_path / "set", SHORT, HERE)
+    assert again == rows
 
 
 def test_no_two_videos_share_clips(tmp_path):

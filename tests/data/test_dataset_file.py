@@ -43,6 +43,37 @@ def test_lists_are_read_as_editors_save_them(folder, encoding, name):
     assert [item.text for item in read_dataset(folder)] == [CAPTION]
 
 
+LISTS_OF_OTHERS = {
+    "hf.jsonl": ("metadata.jsonl", '{"file_name": "a.mp4", "text": "a café, 日本"}\n'),
+    "hf.csv": ("metadata.csv", 'file_name,frames,text\na.mp4,many,"a café, 日本"\n'),
+    "musubi.jsonl": ("metadata.jsonl", '{"video_path": "a.mp4", "caption": "a café, 日本", "control_path": "a.mp4"}\n'),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), LISTS_OF_OTHERS.values(), ids=list(LISTS_OF_OTHERS))
+def test_lists_of_other_trainers_are_read(folder, name, content):
+    (folder / name).write_text(content, encoding="utf-8")
+    (row,) = dataset_file.read_rows(folder)
+    assert (row["file"], row["text"]) == ("a.mp4", CAPTION)
+    (item,) = read_dataset(folder)
+    assert item.text == CAPTION and (item.control is not None) == ("control" in row)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metadata.csv", "video,words\na.mp4,x\n", "An entry in .*metadata.csv names no file"),
+        ("metadata.csv", "file_name,text\n../b.mp4,x\n", "names ../b.mp4, which is outside"),
+        ("metadata.jsonl", '{"video_path": "a.mp4", "caption": ["x"]}', "says that text of a.mp4 is .* not valid"),
+        ("metadata.jsonl", '{"file": "", "text": "x"}', "names no file"),
+    ],
+)
+def test_what_is_wrong_with_them_is_said(folder, name, content, message):
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(dataset_file.DatasetError, match=message):
+        dataset_file.read_rows(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     [CAPTION.encode("latin-1", errors="ignore"), CAPTION.encode("shift-jis", errors="ignore"), b"\xff\xfea", b"a\0b\0"],
