@@ -354,7 +354,7 @@ class EasyAnimateLoadDataset(io.ComfyNode):
         from ..easyanimate_models.training.clips.dataset import read_dataset
 
         home = cls.dataset_path(folder)
-        items = read_dataset(home)
+        items = read_dataset(home, within=True)
         rows = [{"file": item.file.relative_to(home).as_posix()} for item in items]
         return _with_sheet(home, rows, len(items))
 

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..easyanimate_models.host import knows_advanced_inputs, knows_search_aliases
+from .training_options import OPTIONS
 
 WORDS = {  # node id -> what else people call it
     "EasyAnimateLoadTransformer": (
@@ -53,7 +54,7 @@ CLIP_PERCENTS = ("clip_start_percent", "clip_end_percent")
 TRAINING = (
     *("learning_rate", "batch_size", "seed", "every", "sample_every", "sample_prompt", "fps", "save_every"),
     *("validation", "validation_every", "sample_steps", "sample_cfg", "sample_sampler"),
-    *("sample_width", "sample_height", "sample_frames"),
+    *("sample_width", "sample_height", "sample_frames", *OPTIONS),
 )
 ADVANCED = {  # inputs that few change
     "EasyAnimateImageToVideo": CLIP_PERCENTS,

@@ -14,6 +14,7 @@ from .prompts import require_text_encoder
 from .schema import schema
 from .training_inputs import NO_FOLDER, clips_inputs, models_and_folder, sample_inputs
 from .training_monitoring import NO_LORA, MonitoringOptions, monitoring_inputs, prompts_in, start_input
+from .training_options import TrainingOptions, dataset_input, every_input, image_encoder_input, training_options
 from .training_progress import Progress, picture
 
 CATEGORY = "EasyAnimate/training"
@@ -22,22 +23,6 @@ FPS = (
     "clip's own rate."
 )
 NAMES = ["comfyui", "original"]
-
-
-def _every() -> io.Int.Input:
-    return io.Int.Input(
-        "every", default=1, min=1, max=16, optional=True, tooltip="Use only every n-th frame. 1 = all frames."
-    )
-
-
-def _image_encoder() -> io.ClipVision.Input:
-    tooltip = "The image encoder, for InP transformers that see start images through CLIP."
-    return io.ClipVision.Input("clip_vision", optional=True, tooltip=tooltip)
-
-
-def _dataset() -> io.String.Input:
-    tooltip = "Instead of a folder: a dataset, from EasyAnimate Caption Clips or Load Dataset."
-    return io.String.Input("dataset", optional=True, force_input=True, tooltip=tooltip)
 
 
 def _outputs() -> list:
@@ -77,7 +62,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     optional=True,
                     tooltip="Train the motion modules too. Off: learns a style only; motion stays as it was.",
                 ),
-                _every(),
+                every_input(),
                 io.Combo.Input(
                     "names",
                     options=NAMES,
@@ -91,11 +76,12 @@ class EasyAnimateTrainLora(io.ComfyNode):
                     optional=True,
                     tooltip="Train the text encoder too, for words it doesn't know. It then stays in memory.",
                 ),
-                _image_encoder(),
-                _dataset(),
+                image_encoder_input(),
+                dataset_input(),
                 fps_input(FPS),
                 *monitoring_inputs("LoRA"),
                 start_input(),
+                *training_options(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
         )
@@ -111,7 +97,8 @@ class EasyAnimateTrainLora(io.ComfyNode):
         sample_prompt=("",), text_encoder=(False,), clip_vision=None, dataset=None,
         fps=(0.0,), save_every=(0,), validation=(0.0,), validation_every=(50,), sample_steps=(25,), sample_cfg=(7.0,),
         sample_sampler=("euler",), sample_width=(0,), sample_height=(0,), sample_frames=(0,), sample_image=None,
-        start_from=(NO_LORA,),
+        start_from=(NO_LORA,), optimizer=("adamw",), lr_schedule=("constant",), weight_decay=(0.01,),
+        caption_dropout=(0.1,), trigger_word=("",), caption_shuffles=(0,), keep_tags=(1,),
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
@@ -150,6 +137,9 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 sample_image,
                 start_from,
             ),  # fmt: skip
+            options=TrainingOptions.of(
+                optimizer, lr_schedule, weight_decay, caption_dropout, trigger_word, caption_shuffles, keep_tags
+            ),
         )
         start = inputs.monitoring.start_file()
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0], start)
@@ -177,12 +167,13 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
             inputs=[
                 *models_and_folder("my_motion", "file (with _mm appended)", steps),
                 *clips_inputs(),
-                _every(),
+                every_input(),
                 *sample_inputs(),
-                _image_encoder(),
-                _dataset(),
+                image_encoder_input(),
+                dataset_input(),
                 fps_input(FPS),
                 *monitoring_inputs("file"),
+                *training_options(),
             ],
             outputs=_outputs(),
         )
@@ -197,6 +188,8 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
         clips=None, captions=None, every=(1,), sample_every=(0,), sample_prompt=("",), clip_vision=None, dataset=None,
         fps=(0.0,), save_every=(0,), validation=(0.0,), validation_every=(50,), sample_steps=(25,), sample_cfg=(7.0,),
         sample_sampler=("euler",), sample_width=(0,), sample_height=(0,), sample_frames=(0,), sample_image=None,
+        optimizer=("adamw",), lr_schedule=("constant",), weight_decay=(0.01,), caption_dropout=(0.1,),
+        trigger_word=("",), caption_shuffles=(0,), keep_tags=(1,),
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.node_run import train_motion_module
 
@@ -232,6 +225,9 @@ class EasyAnimateTrainMotionModule(io.ComfyNode):
                 sample_frames,
                 sample_image,
             ),  # fmt: skip
+            options=TrainingOptions.of(
+                optimizer, lr_schedule, weight_decay, caption_dropout, trigger_word, caption_shuffles, keep_tags
+            ),
         )
         progress = Progress(cls.hidden.unique_id, inputs.steps)
         outputs = _outputs_of(train_motion_module(_job(inputs), _callbacks(progress)))
@@ -262,6 +258,7 @@ class TrainingInputs:
     dataset: str | None
     fps: float
     monitoring: MonitoringOptions
+    options: TrainingOptions
 
 
 def _first(values: list | None):
@@ -281,11 +278,12 @@ def _job(inputs: TrainingInputs):
     steps, monitoring = inputs.steps, inputs.monitoring
     clip, vae = require_text_encoder(inputs.clip), require_slice_vae(inputs.vae)
     folder = _dataset_folder(inputs)
-    data = DataSettings(inputs.resolution, inputs.frames, inputs.every, inputs.batch_size, fps=inputs.fps)
+    size = inputs.resolution, inputs.frames, inputs.every, inputs.batch_size
+    data = DataSettings(*size, fps=inputs.fps, **inputs.options.of_data())
     if folder is None:
         items = in_memory(inputs.clips or [], inputs.captions or [])
     else:
-        items = read_dataset(folder, fps=inputs.fps)
+        items = read_dataset(folder, not data.trigger_word.strip(), inputs.fps, within=True)
     return TrainingJob(
         name=inputs.name,
         model=inputs.model,
@@ -300,8 +298,8 @@ def _job(inputs: TrainingInputs):
             ema=0.99,
             clip=1.0,
             seed=inputs.seed,
-            schedule="constant",
             save_every=monitoring.save_every,
+            **inputs.options.of_plan(),
         ),
         samples=SampleSettings(
             inputs.sample_every, prompts=prompts_in(inputs.sample_prompt), **monitoring.of_samples()

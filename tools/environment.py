@@ -22,7 +22,14 @@ OWN_HOST = (ROOT / ".comfyui" / HOST_VERSION).resolve()
 HOST = Path(os.environ.get("COMFYUI_PATH") or OWN_HOST).resolve()
 
 TORCH = ["torch", "torchvision"]
-TRAINING = ["accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.16", "lpips>=0.1.4"]
+TRAINING = [
+    "accelerate>=1.0",
+    "matplotlib>=3.8",
+    "tensorboard>=2.16",
+    "lpips>=0.1.4",
+    "prodigyopt>=1.1",
+    "lion-pytorch>=0.2",
+]
 DATA = ["opencv-python-headless", "rapidocr>=3.4", "onnxruntime", "ray[data]", "click", "platformdirs"]
 CHECKS = [
     "ruff==0.14.5",

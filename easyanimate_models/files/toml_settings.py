@@ -23,14 +23,19 @@ class RecipeError(ValueError):
 
 def read_toml(file: Path, known: set[str]) -> dict:
     """The table in the file, with no keys at its top but those `known`. Raises `RecipeError`."""
-    tomllib = require_package("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{file} can't be read as a recipe: {error}.") from error
+    table = parse_toml(file)
     if unknown := sorted(table.keys() - known):
         raise RecipeError(f"{file}: a recipe has no setting {unknown[0]}; it can have {_joined(known)}.")
     return table
+
+
+def parse_toml(file: Path) -> dict:
+    """The table in the file. Raises `RecipeError`."""
+    tomllib = require_package("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{file} can't be read as a recipe: {error}.") from error
 
 
 def read_section(file: Path, name: str, kind: type[Settings], table: dict) -> Settings:

@@ -17,6 +17,7 @@ from ..supported_models import Release
 from ..text_encoders.prompt import encode_prompt
 from ..vae.video_sizes import clip_lengths
 from .clips.buckets import sort_into_buckets
+from .clips.captions import add_trigger
 from .clips.dataset import Item
 from .clips.given_inputs import given_inputs
 from .clips.holding_out import ValidationSettings, hold_out
@@ -37,6 +38,7 @@ from .denoiser.run import DenoiserRun, Output
 from .denoiser.transformer import TransformerSettings, train_transformer
 from .hooks import no_one
 from .loop import Callback
+from .optimizers import OPTIMIZERS
 from .samples import Monitor, PreviewCallback, SampleSettings, StartImage, preview_inputs
 from .training_plan import TrainingPlan
 
@@ -130,14 +132,16 @@ def _prepare(
     Raises `DatasetError` when motion is needed and all clips are images.
     """
     require_package("accelerate")
+    OPTIMIZERS[job.plan.optimizer].require()  # before anything is encoded
     if not isinstance(job.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
     context, options = encode_prompt(job.clip, [""])[0]
     job.model.model.require_text({**options, "cross_attn": context})
     require_latents_of(job.model, job.vae)
-    log_unreadable_captions(job.items, job.clip)
     data, given, lengths = job.data, given_inputs(job.model), clip_lengths(job.vae.plan)
-    buckets = sort_into_buckets(job.items, data.side, data.frames, data.every, lengths)
+    items = add_trigger(job.items, data.trigger_word)
+    buckets = sort_into_buckets(items, data.side, data.frames, data.every, lengths)
+    log_unreadable_captions(items, job.clip)
     buckets = hold_out(buckets, job.validation, job.plan.seed)
     buckets = cut_into_windows(buckets, data, job.plan.seed, lengths)
     if needs_motion and all(bucket.frames == 1 for bucket in buckets):
@@ -145,7 +149,7 @@ def _prepare(
     cache_folder = job.cache_folder or folder
     image_encoder = start_image_encoder(job.model, job.clip_vision)
     clip = job.clip if with_texts else None
-    encoded = encode_dataset(cache_folder, buckets, job.vae, clip, given, data.every, progress.encoding, image_encoder)
+    encoded = encode_dataset(cache_folder, buckets, job.vae, clip, given, data, progress.encoding, image_encoder)
     clip_vision = job.clip_vision if image_encoder else None
     start = None if job.sample_image is None else StartImage(job.sample_image, clip_vision)
     previews = preview_inputs(job.samples, data, job.clip, job.vae, given, progress.preview, start)

@@ -94,7 +94,10 @@ def _check(file: Path, values: dict) -> None:
         raise RecipeError(f"{file}: a VAE can't generate videos; remove [samples].")
     if kind == "vae" and "validation" in values:
         raise RecipeError(f"{file}: a VAE is trained without validation; remove [validation].")
-    if kind == "vae" and (unused := {"windows", "lengths"} & values.get("data", {}).keys()):
+    given = values.get("data", {}).keys() if kind == "vae" else set()
+    if unused := {"windows", "lengths"} & given:
         raise RecipeError(
             f"{file}: a VAE is trained on any part of a clip; remove {', '.join(sorted(unused))} from [data]."
         )
+    if unused := {"trigger_word", "caption_shuffles", "keep_tags"} & given:
+        raise RecipeError(f"{file}: a VAE reads no captions; remove {', '.join(sorted(unused))} from [data].")

@@ -12,7 +12,8 @@ from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from ..vae.video_sizes import SLICE_LENGTHS, ClipLengths, clip_lengths
 from .clips.buckets import Bucket, sort_into_buckets
-from .clips.dataset import Item, read_dataset, read_image
+from .clips.captions import add_trigger
+from .clips.dataset import Item, cache_folder, read_dataset, read_image
 from .clips.given_inputs import given_inputs
 from .clips.holding_out import hold_out
 from .clips.latent_cache import (
@@ -31,6 +32,7 @@ from .denoiser.run import DenoiserRun, Output
 from .denoiser.transformer import TransformerSettings, train_transformer
 from .export import WEIGHTS
 from .loop import Callback
+from .optimizers import OPTIMIZERS
 from .recipe import Recipe
 from .samples import Monitor, PreviewInputs, StartImage, preview_inputs
 from .vae.run import train_vae
@@ -41,6 +43,7 @@ BUILT_IN = "built-in"
 def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     """Train as the recipe says; the file that came out. Any number of processes may run one recipe together."""
     state = require_package("accelerate").PartialState(cpu=torch.get_default_device().type == "cpu")
+    OPTIMIZERS[recipe.plan.optimizer].require()  # before anything is encoded
     if state.is_main_process and state.num_processes > 1:
         logging.info("Training in %d processes.", state.num_processes)
     if recipe.kind == "vae":
@@ -49,7 +52,7 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     model = load_transformer(_path(recipe.models.transformer), _path(motion_module) if motion_module else None)
     previews = _encode(recipe, model) if state.is_main_process else None
     state.wait_for_everyone()
-    encoded = read_encoded(recipe.clips, given_inputs(model))
+    encoded = read_encoded(cache_folder(recipe.clips), given_inputs(model))
     objective = ObjectiveSettings(recipe.noise, recipe.checkpointing)
     monitor = Monitor(callback, previews)
     run = DenoiserRun(recipe.folder, recipe.plan, objective, monitor, validation=recipe.validation)
@@ -76,7 +79,8 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     image_encoder = start_image_encoder(model, clip_vision)
     with torch.no_grad():
         caption_encoder = None if recipe.lora and recipe.lora.text else clip
-        encode_dataset(recipe.clips, buckets, vae, caption_encoder, given, data.every, image_encoder=image_encoder)
+        cache = cache_folder(recipe.clips)
+        encode_dataset(cache, buckets, vae, caption_encoder, given, data, image_encoder=image_encoder)
     logging.info("Encoded %s.", recipe.clips)
     image, start = recipe.samples.image, None
     if image:
@@ -86,7 +90,8 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
 
 def _buckets(recipe: Recipe, lengths: ClipLengths = SLICE_LENGTHS) -> dict[Bucket, list[Item]]:
     data = recipe.data
-    items = read_dataset(recipe.clips, with_captions=recipe.kind != "vae", fps=data.fps)
+    with_captions = recipe.kind != "vae" and not data.trigger_word.strip()
+    items = add_trigger(read_dataset(recipe.clips, with_captions, data.fps), data.trigger_word)
     return sort_into_buckets(items, data.side, data.frames, data.every, lengths)
 
 

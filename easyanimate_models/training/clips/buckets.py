@@ -37,7 +37,11 @@ def shapes(side: int) -> list[tuple[int, int]]:
 def bucket_for(
     item: Item, side: int, max_frames: int, every: int = 1, lengths: ClipLengths = SLICE_LENGTHS
 ) -> Bucket | None:
-    """The nearest bucket for an item of which one in `every` frames is taken; None when it fits none."""
+    """The nearest bucket for an item of which one in `every` frames is taken; None when it fits none.
+
+    Its own size, where it has one, goes before `side` and `max_frames`.
+    """
+    side, max_frames = item.side or side, item.most_frames or max_frames
     if max(item.height / item.width, item.width / item.height) > MAX_ASPECT:
         return None
     aspect = item.height / item.width

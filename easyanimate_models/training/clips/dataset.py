@@ -1,8 +1,8 @@
 """A folder of clips and images with captions, as a list of items to train on.
 
-Captions are in `metadata.jsonl` (`file`, `text`), in a `metadata.json` as the original's scripts write it (`file_path`,
-`text`), or in a `.txt` file beside each clip, which wins. A list may name a clip several times with different captions;
-it is then trained on as often.
+Captions are in a list (`data.dataset_file`), or in a `.txt` file beside each clip, which wins. A list may name a clip
+several times with different captions; it is then trained on as often. A TOML file may name several folders
+(`dataset_toml`).
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...data.dataset_file import DatasetError, find_files, is_hidden, read_caption, read_list
+from ...data.dataset_file import DatasetError, find_files, is_hidden, read_caption, read_list, read_list_file
 from ...data.ledger import Row
 from ...media import video_file
 from ...media.errors import MediaError
@@ -21,6 +21,7 @@ from ...media.frame_rate import is_same_rate
 from ...media.image_file import IMAGES, is_image
 from ...media.video_file import VIDEOS, count_frames, probe
 from ..identity import digest, file_digest, tensor_digest
+from .dataset_toml import Part, read_parts, toml_of
 
 NAMED = 3  # files in an error
 
@@ -31,7 +32,7 @@ class Item:
 
     `start` is the first frame that is trained on. A clip that is `resampled` has its frames at `fps`, whatever rate its
     file has. `control` is the video that it follows, or a file of its camera's poses. One that is `held_out` is for
-    validation.
+    validation. A `side` and `most_frames` of its own go before those of the run.
     """
 
     file: Path
@@ -45,6 +46,8 @@ class Item:
     resampled: bool = False
     control: Path | None = None
     held_out: bool = False
+    side: int = 0
+    most_frames: int = 0
 
     def digest(self) -> str:
         """A digest of the clip's contents, whatever it is called. Raises `MediaError` when its file is gone."""
@@ -66,18 +69,46 @@ def in_memory(clips: list[Tensor], texts: list[str]) -> list[Item]:
     ]
 
 
-def read_dataset(folder: str | Path, with_captions: bool = True, fps: float = 0) -> list[Item]:
-    """All clips and images below `folder` that can be read, in the order of their names.
+def read_dataset(source: str | Path, with_captions: bool = True, fps: float = 0, within: bool = False) -> list[Item]:
+    """All clips and images of a folder or a TOML file (see `dataset_toml`) that can be read.
+
+    The folders that a TOML file names may be anywhere, unless they have to be `within` its own. Raises `DatasetError`.
+    """
+    source = Path(source)
+    file = toml_of(source)
+    if file is None:
+        return _read_part(Part(source), with_captions, fps)
+    items: list[Item] = []
+    for part in read_parts(file):
+        if within and not part.folder.resolve().is_relative_to(file.parent.resolve()):
+            raise DatasetError(f"{file} names {part.folder}, which is outside {file.parent}; move it there.")
+        found = _read_part(part, with_captions, fps)
+        items += [
+            replace(item, side=side, most_frames=part.frames)
+            for side in part.sides
+            for item in found
+            for _ in range(part.repeats)
+        ]
+    return items
+
+
+def cache_folder(source: Path) -> Path:
+    """The folder in which a data set's encoded clips are kept."""
+    return source.parent if source.suffix.lower() == ".toml" else source
+
+
+def _read_part(part: Part, with_captions: bool, fps: float) -> list[Item]:
+    """The clips and images of one folder, in the order of their names.
 
     Clips are resampled to `fps` by the times of their frames, which the log says; 0 leaves each at its own rate.
 
     A file that can't be read is named in the log and left out. Raises `DatasetError` when the folder is missing, when
     nothing in it can be read, or when a caption is missing, unless none is needed.
     """
-    folder = Path(folder)
+    folder = part.folder
     if not folder.is_dir():
         raise DatasetError(f"The folder {folder} does not exist; choose the one that contains the clips.")
-    captioned = _captioned_files(folder)
+    captioned = _captioned_files(folder, part.listed)
     files = sorted({entry.file for entry in captioned})
     silent = sorted({entry.file.name for entry in captioned if not entry.text})
     if silent and with_captions:
@@ -135,9 +166,9 @@ class _Entry(NamedTuple):
     control: Path | None
 
 
-def _captioned_files(folder: Path) -> list[_Entry]:
-    """The files in the folder's list, or all clips and images below it."""
-    rows = read_list(folder)
+def _captioned_files(folder: Path, listed: Path | None) -> list[_Entry]:
+    """The files in the list of the folder, or in `listed`, else all clips and images below it."""
+    rows = read_list(folder) if listed is None else read_list_file(listed)
     if rows is None:
         captioned = [_Entry(file, "", None) for file in find_files(folder, VIDEOS | IMAGES)]
     else:

@@ -30,8 +30,10 @@ from ..devices import local_shard
 from ..identity import Contents, digest, fingerprint, model_fingerprint
 from .batches import BatchSchedule
 from .buckets import Bucket
+from .captions import AS_WRITTEN, TagOrder
 from .dataset import Item, fit_into, read_frames
 from .given_inputs import TEXT_ONLY, GivenInputs, Window
+from .settings import DataSettings
 from .tensor_cache import TensorCache
 
 CACHE, INDEX = ".easyanimate", "index.json"
@@ -96,6 +98,7 @@ class LatentDataset:
         text_dropout: float,
         clip_dropout: float = 0.5,
         encode_texts: EncodeTexts | None = None,
+        order: TagOrder = AS_WRITTEN,
     ) -> Callable[[int, random.Random], Batch]:
         """What `denoising_objective` draws from: called with a step, this process's shard of its batch.
 
@@ -111,7 +114,7 @@ class LatentDataset:
             for row in range(shard.start, shard.stop):
                 rng = random.Random(f"{seed} {step} {row}")
                 example = self.examples[bucket][indices[row]]
-                texts.append("" if rng.random() < text_dropout else example.text)
+                texts.append("" if rng.random() < text_dropout else order.draw(example.text, rng))
                 rows.append(self._draw_row(example, cache, rng, clip_dropout))
             tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
             return Batch(**tensors, **encode(texts), first=shard.start, global_batch=batch)
@@ -141,18 +144,19 @@ def encode_dataset(
     vae,
     clip,
     given: GivenInputs = TEXT_ONLY,
-    every: int = 1,
+    data: DataSettings | None = None,
     progress: Progress | None = None,
     image_encoder: StartImageEncoder | None = None,
 ) -> LatentDataset:
     """Encode what is not in the cache yet, by the host's `vae`, `clip` and `image_encoder`, and write the index.
 
-    One in `every` frames is taken, from an item's `start` on. A clip that can't be read is named in the log and left
-    out. Without `clip` texts are not encoded; without `image_encoder` examples have no `clip_embeds`. `given` says
-    what else the network is to know of each clip. Raises `DatasetError` when nothing is left, `WriteError` when the
-    cache can't be written.
+    `data` says which frames are taken, from an item's `start` on, and in which orders tags are. A clip that can't be
+    read is named in the log and left out. Without `clip` texts are not encoded; without `image_encoder` examples have
+    no `clip_embeds`. `given` says what else the network is to know of each clip. Raises `DatasetError` when nothing is
+    left, `WriteError` when the cache can't be written.
     """
     cache = make_folder(folder / CACHE)
+    every, order = (data.every, data.tag_order) if data else (1, AS_WRITTEN)
     encode_clip = partial(_encode_clip, cache, vae, fingerprint(vae.first_stage_model), given, every)
     encode_start = None
     if image_encoder is not None:
@@ -172,7 +176,7 @@ def encode_dataset(
             progress(done, len(items))
     if not examples:
         raise DatasetError(f"No clip in {folder} could be encoded; see the log.")
-    texts = _encode_texts(cache, examples, clip) if clip is not None else {}
+    texts = _encode_texts(cache, examples, clip, order) if clip is not None else {}
     contents = contents_of(encoded, with_captions=True) | _encoder_contents(vae, clip, image_encoder)
     dataset = LatentDataset(examples, texts, contents, given)
     _write_index(cache, dataset)
@@ -182,8 +186,13 @@ def encode_dataset(
 def contents_of(items: Iterable[Item], with_captions: bool) -> Contents:
     """The digests of clips and their captions, in the order that batches are drawn from; file names don't matter."""
     items = list(items)
-    contents = {"clips": digest(item.digest() for item in items)}
+    contents = {"clips": digest(_digest_in_size(item) for item in items)}
     return {**contents, "captions": digest(item.text for item in items)} if with_captions else contents
+
+
+def _digest_in_size(item: Item) -> str:
+    """A digest of an item and of the size that it has of its own."""
+    return f"{item.digest()} {item.side} {item.most_frames}" if item.side or item.most_frames else item.digest()
 
 
 def _encoder_contents(vae, clip, image_encoder) -> Contents:
@@ -283,9 +292,10 @@ def _encode_start(cache: Path, image_encoder: StartImageEncoder, item: Item, buc
     return file
 
 
-def _encode_texts(cache: Path, examples: dict[Bucket, list[Example]], clip) -> dict[str, Path]:
+def _encode_texts(cache: Path, examples: dict[Bucket, list[Example]], clip, order: TagOrder) -> dict[str, Path]:
     encoder_fingerprint = model_fingerprint(clip.patcher)
-    texts = {"", *(example.text for found in examples.values() for example in found)}
+    captions = {example.text for found in examples.values() for example in found}
+    texts = {"", *(text for caption in captions for text in order.variants(caption))}
     return {text: _encoded_text(cache, text, clip, encoder_fingerprint) for text in sorted(texts)}
 
 

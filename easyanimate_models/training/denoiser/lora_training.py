@@ -48,7 +48,7 @@ def train_adapters(
         if start is not None:
             start.copy_to(adapters)
     learnt = encoded.part(held_out=False)
-    drawn = learnt.batches(data.batch, seed, data.text_dropout, data.clip_dropout, text_encoder)
+    drawn = learnt.batches(data.batch, seed, data.text_dropout, data.clip_dropout, text_encoder, data.tag_order)
     denoiser = FrozenDenoiser(patcher.model)
     validation = validation_of(encoded, data, run, patcher, denoiser, patcher.load_device, text_encoder)
     settings = {**vars(data), **vars(lora), **vars(run.objective.noise), **held_out_setting(run)}

@@ -81,8 +81,8 @@ def train_transformer(
         names = trained_names(network, settings, release)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
-        learnt = encoded.part(held_out=False)
-        drawn = learnt.batches(data.batch, run.plan.seed, data.text_dropout, data.clip_dropout)
+        learnt, dropout = encoded.part(held_out=False), (data.text_dropout, data.clip_dropout)
+        drawn = learnt.batches(data.batch, run.plan.seed, *dropout, order=data.tag_order)
         draw_batch = on_device(scaled(drawn, model), device)
         objective = denoising_objective(network, draw_batch, prediction_of(release), run.objective, run.plan.seed)
         recorded = {**vars(data), **vars(run.objective.noise), **vars(settings), **held_out_setting(run)}
