@@ -27,6 +27,7 @@ SCRIPTS = (
     "estimates",
     "caching",
     "training",
+    "sharding",
     "data",
 )
 HEADING = """# What is measured, and what came out
