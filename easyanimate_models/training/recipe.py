@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..files.messages import shorten
 from ..files.toml_settings import RecipeError, read_section, read_toml, read_value, resolve_path
+from ..sd import WEIGHT_DTYPES
 from .clips.holding_out import ValidationSettings
 from .clips.settings import DataSettings
 from .denoiser.diffusion import UNIFORM, NoiseWeights
@@ -20,13 +21,22 @@ REQUIRED_MODELS = ("transformer", "vae", "text_encoder")  # unless a VAE is trai
 
 @dataclass(frozen=True)
 class Models:
-    """Where training starts: paths as the loaders take them, or "built-in"."""
+    """Where training starts: paths as the loaders take them, or "built-in".
+
+    `weight_dtype` is the precision of a transformer that stays frozen under a LoRA, such as fp8 to save memory.
+    """
 
     transformer: str = ""
     vae: str = ""
     text_encoder: str = ""
     motion_module: str = ""
     image_encoder: str = ""
+    weight_dtype: str = "default"
+
+    def __post_init__(self):
+        if self.weight_dtype not in WEIGHT_DTYPES:
+            known = ", ".join(WEIGHT_DTYPES)
+            raise ValueError(f"weight_dtype is {shorten(self.weight_dtype)}; it must be one of {known}.")
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ def read_recipe(file: str | Path) -> Recipe:
     data = read_section(file, "data", DataSettings, values)
     if missing := [name for name in REQUIRED_MODELS if kind != "vae" and not getattr(models, name)]:
         raise RecipeError(f"{file}: [models] is missing {', '.join(missing)}.")
+    if kind != "lora" and models.weight_dtype != "default":
+        raise RecipeError(f"{file}: weight_dtype is for LoRAs, as weights that learn are float32; remove it.")
     samples = read_section(file, "samples", SampleSettings, values)
     if samples.image:
         samples = replace(samples, image=str(resolve_path(file, samples.image)))

@@ -49,7 +49,8 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     if recipe.kind == "vae":
         return _train_vae(recipe, callback)
     motion_module = recipe.models.motion_module
-    model = load_transformer(_path(recipe.models.transformer), _path(motion_module) if motion_module else None)
+    base, motion = _path(recipe.models.transformer), _path(motion_module) if motion_module else None
+    model = load_transformer(base, motion, weight_dtype=recipe.models.weight_dtype)
     previews = _encode(recipe, model) if state.is_main_process else None
     state.wait_for_everyone()
     encoded = read_encoded(cache_folder(recipe.clips), given_inputs(model))

@@ -206,6 +206,8 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
         ('clips = "../../../runs/clips"', "", "set folder .* and clips .* at the top"),
         ('vae = "built-in"', "", r"\[models\] is missing vae"),
         ("[plan]", "[samples]\nevery = 5\n[plan]", r"\[samples\] Samples need a prompt"),
+        ("[data]", 'weight_dtype = "int3"\n[data]', r"\[models\] weight_dtype is 'int3'; it must be one of default, "),
+        ("batch = 4", 'trigger_word = "sks"\nkeep_tags = -1', r"\[data\] keep_tags is -1; set it to 0 or more"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, old, new, message):
@@ -223,6 +225,7 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
         ("windows = 4", r"a VAE is trained on any part of a clip; remove windows from \[data\]"),
         ('lengths = "random"', r"remove lengths from \[data\]"),
         ("[samples]\nevery = 5", r"a VAE can't generate videos; remove \[samples\]"),
+        ('trigger_word = "x"', r"a VAE reads no captions; remove trigger_word from \[data\]"),
     ],
 )
 def test_what_is_not_for_a_vae_is_named(tmp_path, more, message):
@@ -267,3 +270,11 @@ def test_clips_without_loss_come_back_bit_by_bit(tmp_path):
 def test_a_set_of_toys_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="There is no set of toy clips named 'dogs'; choose one of look, colour"):
         toys.write_toys(tmp_path, "dogs")
+
+
+def test_weights_that_learn_have_no_other_precision(tmp_path):
+    file = tmp_path / "wrong.toml"
+    text = TINY_RECIPE.with_stem("transformer_tiny").read_text()
+    file.write_text(text.replace("[data]", 'weight_dtype = "bf16"\n\n[data]'))
+    with pytest.raises(recipes.RecipeError, match="weight_dtype is for LoRAs, as weights that learn are float32"):
+        recipes.read_recipe(file)
