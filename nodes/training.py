@@ -281,7 +281,7 @@ def _job(inputs: TrainingInputs):
     size = inputs.resolution, inputs.frames, inputs.every, inputs.batch_size
     data = DataSettings(*size, fps=inputs.fps, **inputs.options.of_data())
     if folder is None:
-        items = in_memory(inputs.clips or [], inputs.captions or [])
+        items = in_memory(inputs.clips or [], inputs.captions or [data.trigger_word])
     else:
         items = read_dataset(folder, not data.trigger_word.strip(), inputs.fps, within=True)
     return TrainingJob(

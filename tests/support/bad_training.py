@@ -166,6 +166,13 @@ TRAINING = (
     ),
     Row("no rank", LORA, "rank is 0; set it to 1 or more", trained(rank=0)),
     Row("no learning rate", LORA, "learning_rate is 0.0; it must be above 0", trained(learning_rate=0.0)),
+    Row(
+        "prodigy at AdamW's rate",
+        LORA,
+        "prodigy finds the rate by itself .*; set it to 1",
+        trained(optimizer="prodigy"),
+    ),
+    Row("an optimizer that nobody has", LORA, NO_SUCH.format("sgd"), trained(optimizer="sgd"), by="list"),
     Row("no steps to learn in", LORA, "steps", trained(steps=0), by="host"),
     Row("clips smaller than the resolution", LORA, "None of the 2 clips fit", trained(resolution=1024)),
     Row("samples of nothing", LORA, "Samples need a prompt; enter one", trained(sample_every=1)),

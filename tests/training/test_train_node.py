@@ -1,5 +1,6 @@
 """The nodes that train on a real server: from a folder, from connected clips, stopped, and given nonsense."""
 
+import json
 import os
 import shutil
 import threading
@@ -86,8 +87,20 @@ def test_a_lora_goes_on_from_another_and_is_kept_on_the_way(server, folder):
         client.run(server, {**training(**more, steps=4, sample_image=["image", 0]), **image})
 
 
+OPTIONS = {"optimizer": "adafactor", "lr_schedule": "cosine", "weight_decay": 0.0, "caption_dropout": 0.5}
+CAPTIONS = {"trigger_word": "sks", "caption_shuffles": 2, "keep_tags": 1}
+
+
 def test_samples_are_kept_meanwhile(server, folder):
-    outputs = client.run(server, training(**SAMPLED, steps=2))
+    """With an optimizer of its own, two folders in one, and clips whose only caption is the trigger word."""
+    (folder / "a.txt").unlink()
+    (folder / "dataset.toml").write_text('[[directory]]\npath = "."\nnum_repeats = 2\nresolutions = [64, 48]\n')
+    outputs = client.run(server, training(**SAMPLED, **OPTIONS, **CAPTIONS, steps=2))
+    plan = json.loads((RUN / "plan.json").read_text())
+    assert (plan["optimizer"], plan["schedule"], plan["text_dropout"]) == ("adafactor", "cosine", 0.5)
+    index = json.loads((folder / ".easyanimate" / "index.json").read_text())
+    assert {row["text"] for row in index["examples"]} == {"sks", "sks, a grey picture", "sks, a red picture"}
+    assert len(index["examples"]) == 3 * 2 * 2
     assert [file["type"] for file in outputs["trained"]["images"]] == ["temp"] * 2  # loss curve and samples, shown
     with Image.open(RUN / "samples" / "step_000002.webp") as video:
         assert video.size == (64, 64) and video.n_frames == 8
