@@ -5,8 +5,10 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
 
 from support.footage import write_clip, write_image
+from support.mutations import answered, fuzzed, tomls
 from support.pack import part
 
 dataset = part("easyanimate_models.training.clips.dataset")
@@ -98,12 +100,22 @@ def test_each_folder_has_its_own_size_and_counts_so_often(folder):
     [
         ("a = 1", "dataset.toml lists no folders; give each a table"),
         ("[[directory]]\nnum_repeats = 2", "has a folder without a path"),
-        ('[[directory]]\npath = "films"\nnum_repeats = 0', "num_repeats is 0; it must be a whole number of 1 or more"),
+        (
+            '[[directory]]\npath = "films"\nnum_repeats = 0',
+            "num_repeats is 0; it must be a whole number from 1 to 10000",
+        ),
         ('[[directory]]\npath = "films"\nresolutions = 512', "resolutions is 512; it must be a list"),
         ('[[directory]]\npath = "films"\nresolutions = ["big"]', "resolution is 'big'; it must be a whole number"),
-        ('[[directory]]\npath = "films"\nframe_buckets = [-1]', "frames is -1; it must be a whole number of 0"),
+        ('[[directory]]\npath = "films"\nframe_buckets = [-1]', "frames is -1; it must be a whole number from 0"),
         ('[[datasets]]\nimage_directory = "x"\ncaption_extension = ".cap"', "'.cap'; save captions in .txt files"),
         ('[[directory]]\npath = "gone"', "The folder .*gone does not exist"),
+        (
+            '[[directory]]\npath = "films"\nresolutions = [100000000]',
+            "resolution is 100000000; it must be a whole number",
+        ),
+        ("[[directory]]\npath = 5", "has a folder whose path is 5; give it a valid path"),
+        (f'[[directory]]\npath = "{"x" * 5000}"', "has a folder whose path is 'xxx"),
+        ("general = 1\ndirectory = []", "general is 1; it must be a section"),
         ("directory = [1]", "has 1 where a folder is described"),
     ],
 )
@@ -111,6 +123,16 @@ def test_what_is_wrong_is_said(folder, text, message):
     (folder / "dataset.toml").write_text(text)
     with pytest.raises(dataset.DatasetError, match=message):
         dataset.read_dataset(folder)
+
+
+def test_whatever_is_in_the_file_is_answered_in_a_sentence(folder):
+    @fuzzed
+    @given(content=tomls(MUSUBI))
+    def test(content):
+        (folder / "dataset.toml").write_bytes(content)
+        answered(lambda: buckets.sort_into_buckets(dataset.read_dataset(folder), 64, 8))
+
+    test()
 
 
 def test_a_file_that_is_no_toml_is_named(folder):

@@ -21,6 +21,7 @@ FOLDERS = ("path", "video_directory", "image_directory", "image_dir")
 LISTS = ("video_jsonl_file", "image_jsonl_file")
 REPEATS, SIZES, SIZE, CAPTIONS = "num_repeats", "resolutions", "resolution", "caption_extension"
 FRAMES = ("frame_buckets", "target_frames")
+MOST = 10_000  # pixels, frames, repeats
 USED = {*FOLDERS, *LISTS, *FRAMES, REPEATS, SIZES, SIZE, CAPTIONS, "subsets"}
 
 
@@ -52,6 +53,8 @@ def read_parts(file: Path) -> list[Part]:
     if len(found) != 1:
         raise DatasetError(f"{file} lists no folders; give each a table [[directory]] with its path.")
     general = table.get("general", {})
+    if not isinstance(general, dict):
+        raise DatasetError(f"{file}: general is {shorten(general)}; it must be a section, [general].")
     common = {name: value for name, value in table.items() if name not in (*TABLES, "general")}
     entries = [{**common, **general, **subset} for each in table[found[0]] for subset in _subsets(file, each)]
     if unused := sorted({name for entry in entries for name in entry} - USED):
@@ -70,11 +73,11 @@ def _subsets(file: Path, entry: Any) -> list[dict]:
 def _part(file: Path, entry: dict) -> Part:
     listed, folder = (next((entry[key] for key in keys if key in entry), None) for keys in (LISTS, FOLDERS))
     path = folder if listed is None else listed
-    if not isinstance(path, str) or not path:
+    if not path:
         raise DatasetError(f"{file} has a folder without a path; add one ({', '.join((*FOLDERS, *LISTS))}).")
     if entry.get(CAPTIONS, ".txt") != ".txt":
         raise DatasetError(f"{file}: {CAPTIONS} is {shorten(entry[CAPTIONS])}; save captions in .txt files.")
-    place, frames = file.parent / path, next((entry[key] for key in FRAMES if key in entry), [0])
+    place, frames = _place(file, path), next((entry[key] for key in FRAMES if key in entry), [0])
     sizes = entry.get(SIZES, [entry[SIZE]] if SIZE in entry else [])
     if not isinstance(sizes, list):
         raise DatasetError(f"{file}: {SIZES} is {shorten(sizes)}; it must be a list, such as [512].")
@@ -95,6 +98,14 @@ def _side(file: Path, size: Any) -> int:
 
 
 def _whole(file: Path, name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DatasetError(f"{file}: {name} is {shorten(value)}; it must be a whole number of {least} or more.")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+        raise DatasetError(f"{file}: {name} is {shorten(value)}; it must be a whole number from {least} to {MOST}.")
     return value
+
+
+def _place(file: Path, path: Any) -> Path:
+    try:
+        (file.parent / path).exists()
+    except (TypeError, ValueError, OSError) as error:
+        raise DatasetError(f"{file} has a folder whose path is {shorten(path)}; give it a valid path.") from error
+    return file.parent / path
