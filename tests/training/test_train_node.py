@@ -88,6 +88,7 @@ def test_a_lora_goes_on_from_another_and_is_kept_on_the_way(server, folder):
 
 
 OPTIONS = {"optimizer": "adafactor", "lr_schedule": "cosine", "weight_decay": 0.0, "caption_dropout": 0.5}
+OPTIONS |= {"validation": 0.3, "validation_every": 1}
 CAPTIONS = {"trigger_word": "sks", "caption_shuffles": 2, "keep_tags": 1}
 
 

@@ -32,7 +32,8 @@ def validation_of(
     if not held_out.examples:
         return None
     seed = run.plan.seed
-    draw_batch = on_device(scaled(held_out.batches(data.batch, seed, 0.0, 0.0, encode_texts), model), device)
+    drawn = held_out.batches(data.batch, seed, 0.0, 0.0, encode_texts, data.tag_order)
+    draw_batch = on_device(scaled(drawn, model), device)
     prediction = prediction_of(model.model.model_config)
     settings = replace(run.objective, checkpointing=False)
     objectives = [
