@@ -189,6 +189,13 @@ class MMDiT(Denoiser):
         self.norm_out = AdaLayerNorm(config, 2, *leaf)
         self.proj_out = operations.Linear(width, patch**2 * config.latent_channels, **kw)
 
+    def initialize_weights(self) -> None:
+        """Before training from scratch: zero output, and blocks that change nothing, as DiT does."""
+        linears = [norm.linear for block in self.transformer_blocks for norm in (block.norm1, block.norm2)]
+        for layer in (*linears, self.norm_out.linear, self.proj_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
     def _forward(
         self,
         x: Tensor,

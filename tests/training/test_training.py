@@ -47,7 +47,7 @@ def small_dit(motion: bool = True) -> MotionDiT:
 
 def vae_objective(vae: SliceVAE):
     stages = (vae_training.VAEStage(0, 2, 1, 32), vae_training.VAEStage(4, 1, 8, 32))
-    return vae_training.vae_objective(vae, tiny.training_clips(), stages, 1e-3, 0)
+    return vae_training.vae_objective(vae, vae_training.crops_of(tiny.training_clips()), stages, 1e-3, 0)
 
 
 class Interrupted(Exception):
@@ -75,7 +75,7 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(tmp_path, monkeypatch):
 def test_the_vae_learns(tmp_path):
     vae = small_vae()
     stages = (vae_training.VAEStage(0, 8, 1, 32),)
-    objective = vae_training.vae_objective(vae, tiny.training_clips(), stages, 1e-3, 0)
+    objective = vae_training.vae_objective(vae, vae_training.crops_of(tiny.training_clips()), stages, 1e-3, 0)
     before = float(objective(0)[0].detach())
     loop.fit(tmp_path, vae, objective, replace(PLAN, steps=120, learning_rate=3e-3))
     assert float(objective(0)[0].detach()) < 0.8 * before

@@ -12,6 +12,7 @@ from ..learner import Metrics, Objective
 from ..vae.reconstruct import reconstruct
 
 DrawClips = Callable[[int, int, random.Random], tuple[Tensor, Tensor]]  # (batch, frames, rng) -> clips, paths
+DrawCrops = Callable[["VAEStage", random.Random], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,27 @@ class VAEStage:
 
 
 def vae_objective(
-    vae: SliceVAE, draw_clips: DrawClips, stages: tuple[VAEStage, ...], kl_weight: float, seed: int
+    vae: SliceVAE, draw_crops: DrawCrops, stages: tuple[VAEStage, ...], kl_weight: float, seed: int
 ) -> Objective:
     """Reconstruct clips or crops of them; the network is convolutional, so a crop near the subject teaches most."""
 
     def objective(step: int) -> tuple[Tensor, Metrics]:
         stage = stage_at(step, stages)
         rng = random.Random(seed * 1_000_003 + step)
-        x, paths = draw_clips(stage.batch, stage.frames, rng)
-        result = reconstruct(vae, crop_near(x, paths, stage.crop, rng), kl_weight)
+        result = reconstruct(vae, draw_crops(stage, rng), kl_weight)
         return result.loss, {"psnr": result.psnr, "kl": result.kl}
 
     return objective
+
+
+def crops_of(draw_clips: DrawClips) -> DrawCrops:
+    """Windows of clips, near their subjects."""
+
+    def draw(stage: VAEStage, rng: random.Random) -> Tensor:
+        x, paths = draw_clips(stage.batch, stage.frames, rng)
+        return crop_near(x, paths, stage.crop, rng)
+
+    return draw
 
 
 def stage_at(step: int, stages: tuple[VAEStage, ...]) -> VAEStage:

@@ -29,7 +29,7 @@ from ..learner import Objective
 from ..loop import fit
 from ..training_plan import TrainingPlan
 from ..vae.reconstruct import encode_moments
-from .objective import DrawClips, VAEStage, vae_objective
+from .objective import DrawClips, VAEStage, crops_of, vae_objective
 from .shapes import FPS, FRAMES, SIZE, Scene, caption, render, split_scenes
 from .text_encoder import CaptionClassifier, caption_objective
 
@@ -101,7 +101,7 @@ def train_tiny_vae(run: Path, steps: int = 2200) -> None:
         VAEStage(from_step=steps * 80 // 100, batch=4, frames=FRAMES, crop=64),
     )
     plan = TrainingPlan(steps=steps, learning_rate=2e-3, warmup=100, ema=0.998, clip=1.0, seed=SEED)
-    fit(run / "vae", vae, vae_objective(vae, training_clips(), stages, 1e-3, SEED), plan)
+    fit(run / "vae", vae, vae_objective(vae, crops_of(training_clips()), stages, 1e-3, SEED), plan)
     write_safetensors(run / "vae.safetensors", copy_weights(vae))
 
 

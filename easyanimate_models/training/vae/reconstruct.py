@@ -40,8 +40,12 @@ def call(function: Callable, *arguments):
 
 
 def encode_moments(vae: VideoVAE, x: Tensor, each: Callable = call) -> tuple[Tensor, Tensor]:
-    """Mean and log variance of whole clips, slice by slice; `each(vae.moments, pixels)` gives those of a slice."""
-    parts = [each(vae.moments, x[:, :, s.start : s.stop]) for s in vae.plan.encode(x.shape[2])]
+    """Mean and log variance of whole clips, slice by slice; `each(vae.moments, pixels)` gives those of a slice.
+
+    Where slices remember those before, they share a cache.
+    """
+    cache: tuple[dict, ...] = ({},) if vae.plan.seamless else ()
+    parts = [each(vae.moments, x[:, :, s.start : s.stop], *cache) for s in vae.plan.encode(x.shape[2])]
     mean, logvar = zip(*parts, strict=True)
     return torch.cat(mean, dim=2), torch.cat(logvar, dim=2)
 

@@ -1,0 +1,184 @@
+"""The second built-in model, of V5.1's kind, trained from scratch: VAE, text tower, transformer on stills, on clips."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...dit.mmdit import MMDiT, MMDiTConfig
+from ...files.atomic import write_safetensors
+from ...latent_formats import CausalLatents
+from ...supported_models import DEFAULT_CFG, EasyAnimateV51
+from ...text_encoders.qwen2_vl import NAME, TOKENS
+from ...vae.cached_vae import CachedVAE
+from ...vae.slice_vae import SliceVAEConfig
+from ..denoiser.diffusion import NoiseWeights, prediction_of
+from ..denoiser.objective import DrawBatch, ObjectiveSettings, denoising_objective
+from ..export import WEIGHTS, write_component
+from ..initialize import reset_parameters
+from ..loop import fit
+from ..training_plan import TrainingPlan
+from .objective import DrawCrops, VAEStage, vae_objective
+from .scene_clips import FRAMES, SIZE, render
+from .scene_latents import SceneBatches, SceneLatents, encode_shards
+from .scenes import draw_scene, split_things
+from .text_tower import SIZES, CaptionReader, Vocabulary, new_tower, reading_objective
+from .tiny import OPS, copy_weights, read_tensors, set_latent_scale
+
+SEED = 0
+CFG = 3.0
+VAE = SliceVAEConfig(
+    channels=(16, 32, 48, 48),
+    layers=1,
+    latent_channels=16,
+    norm_groups=4,
+    scaling_factor=1.0,
+    norm="frame",
+    attention=None,
+)
+DIT = MMDiTConfig(
+    in_channels=16,
+    latent_channels=16,
+    width=192,
+    depth=6,
+    mmdit_layers=2,
+    heads=6,
+    caption_channels=SIZES["hidden_size"],
+    caption_channels_2=None,
+    text_norm=True,
+    timestep_channels=64,
+    eps=1e-5,
+    patch=2,
+)
+KL_WEIGHT = 1e-3
+SHARDS = 64  # of encoded clips
+SHORT_TEXT = 64  # tokens that most steps see, since the rest is padding; the last stage sees all
+LEVELS = NoiseWeights(power=0.0)
+DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES}
+
+
+def training_crops() -> DrawCrops:
+    """Windows of clips whose objects are not held out."""
+    things = split_things()[0]
+
+    def draw(stage: VAEStage, rng: random.Random) -> Tensor:
+        scenes = [draw_scene(things, rng) for _ in range(stage.batch)]
+        return render(scenes, rng, stage.frames, stage.crop)[0]
+
+    return draw
+
+
+def train_vae(run: Path, steps: int = 1600) -> None:
+    """Stills first, then short crops, then whole frames, since norms are over frames."""
+    torch.manual_seed(SEED)
+    vae = reset_parameters(CachedVAE(VAE, **OPS))
+    stages = (
+        VAEStage(from_step=0, batch=16, frames=1, crop=64),
+        VAEStage(from_step=steps * 12 // 100, batch=6, frames=5, crop=48),
+        VAEStage(from_step=steps * 62 // 100, batch=3, frames=9, crop=64),
+        VAEStage(from_step=steps * 86 // 100, batch=1, frames=9, crop=SIZE),
+    )
+    plan = TrainingPlan(steps, 2e-3, 50, 0.995, 1.0, SEED, precision="auto")
+    fit(run / "vae", vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, SEED), plan)
+    write_safetensors(run / "vae.safetensors", copy_weights(vae))
+
+
+def train_text(run: Path, steps: int = 500, batch: int = 64) -> None:
+    """The text tower, by reading captions."""
+    torch.manual_seed(SEED)
+    vocabulary = Vocabulary()
+    reader = CaptionReader(new_tower(vocabulary))
+    objective = reading_objective(reader, vocabulary, split_things()[0], batch, SEED)
+    fit(run / "text", reader, objective, TrainingPlan(steps, 3e-3, 50, 0.99, 1.0, SEED))
+    write_safetensors(run / "text.safetensors", copy_weights(reader.tower))
+
+
+def encode_latents(run: Path, count: int = SHARDS) -> None:
+    """The latents of clips, shard by shard; more can be added later."""
+    encode_shards(run / "latents", _trained_vae(run), split_things()[0], count, SEED + 1)
+
+
+def train_stills(run: Path, steps: int = 3000, batch: int = 64) -> None:
+    """What things look like: the transformer on first frames, a seventh of the tokens of clips."""
+    torch.manual_seed(SEED)
+    dit = reset_parameters(MMDiT(DIT, **OPS))
+    dit.initialize_weights()
+    plan = TrainingPlan(steps, 1e-3, 100, 0.999, 1.0, SEED, precision="auto")
+    _train_dit(run, "stills", dit, _batches(run).stills(batch, SHORT_TEXT), plan)
+
+
+def train_videos(run: Path, steps: int = 8000, batch: int = 16) -> None:
+    """The transformer on clips."""
+    plan = TrainingPlan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7, precision="auto")
+    _train_dit(run, "videos", _dit(run, "stills"), _batches(run).videos(batch, SHORT_TEXT), plan)
+
+
+def fine_tune(run: Path, steps: int = 1000, batch: int = 16) -> None:
+    """The same with all rows of text, as many as a prompt has for the text encoder."""
+    plan = TrainingPlan(steps, 5e-4, 50, 0.998, 1.0, SEED + 11, precision="auto")
+    _train_dit(run, "fine_tune", _dit(run, "videos"), _batches(run).videos(batch, TOKENS), plan)
+
+
+def _train_dit(run: Path, name: str, dit: MMDiT, draw_batch: DrawBatch, plan: TrainingPlan) -> None:
+    settings = ObjectiveSettings(LEVELS, checkpointing=False)
+    objective = denoising_objective(dit, draw_batch, prediction_of(EasyAnimateV51), settings, plan.seed)
+    fit(run / name, dit, objective, plan)
+    write_safetensors(run / f"{name}.safetensors", copy_weights(dit))
+
+
+def _dit(run: Path, stage: str) -> MMDiT:
+    """The transformer as a stage left it."""
+    dit = MMDiT(DIT, **OPS)
+    dit.load_state_dict(read_tensors(run / f"{stage}.safetensors"))
+    return dit
+
+
+def _batches(run: Path) -> SceneBatches:
+    vocabulary = Vocabulary()
+    tower = new_tower(vocabulary)
+    tower.load_state_dict(read_tensors(run / "text.safetensors"))
+    return SceneBatches(SceneLatents(run / "latents"), vocabulary, tower.eval())
+
+
+def _trained_vae(run: Path) -> CachedVAE:
+    vae = CachedVAE(VAE, **OPS)
+    vae.load_state_dict(read_tensors(run / "vae.safetensors"))
+    return vae.eval()
+
+
+def export(run: Path, folder: Path | None = None) -> None:
+    """The trained weights as a release folder, the latents at V5.1's own scale; by default into the run."""
+    folder = folder or run / "model"
+    clips, scale = SceneLatents(run / "latents"), CausalLatents.scale_factor
+    vae, vocabulary = _trained_vae(run), Vocabulary()
+    set_latent_scale(vae, clips.mean, clips.deviation * scale)
+    tower = read_tensors(run / "text.safetensors")
+    words = "model.embed_tokens.weight"
+    tower[words] = vocabulary.whole(tower[words])
+    vae_config = EasyAnimateV51.vae_config_json(replace(VAE, scaling_factor=scale)) | DEFAULT_VIDEO
+    components = {
+        "transformer": (
+            EasyAnimateV51.config_json(DIT) | {DEFAULT_CFG: CFG},
+            read_tensors(run / "fine_tune.safetensors"),
+        ),
+        "vae": (vae_config, copy_weights(vae)),
+        "text_encoder": ({"model_type": NAME, **SIZES}, tower),
+    }
+    for name, (config, weights) in components.items():
+        dtype = torch.float16 if name == "vae" else torch.bfloat16
+        file = "model.safetensors" if name == "text_encoder" else WEIGHTS
+        write_component(folder / name, config, {k: v.to(dtype) for k, v in weights.items()}, file).chmod(0o644)
+
+
+STAGES: dict[str, Callable[[Path], None]] = {
+    "vae": train_vae,
+    "text": train_text,
+    "latents": encode_latents,
+    "stills": train_stills,
+    "videos": train_videos,
+    "fine_tune": fine_tune,
+    "export": export,
+}
