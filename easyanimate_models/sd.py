@@ -39,7 +39,7 @@ from .names.pixart import control_with_our_names
 from .sampling.guard import guarded
 from .supported_models import Release
 from .text_encoders.bert_mt5 import SPIECE, BertMT5TextEncoder
-from .text_encoders.qwen2_vl import INDEX, Qwen2VLTextEncoder
+from .text_encoders.qwen2_vl import INDEX, WORDS, Qwen2VLTextEncoder, taught_tokens
 from .text_encoders.t5 import T5TextEncoder
 from .vae.host_vae import HostVAE
 
@@ -244,7 +244,8 @@ def _with_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
 def _one_text_encoder(checkpoint: Checkpoint, padding_positions: str) -> T5TextEncoder | Qwen2VLTextEncoder:
     encoder = model_detection.detect_text_encoder(checkpoint)
     if isinstance(encoder, Qwen2VLTextEncoder):
-        return replace(encoder, padding_positions=padding_positions)
+        taught = taught_tokens(checkpoint.tensors[WORDS])
+        return replace(encoder, padding_positions=padding_positions, taught=taught)
     return encoder
 
 

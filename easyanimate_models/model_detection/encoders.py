@@ -13,7 +13,7 @@ from ..files.checkpoint import Checkpoint, CheckpointError, describe, number_in,
 from ..files.messages import shorten
 from ..text_encoders.bert_mt5 import RULES, SPIECE, BertMT5TextEncoder, PromptRules
 from ..text_encoders.prompt import ENCODED_FOR
-from ..text_encoders.qwen2_vl import HEAD_DIM, Qwen2VLTextEncoder
+from ..text_encoders.qwen2_vl import HEAD_DIM, WORDS, Qwen2VLTextEncoder
 from ..text_encoders.t5 import T5TextEncoder
 from .motion_dit import RELEASED_HEADS
 from .probes import HEADS, Detector, count, require_claim, require_division
@@ -143,7 +143,7 @@ T5 = Detector(((T5_BIAS, 2), (T5_GATED, 2)), detect_t5, _with_one_vocabulary)
 def detect_qwen2_vl(checkpoint: Checkpoint) -> Qwen2VLTextEncoder:
     """The sizes of Qwen2-VL's text tower by its tensors."""
     _require_qwen2_vl(checkpoint)
-    words, width = shape_of(checkpoint, "model.embed_tokens.weight", 2)
+    words, width = shape_of(checkpoint, WORDS, 2)
     queries = shape_of(checkpoint, QWEN_BIAS, 1)[0]
     keys = shape_of(checkpoint, "model.layers.0.self_attn.k_proj.bias", 1)[0]
     if queries % HEAD_DIM or keys % HEAD_DIM:

@@ -6,7 +6,7 @@ token, seeing the prompt only, at a position of its own.
 
 import logging
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
@@ -30,6 +30,9 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 NAME = "qwen2_vl"
 INDEX, ONE = "index", "one"
 PADDING_POSITIONS = (INDEX, ONE)
+WORDS = "model.embed_tokens.weight"
+TAUGHT = "taught"  # to the tokenizer: whether each token has an embedding, where some have none
+FIRST = 8  # tokens, punctuation marks; a text encoder of few words lacks some
 
 
 class Qwen2VLTokenizer(comfy.text_encoders.qwen_image.Qwen25_7BVLITokenizer):
@@ -43,6 +46,7 @@ class Qwen2VLTokenizer(comfy.text_encoders.qwen_image.Qwen25_7BVLITokenizer):
         self.embedding_directory = embedding_directory
         self.min_length = TOKENS
         self.before, self.after = (len(self.tokenizer(text)["input_ids"]) for text in (BEFORE, AFTER))
+        self.taught: Tensor | None = (tokenizer_data or {}).get(TAUGHT)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> list[Row]:
         row = self._row(text, return_word_ids, **kwargs)
@@ -59,11 +63,20 @@ class Qwen2VLTokenizer(comfy.text_encoders.qwen_image.Qwen25_7BVLITokenizer):
         return super().tokenize_with_weights(f"{BEFORE}{text}{AFTER}", return_word_ids, **kwargs)[0]
 
     def _notes(self, row: Row) -> list[str]:
-        end = len(row) - self.after
-        if end <= TOKENS:
+        end, notes = len(row) - self.after, self._unknown_words(row)
+        if end > TOKENS:
+            lost = self.tokenizer.decode(ids_of(row[TOKENS:end]), skip_special_tokens=True)
+            notes.append(too_long(end - self.before, TOKENS - self.before, lost))
+        return notes
+
+    def _unknown_words(self, row: Row) -> list[str]:
+        """The pieces of a prompt that a small text encoder has no embedding for."""
+        if self.taught is None:
             return []
-        lost = self.tokenizer.decode(ids_of(row[TOKENS:end]), skip_special_tokens=True)
-        return [too_long(end - self.before, TOKENS - self.before, lost)]
+        ids = [token for token in ids_of(row) if not self.taught[token]]
+        words = dict.fromkeys(self.tokenizer.decode([token]).strip() for token in ids)
+        listed = ", ".join(word for word in words if word)
+        return [f"This text encoder was not taught these words and ignores them: {listed}"] if listed else []
 
 
 class EasyAnimateQwen2VLTokenizer(sd1_clip.SD1Tokenizer):
@@ -128,17 +141,32 @@ class Qwen2VLEncoder(sd1_clip.SDClipModel):
         )
 
 
+def taught_tokens(words: Tensor) -> Tensor | None:
+    """Which tokens have an embedding among `words` `[N, C]`: None for all; those of others are zero."""
+    if words[:FIRST].float().any(1).all():
+        return None
+    return words.float().any(1)
+
+
 @dataclass(frozen=True)
 class Qwen2VLTextEncoder:
-    """A text tower of these sizes (by the names in its config.json), to be loaded as the host's CLIP."""
+    """A text tower of these sizes (by the names in its config.json), to be loaded as the host's CLIP.
+
+    `taught` is of `taught_tokens`.
+    """
 
     sizes: dict[str, int]
     padding_positions: str = INDEX
+    taught: Tensor | None = None
     name = "Qwen2-VL text encoder"
     precisions = "bf16"  # of its files that every host reads
     ignored = ("visual.", "lm_head.")
     tokenizer = EasyAnimateQwen2VLTokenizer
-    tokenizer_data: ClassVar[dict] = {}
+
+    @property
+    def tokenizer_data(self) -> dict:
+        """What the tokenizer is told of the weights."""
+        return {} if self.taught is None else {TAUGHT: self.taught}
 
     def skeletons(self) -> list[torch.nn.Module]:
         """The text tower without memory behind its weights, to compare a file with."""
