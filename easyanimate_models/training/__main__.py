@@ -1,7 +1,8 @@
 """`python -m easyanimate_models.training RECIPE.toml`: train as a recipe says.
 
 `… RUN_FOLDER [STAGE ...]`: train the built-in tiny model. All stages run in order unless some are named; `restore
-latents fine_tune export` trains the shipped weights further. Both resume where they stopped.
+latents fine_tune export` trains the shipped weights further. `… RUN_FOLDER v51 [STAGE ...]`: a second one, of V5.1's
+kind. All of it resumes where it stopped.
 """
 
 import logging
@@ -26,13 +27,14 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 def train_tiny_model(run: Path, names: list[str]) -> None:
-    """The named stages of the built-in model, or all of them."""
-    from .toy.tiny import STAGES, restore
-    from .toy.tiny_variants import VARIANTS
+    """The named stages of a built-in model, or all of them."""
+    from .toy.stages import chosen_stages
 
-    stages = {**STAGES, **VARIANTS}
-    for name in names or stages:
-        stage = restore if name == "restore" else stages[name]
+    try:
+        stages = chosen_stages(names)
+    except ValueError as error:
+        sys.exit(str(error))
+    for stage in stages:
         stage(run)
 
 

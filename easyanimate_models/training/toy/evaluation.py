@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...conditioning.inpainting import inpaint_latents
-from ...latent_formats import SliceLatents
 from ...sd import load_text_encoder, load_transformer, load_vae
 from ...vae.video_sizes import latent_size
 from ..samples import conditioning, sample_latents
 from ..vae.reconstruct import psnr
 from .inpainting import all_but
 from .judging import score
-from .shapes import FRAMES, SIZE, Scene, caption, from_anywhere, render, split_scenes
+from .shapes import FRAMES, Scene, caption, from_anywhere, render, split_scenes
 from .tiny import CFG
 
 
@@ -51,12 +50,12 @@ def generate(
     """
     model = load_transformer(folder if given is None else folder / "transformer_inp")
     clip, vae = load_text_encoder(folder), load_vae(folder)
-    size = latent_size(SIZE, SIZE, FRAMES)
+    size = latent_size(vae.video.width, vae.video.height, vae.video.length, vae.plan)
     videos = []
     for start in range(0, len(prompts), batch):
         texts = prompts[start : start + batch]
         extra = {} if given is None else {"concat_latent_image": given[start : start + batch]}
-        empty = torch.zeros([len(texts), SliceLatents.latent_channels, *size])
+        empty = torch.zeros([len(texts), vae.latent_channels, *size])
         prompts_and_empty = conditioning(clip, texts, extra), conditioning(clip, [""] * len(texts), extra)
         videos.append(vae.decode(sample_latents(model, prompts_and_empty, empty, settings, seed + start)))
     return torch.cat(videos)

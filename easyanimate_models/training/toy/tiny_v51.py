@@ -1,5 +1,7 @@
 """The second built-in model, of V5.1's kind, trained from scratch: VAE, text tower, transformer on stills, on clips."""
 
+import json
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...dit.mmdit import MMDiT, MMDiTConfig
-from ...files.atomic import write_safetensors
+from ...files.atomic import write_safetensors, write_text
 from ...latent_formats import CausalLatents
 from ...supported_models import DEFAULT_CFG, EasyAnimateV51
-from ...text_encoders.qwen2_vl import NAME, TOKENS
+from ...text_encoders.qwen2_vl import NAME, TOKENS, WORDS
 from ...vae.cached_vae import CachedVAE
 from ...vae.slice_vae import SliceVAEConfig
 from ..denoiser.diffusion import NoiseWeights, prediction_of
@@ -21,8 +23,10 @@ from ..export import WEIGHTS, write_component
 from ..initialize import reset_parameters
 from ..loop import fit
 from ..training_plan import TrainingPlan
+from .evaluation import Settings
 from .objective import DrawCrops, VAEStage, vae_objective
 from .scene_clips import FRAMES, SIZE, render
+from .scene_evaluation import evaluate_scenes
 from .scene_latents import SceneBatches, SceneLatents, encode_shards
 from .scenes import draw_scene, split_things
 from .text_tower import SIZES, CaptionReader, Vocabulary, new_tower, reading_objective
@@ -156,8 +160,7 @@ def export(run: Path, folder: Path | None = None) -> None:
     vae, vocabulary = _trained_vae(run), Vocabulary()
     set_latent_scale(vae, clips.mean, clips.deviation * scale)
     tower = read_tensors(run / "text.safetensors")
-    words = "model.embed_tokens.weight"
-    tower[words] = vocabulary.whole(tower[words])
+    tower[WORDS] = vocabulary.whole(tower[WORDS])
     vae_config = EasyAnimateV51.vae_config_json(replace(VAE, scaling_factor=scale)) | DEFAULT_VIDEO
     components = {
         "transformer": (
@@ -173,6 +176,13 @@ def export(run: Path, folder: Path | None = None) -> None:
         write_component(folder / name, config, {k: v.to(dtype) for k, v in weights.items()}, file).chmod(0o644)
 
 
+def evaluate(run: Path, count: int = 100) -> None:
+    """Log how well the exported model follows prompts of held-out objects, and how well its VAE keeps their clips."""
+    result = evaluate_scenes(run / "model", run / "held_out.png", count, Settings(cfg=CFG))
+    write_text(run / "held_out.json", json.dumps(result, indent=2) + "\n")
+    logging.info("%s", result)
+
+
 STAGES: dict[str, Callable[[Path], None]] = {
     "vae": train_vae,
     "text": train_text,
@@ -181,4 +191,5 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "videos": train_videos,
     "fine_tune": fine_tune,
     "export": export,
+    "evaluate": evaluate,
 }

@@ -1,0 +1,146 @@
+"""The second built-in model's training at toy size: every stage, its files, and what a text tower knows."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from support.pack import part
+
+scenes = part("easyanimate_models.training.toy.scenes")
+scene_clips = part("easyanimate_models.training.toy.scene_clips")
+scene_evaluation = part("easyanimate_models.training.toy.scene_evaluation")
+scene_latents = part("easyanimate_models.training.toy.scene_latents")
+text_tower = part("easyanimate_models.training.toy.text_tower")
+tiny_v51 = part("easyanimate_models.training.toy.tiny_v51")
+evaluation = part("easyanimate_models.training.toy.evaluation")
+sd = part("easyanimate_models.sd")
+prompt = part("easyanimate_models.text_encoders.prompt")
+stages = part("easyanimate_models.training.toy.stages")
+tiny = part("easyanimate_models.training.toy.tiny")
+read_tensors = tiny.read_tensors
+SMALL_VAE = replace(tiny_v51.VAE, channels=(4, 4, 8, 8))
+SMALL_DIT = replace(tiny_v51.DIT, width=32, depth=2, heads=2)
+KNOWN = "A red ball moves left, the camera is still."
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return text_tower.Vocabulary()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder in which every stage has taken a step or two."""
+    folder = tmp_path_factory.mktemp("tiny_v51")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_v51, "VAE", SMALL_VAE)
+        patch.setattr(tiny_v51, "DIT", SMALL_DIT)
+        patch.setattr(scene_latents, "SHARD", 2)
+        patch.setattr(scene_evaluation, "RECONSTRUCTED", 1)
+        tiny_v51.train_vae(folder, steps=1)
+        tiny_v51.train_text(folder, steps=2, batch=4)
+        tiny_v51.encode_latents(folder, count=1)
+        tiny_v51.train_stills(folder, steps=1, batch=2)
+        tiny_v51.train_videos(folder, steps=1, batch=1)
+        tiny_v51.fine_tune(folder, steps=1, batch=1)
+        tiny_v51.export(folder)
+        yield folder
+
+
+def test_the_loaders_read_what_it_writes(run):
+    model, vae = sd.load_transformer(run / "model"), sd.load_vae(run / "model")
+    assert type(model.model.model_config).__name__ == "EasyAnimateV51"
+    assert model.model.diffusion_model.config == SMALL_DIT
+    assert model.model.model_config.cfg == tiny_v51.CFG
+    assert (vae.video.width, vae.video.height, vae.video.length) == (128, 128, 25)
+    trained, loaded = read_tensors(run / "fine_tune.safetensors"), model.model.diffusion_model.state_dict()
+    assert all(torch.equal(loaded[name].bfloat16(), tensor.bfloat16()) for name, tensor in trained.items())
+
+
+def test_its_text_encoder_gives_what_the_transformer_was_trained_on(run, vocabulary):
+    tower = text_tower.new_tower(vocabulary)
+    tower.load_state_dict({k: v.bfloat16().float() for k, v in read_tensors(run / "text.safetensors").items()})
+    trained = text_tower.encode(tower, *vocabulary([KNOWN]))
+    clip = sd.load_text_encoder(run / "model")
+    context, options = prompt.encode_prompt(clip, [KNOWN])[0]
+    assert context.shape == (1, 256, text_tower.SIZES["hidden_size"])
+    torch.testing.assert_close(context.float(), trained.detach(), atol=2e-2, rtol=2e-2)
+    assert torch.equal(options["attention_mask"], vocabulary([KNOWN])[1])
+
+
+def test_its_latents_have_the_scale_that_the_transformer_was_trained_on(run):
+    rng = random.Random((tiny_v51.SEED + 1) * 1_000_003)
+    shown = [scenes.draw_scene(scenes.split_things()[0], rng) for _ in range(2)]
+    pixels, _ = scene_clips.render(shown, rng)
+    clips, vae = scene_latents.SceneLatents(run / "latents"), sd.load_vae(run / "model")
+    assert clips.scenes == shown
+    encoded = vae.encode((pixels[0].movedim(0, -1) + 1) / 2)
+    scaled = sd.load_transformer(run / "model").model.process_latent_in(encoded)
+    assert float((scaled - clips.standardised([0], None)).square().mean().sqrt()) < 0.06
+    assert abs(float(clips.standardised([0, 1], None).std()) - 1) < 0.05
+
+
+def test_it_is_judged_on_objects_that_training_never_saw(run):
+    sheet = run / "sheet.png"
+    result = scene_evaluation.evaluate_scenes(run / "model", sheet, count=1, settings=evaluation.Settings(steps=1))
+    assert result["psnr"] > 0 and set(result) == {"psnr", *scene_evaluation.KINDS}
+    assert all(0 <= result["one"][name] <= 1 for name in ("colour", "motion", "shape", "objects", "camera"))
+    assert Image.open(sheet).height > 3 * 128
+    judged = [scene for kind in scene_evaluation.KINDS for scene in scene_evaluation.held_out_scenes(9, kind)]
+    assert {thing for scene in judged for thing in scene.things} <= set(scenes.split_things()[1])
+
+
+def test_encoding_goes_on_where_it_stopped(run, monkeypatch):
+    folder = run / "latents"
+    monkeypatch.setattr(scene_latents, "SHARD", 2)
+    before = (folder / "0000.safetensors").stat().st_mtime_ns
+    vae = tiny_v51._trained_vae(run)
+    scene_latents.encode_shards(folder, vae, scenes.split_things()[0], 2, seed=1)
+    assert (folder / "0000.safetensors").stat().st_mtime_ns == before
+    both = scene_latents.SceneLatents(folder)
+    assert len(both.scenes) == len(both.latents) == 4
+    assert torch.equal(both.mean, both.latents[:2].float().mean((0, 2, 3, 4)))
+
+
+def test_words_that_it_was_not_taught_are_nothing_to_it(run, vocabulary):
+    embeddings = read_tensors(run / "model" / "text_encoder" / "model.safetensors")["model.embed_tokens.weight"]
+    known = embeddings.abs().amax(1) > 0
+    assert set(known.nonzero()[:, 0].tolist()) == set(vocabulary.tokens.tolist())
+    rng = random.Random(5)
+    texts = [scenes.caption(scenes.draw_scene(scenes.split_things()[0], rng), rng) for _ in range(200)]
+    ids, _ = vocabulary(texts)
+    assert (ids != text_tower.UNKNOWN).all()
+    assert (vocabulary(["a red dragon"])[0] == text_tower.UNKNOWN).any()
+
+
+def test_a_phrase_is_judged_where_it_ends(vocabulary):
+    thing = scenes.Thing("orange", "star", "bounce")
+    text = "The orange star bounces up and down on a black background."
+    caption = scenes.Caption(text, (thing,), (text.index(" on"),), "black", "still", True)
+    wanted = text_tower.targets([caption], vocabulary, 60)
+    tokens = [token for token, *_ in vocabulary.tokenizer.tokenize_with_weights(text)[0]]
+    (place,) = (wanted["motion"][0] != text_tower.IGNORED).nonzero()[:, 0].tolist()
+    (behind,) = (wanted["background"][0] != text_tower.IGNORED).nonzero()[:, 0].tolist()
+    decode = vocabulary.tokenizer.tokenizer.decode
+    assert decode([tokens[place]]) == " down" and decode([tokens[behind]]) == "<|im_end|>"
+    assert wanted["motion"][0, place] == text_tower.CLASSES["motion"].index("bounce")
+    assert wanted["background"][0, behind] == text_tower.CLASSES["background"].index("black")
+
+
+def test_stages_are_chosen_by_name():
+    assert stages.chosen_stages(["v51"]) == list(tiny_v51.STAGES.values())
+    assert stages.chosen_stages(["v51", "text", "vae"]) == [tiny_v51.train_text, tiny_v51.train_vae]
+    assert stages.chosen_stages(["restore", "vae"]) == [tiny.restore, tiny.train_tiny_vae]
+    assert tiny.restore not in stages.chosen_stages([])
+    with pytest.raises(ValueError, match="no stage named restore; choose among vae, text, latents"):
+        stages.chosen_stages(["v51", "restore"])
+
+
+def test_a_prompt_is_told_which_words_its_text_encoder_was_not_taught(run):
+    clip = sd.load_text_encoder(run / "model")
+    assert prompt.lost_text(clip, KNOWN) == []
+    (note,) = prompt.lost_text(clip, "a red dragon flies, dragon!")
+    assert note.endswith("dragon, flies, !") and "not taught" in note
