@@ -70,11 +70,9 @@ def _regions(count: int, margin: tuple[float, float], rng: random.Random) -> lis
     if count == 1:
         return [(x, y, SIZE - x, SIZE - y)]
     half = SIZE / 2
-    halves = (
-        [(0, 0, half, SIZE), (half, 0, SIZE, SIZE)]
-        if rng.random() < 0.5
-        else [(0, 0, SIZE, half), (0, half, SIZE, SIZE)]
-    )
+    columns: list[Region] = [(0, 0, half, SIZE), (half, 0, SIZE, SIZE)]
+    rows: list[Region] = [(0, 0, SIZE, half), (0, half, SIZE, SIZE)]
+    halves = columns if rng.random() < 0.5 else rows
     rng.shuffle(halves)
     return halves
 

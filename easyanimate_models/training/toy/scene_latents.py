@@ -12,7 +12,6 @@ from torch import Tensor
 from ...files.atomic import write_safetensors
 from ...vae.video_vae import VideoVAE
 from ..denoiser.objective import Batch, DrawBatch
-from ..precision import autocast
 from ..vae.reconstruct import encode_moments
 from .scene_clips import render
 from .scenes import Scene, Thing, caption, draw_scene
@@ -37,8 +36,7 @@ def encode_shards(folder: Path, vae: VideoVAE, things: list[Thing], count: int, 
         latents = []
         for start in range(0, SHARD, AT_ONCE):
             pixels, _ = render(scenes[start : start + AT_ONCE], rng)
-            with autocast("auto", pixels.device):
-                latents.append(encode_moments(vae, pixels)[0])
+            latents.append(encode_moments(vae, pixels)[0])
         rows = json.dumps([asdict(scene) for scene in scenes])
         write_safetensors(file, {"latents": torch.cat(latents).half()}, {SCENES: rows})
 
