@@ -8,7 +8,8 @@ python3 dev.py serve               ComfyUI with this pack, for wiring by hand
 python3 dev.py workflows           write workflows/*.json from tools/workflows; --pictures [NAME ...]: thumbnails too
 python3 dev.py words               write locales/en/nodeDefs.json and the tables of the help pages from the schemas
 python3 dev.py pictures            take the screenshots of the help pages and of the README again
-python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again (both resume)
+python3 dev.py train RECIPE.toml   train as a recipe says; FOLDER: the built-in tiny model again; FOLDER v51: another
+                                   one, of V5.1's kind (all resume)
 python3 dev.py data RECIPE.toml    footage into a data set to train on: split, filter, caption (resumes)
 python3 dev.py clips FOLDER [SET]  write toy clips with captions into a folder, to try training on: look (default),
                                    colour, shape, known, wider, word

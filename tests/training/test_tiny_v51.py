@@ -18,6 +18,8 @@ tiny_v51 = part("easyanimate_models.training.toy.tiny_v51")
 evaluation = part("easyanimate_models.training.toy.evaluation")
 sd = part("easyanimate_models.sd")
 prompt = part("easyanimate_models.text_encoders.prompt")
+initialize = part("easyanimate_models.training.initialize")
+mmdit = part("easyanimate_models.dit.mmdit")
 stages = part("easyanimate_models.training.toy.stages")
 tiny = part("easyanimate_models.training.toy.tiny")
 read_tensors = tiny.read_tensors
@@ -144,3 +146,15 @@ def test_a_prompt_is_told_which_words_its_text_encoder_was_not_taught(run):
     assert prompt.lost_text(clip, KNOWN) == []
     (note,) = prompt.lost_text(clip, "a red dragon flies, dragon!")
     assert note.endswith("dragon, flies, !") and "not taught" in note
+
+
+def test_a_transformer_from_scratch_begins_with_blocks_that_change_nothing():
+    torch.manual_seed(0)
+    network = initialize.reset_parameters(mmdit.MMDiT(SMALL_DIT, **tiny.OPS))
+    network.initialize_weights()
+    tokens = {"img": torch.randn(1, 12, 32), "txt": torch.randn(1, 3, 32)}
+    place = network.positions(1, 3, 4, {}, None)
+    img, txt = network.transformer_blocks[0](tokens["img"].clone(), tokens["txt"], torch.randn(1, 64), place, {})
+    assert torch.equal(img, tokens["img"]) and torch.equal(txt, tokens["txt"])
+    out = network(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), torch.randn(1, 3, 24))
+    assert out.shape == (1, 16, 2, 4, 4) and not out.any()
