@@ -59,7 +59,7 @@ DIT = MMDiTConfig(
 )
 KL_WEIGHT = 1e-3
 SHARDS = 64  # of encoded clips
-SHORT_TEXT = 64  # tokens that most steps see, since the rest is padding; the last stage sees all
+SHORT_TEXT = 48  # tokens that most steps see, since the rest is padding; the last stage sees all
 LEVELS = NoiseWeights(power=0.0)
 DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES}
 
