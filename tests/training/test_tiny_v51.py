@@ -57,7 +57,7 @@ def test_the_loaders_read_what_it_writes(run):
     assert type(model.model.model_config).__name__ == "EasyAnimateV51"
     assert model.model.diffusion_model.config == SMALL_DIT
     assert model.model.model_config.cfg == tiny_v51.CFG
-    assert (vae.video.width, vae.video.height, vae.video.length) == (128, 128, 25)
+    assert (vae.video.width, vae.video.height, vae.video.length, vae.video.fps) == (128, 128, 25, 12)
     trained, loaded = read_tensors(run / "fine_tune.safetensors"), model.model.diffusion_model.state_dict()
     assert all(torch.equal(loaded[name].bfloat16(), tensor.bfloat16()) for name, tensor in trained.items())
 

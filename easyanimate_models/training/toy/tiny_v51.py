@@ -29,6 +29,7 @@ from .scene_clips import FRAMES, SIZE, render
 from .scene_evaluation import evaluate_scenes
 from .scene_latents import SceneBatches, SceneLatents, encode_shards
 from .scenes import draw_scene, split_things
+from .shapes import FPS
 from .text_tower import SIZES, CaptionReader, Vocabulary, new_tower, reading_objective
 from .tiny import OPS, copy_weights, memory_format, read_tensors, set_latent_scale
 
@@ -61,7 +62,7 @@ KL_WEIGHT = 1e-3
 SHARDS = 64  # of encoded clips
 SHORT_TEXT = 48  # tokens that most steps see, since the rest is padding; the last stage sees all
 LEVELS = NoiseWeights(power=0.0)
-DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES}
+DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES, "default_fps": FPS}
 
 
 def training_crops() -> DrawCrops:
