@@ -58,7 +58,7 @@ class SceneLatents:
 
 
 def _read_shard(file: Path) -> tuple[Tensor, list[Scene]]:
-    with safe_open(file, "pt") as shard:
+    with safe_open(file, "pt", device=str(torch.get_default_device())) as shard:
         rows = json.loads(shard.metadata()[SCENES])
         scenes = [Scene(tuple(Thing(**thing) for thing in row.pop("things")), **row) for row in rows]
         return shard.get_tensor("latents"), scenes

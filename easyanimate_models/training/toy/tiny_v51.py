@@ -182,7 +182,8 @@ def export(run: Path, folder: Path | None = None) -> None:
 
 def evaluate(run: Path, count: int = 100) -> None:
     """Log how well the exported model follows prompts of held-out objects, and how well its VAE keeps their clips."""
-    result = evaluate_scenes(run / "model", run / "held_out.png", count, Settings(cfg=CFG))
+    with torch.device("cpu"):  # where the host puts videos
+        result = evaluate_scenes(run / "model", run / "held_out.png", count, Settings(cfg=CFG))
     write_text(run / "held_out.json", json.dumps(result, indent=2) + "\n")
     logging.info("%s", result)
 
