@@ -70,7 +70,6 @@ make_accelerator = loop.make_accelerator
 
 def train(folder: Path) -> None:
     """One of the processes."""
-    loop.LOG_EVERY = 1
     if "RANK" in os.environ:
         loop.make_accelerator = shared_out
     network = stack()

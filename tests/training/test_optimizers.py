@@ -43,13 +43,8 @@ def trained(folder, plan, stop_at: int | None = None) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-@pytest.fixture
-def every_step(monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
-
-
 @pytest.mark.parametrize("name", RATES)
-def test_an_optimizer_learns_and_resumes_bit_by_bit(name, tmp_path, every_step):
+def test_an_optimizer_learns_and_resumes_bit_by_bit(name, tmp_path):
     settings = plan(optimizer=name, learning_rate=RATES[name], weight_decay=0.1)
     whole = trained(tmp_path / "whole", settings)
     losses = [float(row["loss"]) for row in journal.read_log(tmp_path / "whole" / "log.csv")]
@@ -59,7 +54,7 @@ def test_an_optimizer_learns_and_resumes_bit_by_bit(name, tmp_path, every_step):
     assert torch.equal(trained(tmp_path / "stopped", settings), whole)
 
 
-def test_prodigy_finds_its_rate_and_the_log_says_which(tmp_path, every_step):
+def test_prodigy_finds_its_rate_and_the_log_says_which(tmp_path):
     trained(tmp_path, plan(optimizer="prodigy", learning_rate=1.0, schedule="constant", steps=60))
     rates = [float(row["rate"]) for row in journal.read_log(tmp_path / "log.csv")]
     assert rates[0] < 1e-5 and rates[-1] > 100 * rates[0]
