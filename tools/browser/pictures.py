@@ -13,7 +13,7 @@ from .front_end import FrontEnd
 
 NODES = ROOT / "web" / "docs" / "pictures"
 README = ROOT / "docs" / "pictures"
-WINDOW = {"width": 1600, "height": 800}
+WINDOW, TALL = {"width": 1600, "height": 800}, {"width": 1600, "height": 1400}  # the other for the longest node
 BADGE, MARGIN = 30, 12  # pixels; the badge above a node names its pack
 HELP_PAGE = "EasyAnimateSampler"
 VALUES = {  # what users may have there, instead of what happens to lie on this machine
@@ -27,8 +27,10 @@ VALUES = {  # what users may have there, instead of what happens to lie on this 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with front_end.opened(viewport=WINDOW) as window:
+        window.page.set_viewport_size(TALL)
         for kind in comfyui.our_nodes(window.port):
             take_node(window, kind)
+        window.page.set_viewport_size(WINDOW)
         take_templates(window)
         take_graph(window)
         take_help(window)
