@@ -76,10 +76,10 @@ def test_a_template_opens_by_a_click_and_its_video_plays(front_end, workflow):
 
 def test_in_nodes_2_no_node_covers_another(front_end):
     with front_end.second_window(VueNodes_Enabled=True) as window:
-        for name in reversed(WORKFLOWS):  # the tiny model's comes last
-            window.open(FOLDER / f"{name}.json")
+        for workflow in reversed(WORKFLOWS.values()):  # the tiny model's comes last
+            window.open(FOLDER / f"{workflow.name}.json")
             window.page.locator("[data-node-id]").first.wait_for()
-            assert window.overlaps() == [], name
+            assert window.overlaps() == [], workflow.name
         assert window.run()["state"] == "success"
         assert window.overlaps() == []
         assert window.errors == []
@@ -90,7 +90,7 @@ def test_a_model_that_is_missing_is_offered_for_download(front_end):
     transformer, vae = (named[name] for name in (f"{files.V51}.safetensors", files.V51_VAE))
     with missing(transformer, vae), front_end.second_window() as window:
         window.page.route("https://huggingface.co/**", lambda route: route.fulfill(headers=FOUND))
-        window.open(FOLDER / "v51_text_to_video.json")
+        window.open(FOLDER / f"{WORKFLOWS['v51_text_to_video'].name}.json")
         listed = window.missing_models()
         for model in (transformer, vae):
             expect(listed.get_by_text(model.name).first).to_be_visible()
@@ -191,7 +191,7 @@ def test_nodes_and_pages_speak_the_language(front_end, language):
 def test_groups_and_notes_of_a_template_speak_the_language(front_end):
     path = FOLDER / f"{WORKFLOWS['text_to_video'].name}.json"
     words = json.loads(path.read_text(encoding="utf-8"))["extra"]["easyanimate"]["ja"]
-    with front_end.in_language("ja") as window:
+    with front_end.second_window(Locale="ja") as window:
         window.open(path)
         groups, extra, notes = window.page.evaluate(
             """() => [app.graph._groups.map(({title}) => title), app.graph.extra,
