@@ -25,6 +25,7 @@ SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a seco
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
+    "Comfy.VueNodes.Enabled": False,  # Nodes 2.0
     "LiteGraph.Canvas.MaximumFps": 15,
 }
 NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
@@ -48,19 +49,25 @@ ALL_DRAWN = """(() => {
     && [...document.images].every(image => image.complete)
     && [...document.querySelectorAll('video')].every(video => video.readyState >= 1 || video.error)
 })()"""
-OVERLAPS = """() => {
-  const {scale} = app.canvas.ds, title = LiteGraph.NODE_TITLE_HEIGHT
-  const boxes = app.graph.nodes.map(node => {
+OVERLAPS = """async () => {
+  const title = LiteGraph.NODE_TITLE_HEIGHT
+  const boxOf = node => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`)  // in Nodes 2.0
-    const {x, y, width, height} = element?.getBoundingClientRect() ?? {}
-    return element
-      ? {node, left: x / scale, top: y / scale, right: (x + width) / scale, bottom: (y + height) / scale}
-      : {node, left: node.pos[0], top: node.pos[1] - title, right: node.pos[0] + node.size[0],
-         bottom: node.pos[1] + node.size[1]}
-  })
-  return boxes.flatMap((a, i) => boxes.slice(0, i)
+    if (element) return element.getBoundingClientRect().toJSON()
+    const [left, top] = node.pos, [width, height] = node.size
+    return {left, top: top - title, right: left + width, bottom: top + height}
+  }
+  const measure = () => app.graph.nodes.map(boxOf)
+  let before, boxes = measure()
+  if (document.querySelector('[data-node-id]')) do {  // it moves nodes apart after they are there
+    before = boxes
+    await new Promise(resolve => setTimeout(resolve, 250))
+    boxes = measure()
+  } while (JSON.stringify(before) !== JSON.stringify(boxes))
+  const named = app.graph.nodes.map(({type, id}, i) => ({name: `${type} ${id}`, ...boxes[i]}))
+  return named.flatMap((a, i) => named.slice(0, i)
     .filter(b => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
-    .map(b => `${b.node.type} ${b.node.id} and ${a.node.type} ${a.node.id}`))
+    .map(b => `${b.name} and ${a.name}`))
 }"""
 NO_DOWNLOADS = """() => {
   window.asked = []
@@ -123,15 +130,16 @@ class FrontEnd:
 
     @contextlib.contextmanager
     def second_window(self, **settings) -> Iterator["FrontEnd"]:
-        """A second window, with settings of its own; their names without `Comfy.`, and with _ for each dot."""
-        for name, value in settings.items():
-            self._set(f"Comfy.{name.replace('_', '.')}", value)
+        """A second window, with settings of its own: some of `SETTINGS`, without `Comfy.`, and with _ for each dot."""
+        changed = {f"Comfy.{name.replace('_', '.')}": value for name, value in settings.items()}
+        for name, value in changed.items():
+            self._set(name, value)
         try:
             with self.page.context.browser.new_page(viewport=SIZE) as page:
                 yield FrontEnd(page, self.port)
         finally:
-            for name in (f"Comfy.{name.replace('_', '.')}" for name in settings):
-                self._set(name, SETTINGS.get(name, False))
+            for name in changed:
+                self._set(name, SETTINGS[name])
 
     def _set(self, setting: str, value) -> None:
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
