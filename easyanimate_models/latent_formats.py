@@ -4,7 +4,8 @@ A latent carries the release that it is for: a wrong VAE or transformer is notic
 """
 
 import comfy.latent_formats
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 STAMP = "easyanimate_release"
 
@@ -19,6 +20,7 @@ class ImageLatents(comfy.latent_formats.LatentFormat):
     temporal_downscale_ratio = 1
     scale_factor = 0.18215
     taesd_decoder_name = None  # the image previewer would be handed a video
+    own_colours: dict = {}  # of previews, as its config.json says them
     latent_rgb_factors: list[list[float]] | None = [
         [0.3512, 0.2297, 0.3227],
         [0.3250, 0.4974, 0.2350],
@@ -70,6 +72,19 @@ def with_preview(latents: ImageLatents, factors: list[list[float]], bias: list[f
     """The same latents with preview colours of their own."""
     latents.latent_rgb_factors = factors
     latents.latent_rgb_factors_bias = bias
+    latents.own_colours = {"latent_rgb_factors": factors, "latent_rgb_bias": bias}
+    return latents
+
+
+def with_previewer(latents: ImageLatents, previewer: nn.Module) -> ImageLatents:
+    """The same latents whose previews a network makes: `[B, C, F, h, w]` -> `[B, 3, 1, h, w]`."""
+
+    def colours(samples: Tensor) -> Tensor:
+        return previewer.to(samples.device, torch.float32)(samples.float())
+
+    latents.latent_rgb_factors = torch.eye(3).tolist()
+    latents.latent_rgb_factors_bias = [0.0, 0.0, 0.0]
+    latents.latent_rgb_factors_reshape = colours
     return latents
 
 

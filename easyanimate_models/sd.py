@@ -18,14 +18,17 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from . import model_detection
 from .conditioning.pixart_control import PixArtControl
 from .dit.controlnet import ControlNet
 from .files.checkpoint import QUANTISATION, Checkpoint, CheckpointError, embed_config, read_checkpoint, require_fit
-from .files.release_folder import second_text_encoder, transformer_config, vocabulary
+from .files.model_files import TINY
+from .files.release_folder import PREVIEW, second_text_encoder, transformer_config, vae_colours, vocabulary
 from .host import clip_vision, clip_with_weights, is_dynamic, patcher_class, prepare_quantised, readable_quantisation
+from .latent_formats import with_previewer
 from .memory import return_when_gone
 from .model_detection.encoders import (
     detect_bert_mt5,
@@ -42,6 +45,8 @@ from .text_encoders.bert_mt5 import SPIECE, BertMT5TextEncoder
 from .text_encoders.qwen2_vl import INDEX, WORDS, Qwen2VLTextEncoder, taught_tokens
 from .text_encoders.t5 import T5TextEncoder
 from .vae.host_vae import HostVAE
+from .vae.previewer import FILE as PREVIEWER
+from .vae.previewer import built_previewer
 
 WEIGHT_DTYPES = {
     "default": None,
@@ -71,6 +76,8 @@ def load_transformer(
     checkpoint = read_transformer(path, motion_module)
     release = model_detection.detect_transformer(checkpoint)
     release.require_variant(checkpoint.path.name)
+    if TINY in (Path(path), *Path(path).parents):
+        with_previewer(release.latent_format, built_previewer(load_file(TINY / PREVIEWER)))
     weights = _fitting(release, checkpoint)
     tensors = prepare_quantised(release, weights, checkpoint.metadata)
     if tensors is None:
@@ -116,6 +123,8 @@ def read_transformer(path: str | Path, motion_module: str | Path | None = None) 
     """The tensors of a transformer under our names, a motion module file among them."""
     checkpoint = read_checkpoint(path, "transformer")
     checkpoint = model_detection.with_our_names(checkpoint, model_detection.TRANSFORMERS)
+    if PREVIEW[0] not in checkpoint.config:  # MODEL shows the previews, but its VAE knows the colours
+        checkpoint = replace(checkpoint, config={**checkpoint.config, **vae_colours(Path(path))})
     if motion_module is None:
         return checkpoint
     return with_motion_module(checkpoint, read_checkpoint(motion_module, "motion_module"))
@@ -167,6 +176,7 @@ def load_vae(path: str | Path) -> HostVAE:
         embedded["scaling_factor"] = config.scaling_factor
     if detected.video != release.video:
         embedded |= {f"default_{name}": value for name, value in asdict(detected.video).items()}
+    embedded |= {name: checkpoint.config[name] for name in PREVIEW if name in checkpoint.config}
     vae = HostVAE(release.vae(config), weights, release, embed_config(embedded))
     vae.video = detected.video
     return_when_gone(vae.first_stage_model)

@@ -140,9 +140,7 @@ class Release(comfy.supported_models_base.BASE):
     def _embedded_config(self) -> dict:
         """config.json of the transformer, with the preview colours and the cfg that its file brought."""
         config = type(self).config_json(self.config)
-        if getattr(self.latent_format, "latent_rgb_factors_bias", None):
-            config["latent_rgb_factors"] = self.latent_format.latent_rgb_factors
-            config["latent_rgb_bias"] = self.latent_format.latent_rgb_factors_bias
+        config |= getattr(self.latent_format, "own_colours", {})
         if self.cfg != type(self).cfg:
             config[DEFAULT_CFG] = self.cfg
         return config

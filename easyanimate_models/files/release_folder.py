@@ -1,4 +1,4 @@
-"""What lies around a text encoder in a release folder: the second one, its vocabulary, the transformer's config."""
+"""What lies around a component in a release folder: the second text encoder, its vocabulary, configs of others."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from torch import Tensor
 
 TEXT_ENCODER, TEXT_ENCODER_2 = "text_encoder", "text_encoder_2"
 VOCABULARY = "spiece.model"
+PREVIEW = ("latent_rgb_factors", "latent_rgb_bias")  # in the config.json of a VAE, or of its transformer
 
 
 def release_folder(path: Path) -> Path | None:
@@ -36,9 +37,22 @@ def vocabulary(path: Path) -> Tensor | None:
 def transformer_config(path: Path) -> dict:
     """config.json of the transformer in the release folder that the text encoder at `path` belongs to, or nothing."""
     release = release_folder(path)
-    file = release / "transformer" / "config.json" if release else None
+    return _config_in(release / "transformer") if release else {}
+
+
+def vae_colours(path: Path) -> dict:
+    """The preview colours of the VAE in the release folder that the transformer at `path` belongs to, or nothing."""
+    component = path if path.is_dir() else path.parent
+    release = path if (path / "vae").is_dir() else component.parent if component.name == "transformer" else None
+    config = _config_in(release / "vae") if release else {}
+    return {name: config[name] for name in PREVIEW if name in config}
+
+
+def _config_in(folder: Path) -> dict:
+    """The config.json of a component; nothing where there is none that can be read."""
+    file = folder / "config.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (ValueError, RecursionError):
         content = {}
     return content if isinstance(content, dict) else {}

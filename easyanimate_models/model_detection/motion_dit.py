@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from ..configs.motion_dit import motion_of
 from ..dit.motion_dit import LongSkips, MotionDiTConfig
 from ..dit.motion_module import MotionConfig
-from ..files.checkpoint import MOST, Checkpoint, CheckpointError, number_in, shape_of
+from ..files.checkpoint import Checkpoint, CheckpointError, number_in, shape_of
 from ..latent_formats import with_preview
 from ..names import pixart
 from ..names.motion_module import is_motion_file
 from ..supported_models import RELEASED_SKIPS, EasyAnimateV1, EasyAnimateV2, EasyAnimateV3, MotionRelease
-from .probes import HEADS, Detector, count, require_claim, require_division
+from .probes import HEADS, PREVIEW, Detector, count, preview_in, require_claim, require_division
 
 PATCHES, CAPTIONS = "pos_embed.proj.weight", "caption_projection.linear_1.weight"
 MOTION = "transformer_blocks.0.attn_temporal.temporal_transformer.proj_in.weight"
@@ -60,8 +60,8 @@ def detect(checkpoint: Checkpoint) -> MotionRelease:
             patch=facts.patch,
         )
     )
-    if "latent_rgb_factors" in config:
-        with_preview(detected.latent_format, *_preview(checkpoint))
+    if PREVIEW[0] in config:
+        with_preview(detected.latent_format, *preview_in(checkpoint))
     return detected
 
 
@@ -72,20 +72,6 @@ def require_whole(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path.name} is a motion module without its image transformer; choose the PixArt base as "
             "transformer and this file as motion_module."
         )
-
-
-def _preview(checkpoint: Checkpoint) -> tuple[list[list[float]], list[float]]:
-    """Red, green and blue of each latent channel, and what is added to them."""
-    factors, bias = (checkpoint.config.get(name) for name in ("latent_rgb_factors", "latent_rgb_bias"))
-    rows = [bias, *factors] if isinstance(factors, list) else []
-    triples = [row for row in rows if isinstance(row, list) and len(row) == 3]
-    numbers = all(type(colour) in (int, float) and abs(colour) < MOST for row in triples for colour in row)
-    if not numbers or not len(triples) == len(rows) == 5:
-        raise CheckpointError(
-            f"The latent_rgb_factors and latent_rgb_bias of {checkpoint.path.name} are not valid preview colours; "
-            "remove both from its config.json."
-        )
-    return triples[1:], triples[0]
 
 
 def _release_and_motion(checkpoint: Checkpoint, facts: _Facts) -> tuple[type[MotionRelease], tuple[MotionConfig, ...]]:

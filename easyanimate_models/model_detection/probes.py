@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ..files.checkpoint import Checkpoint, CheckpointError, describe
+from ..files.checkpoint import MOST, Checkpoint, CheckpointError, describe
 from ..files.messages import shorten
+from ..files.release_folder import PREVIEW
 
 HEADS = "num_attention_heads"
 
@@ -75,6 +76,20 @@ def require_claim(checkpoint: Checkpoint, name: str, value) -> None:
             f"The config.json beside {checkpoint.path.name} says {name} {shorten(claimed)}, but the weights have "
             f"{value}; they belong to different models."
         )
+
+
+def preview_in(checkpoint: Checkpoint) -> tuple[list[list[float]], list[float]]:
+    """Red, green and blue of each of four latent channels, and what is added to them, as config.json says."""
+    factors, bias = (checkpoint.config.get(name) for name in PREVIEW)
+    rows = [bias, *factors] if isinstance(factors, list) else []
+    triples = [row for row in rows if isinstance(row, list) and len(row) == 3]
+    numbers = all(type(colour) in (int, float) and abs(colour) < MOST for row in triples for colour in row)
+    if not numbers or not len(triples) == len(rows) == 5:
+        raise CheckpointError(
+            f"The {PREVIEW[0]} and {PREVIEW[1]} of {checkpoint.path.name} are not valid preview colours; "
+            "remove both from its config.json."
+        )
+    return triples[1:], triples[0]
 
 
 def require_division(checkpoint: Checkpoint, width: int, heads: int) -> None:

@@ -35,7 +35,7 @@ from .loop import Callback
 from .optimizers import OPTIMIZERS
 from .recipe import Recipe
 from .samples import Monitor, PreviewInputs, StartImage, preview_inputs
-from .vae.run import train_vae
+from .vae.run import fitted_colours, train_vae, write_colours
 
 BUILT_IN = "built-in"
 
@@ -47,7 +47,7 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     if state.is_main_process and state.num_processes > 1:
         logging.info("Training in %d processes.", state.num_processes)
     if recipe.kind == "vae":
-        return _train_vae(recipe, callback)
+        return _train_vae(recipe, callback, state.is_main_process)
     motion_module = recipe.models.motion_module
     base, motion = _path(recipe.models.transformer), _path(motion_module) if motion_module else None
     model = load_transformer(base, motion, weight_dtype=recipe.models.weight_dtype)
@@ -117,10 +117,15 @@ def _transformer_settings(recipe: Recipe) -> TransformerSettings:
     return TransformerSettings("image" if recipe.kind == "image_transformer" else "all", recipe.fresh)
 
 
-def _train_vae(recipe: Recipe, callback: Callback | None) -> Path:
+def _train_vae(recipe: Recipe, callback: Callback | None, is_main: bool) -> Path:
     start = load_vae(_path(recipe.models.vae)) if recipe.models.vae else None
     buckets, checkpointing = _buckets(recipe), recipe.checkpointing
-    train_vae(start, buckets, recipe.data, recipe.vae, recipe.plan, recipe.folder, checkpointing, callback=callback)
+    network = train_vae(
+        start, buckets, recipe.data, recipe.vae, recipe.plan, recipe.folder, checkpointing, callback=callback
+    )
+    colours = fitted_colours(network, buckets, recipe.data, recipe.vae, recipe.plan.seed)  # as it may be sharded
+    if is_main:
+        write_colours(recipe.folder / "vae", colours)
     return recipe.folder / "vae" / WEIGHTS
 
 

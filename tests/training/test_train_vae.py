@@ -1,7 +1,9 @@
 """A VAE in stages: inflated from an image VAE, whole, its decoder alone; by pixels, a perceptual loss and critics."""
 
+import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.ops
 import pytest
@@ -17,6 +19,7 @@ learner = part("easyanimate_models.training.learner")
 initialize = part("easyanimate_models.training.initialize")
 objectives = part("easyanimate_models.training.vae.objective")
 critics = part("easyanimate_models.training.vae.critics")
+previews = part("easyanimate_models.training.vae.preview")
 perceptual = part("easyanimate_models.training.vae.perceptual")
 inflating = part("easyanimate_models.training.vae.inflate")
 recipes = part("easyanimate_models.training.recipe")
@@ -248,6 +251,28 @@ def test_the_stages_follow_each_other(clips, tmp_path):
     before, after = (load_file(tmp_path / name / "vae" / file.name) for name in ("slice", "decoder"))
     assert torch.equal(before["encoder.conv_in.weight"], after["encoder.conv_in.weight"])
     assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+
+    assert set(previews.PREVIEW) < set(json.loads((Path(start) / "config.json").read_text()))
+    assert set(previews.PREVIEW) < set(sd.read_checkpoint(saved_again(last, tmp_path), "vae").config)
+
+
+def saved_again(vae, folder: Path) -> Path:
+    """A VAE as the host saves it."""
+    save_file(vae.get_sd(), folder / "again.safetensors")
+    return folder / "again.safetensors"
+
+
+def test_preview_colours_are_the_best_linear_map_from_latents_to_the_pixels_below():
+    torch.manual_seed(0)
+    latents, expected = (
+        torch.randn(2, 4, 3, 8, 8),
+        torch.tensor([[0.5, -0.25, 0.1], [0.0, 0.3, 0.2], [1.0, 0, 0], [0, 0, 1]]),
+    )
+    colours = torch.einsum("bcfhw,cr->brfhw", latents, expected) + torch.tensor([0.1, 0.2, -0.3]).view(1, 3, 1, 1, 1)
+    pixels = colours.repeat_interleave(4, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
+    found = previews.fit_colours(*map(previews.rows_of, (latents, previews.below(pixels, latents))))
+    assert torch.allclose(torch.tensor(found["latent_rgb_factors"]), expected, atol=1e-3)
+    assert found["latent_rgb_bias"] == pytest.approx([0.1, 0.2, -0.3], abs=1e-3)
 
 
 def test_the_loss_of_a_vae_falls(clips, tmp_path):

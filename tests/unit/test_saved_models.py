@@ -1,6 +1,7 @@
 """Transformers in every precision, scaled fp8 among them, and as the host's own save nodes write them."""
 
 import json
+import shutil
 
 import comfy.sd
 import comfy.utils
@@ -101,9 +102,28 @@ def test_the_tiny_model_saved_by_the_host_keeps_its_heads_skips_and_preview(tmp_
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 7}))  # of another file
     after = sd.load_transformer(saved)
     assert after.model.diffusion_model.config == before.model.diffusion_model.config
-    for name in ("latent_rgb_factors", "latent_rgb_factors_bias"):
-        assert getattr(after.model.latent_format, name) == getattr(before.model.latent_format, name)
+    colours = after.model.latent_format.latent_rgb_factors, after.model.latent_format.latent_rgb_factors_bias
+    assert colours == tuple(before.model.latent_format.own_colours.values())
     assert torch.equal(predict(after), predict(before))
+
+
+def test_a_transformer_takes_the_preview_colours_of_the_vae_in_its_folder(tmp_path):
+    shutil.copytree(TINY.parent, tmp_path / "release")
+    own, of_vae = (tmp_path / "release" / name / "config.json" for name in ("transformer", "vae"))
+    config, factors = json.loads(own.read_text()), [[1.0, 0.0, 0.5]] * 4
+    of_vae.write_text(
+        json.dumps(json.loads(of_vae.read_text()) | {"latent_rgb_factors": factors, "latent_rgb_bias": [0.0, 0.1, 0.2]})
+    )
+    assert colours(tmp_path / "release")[0] == config["latent_rgb_factors"]  # its own come first
+    own.write_text(json.dumps({k: v for k, v in config.items() if not k.startswith("latent_rgb")}))
+    for path in (tmp_path / "release", own.parent, own.parent / "diffusion_pytorch_model.safetensors"):
+        assert colours(path) == (factors, [0.0, 0.1, 0.2])
+
+
+def colours(path) -> tuple:
+    """The preview colours of the MODEL of this file."""
+    found = sd.load_transformer(path).model.latent_format
+    return found.latent_rgb_factors, found.latent_rgb_factors_bias
 
 
 def test_a_damaged_config_inside_a_file(tmp_path):

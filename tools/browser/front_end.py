@@ -25,21 +25,55 @@ SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a seco
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
+    "Comfy.VueNodes.Enabled": False,  # Nodes 2.0
     "LiteGraph.Canvas.MaximumFps": 15,
 }
 NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
 OUR_TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 SOON = 3_000  # milliseconds
 TIMEOUT = 60_000  # milliseconds; machines that run tests are busy
+START = 3 * TIMEOUT  # of the front end, from an empty cache
 expect.set_options(timeout=TIMEOUT)
 NO_BANNER = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
 READY = "window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
 NOT_OURS = (  # what the front end logs by itself
     r"/user\.css|/userdata",  # files that a user may have
     r" https://",  # what is not on this machine
+    r"^Error fetching file size",  # of a model that it would download from there
     r"at onChange \(.*/assets/",  # a setting read before its panel is there
     r"/docs/\w+/\w+\.md",  # the help page in the user's language, tried first
 )
+ALL_DRAWN = """(() => {
+  const elements = document.querySelectorAll('[data-node-id]').length
+  return [0, app.graph.nodes.length].includes(elements)
+    && [...document.images].every(image => image.complete)
+    && [...document.querySelectorAll('video')].every(video => video.readyState >= 1 || video.error)
+})()"""
+OVERLAPS = """async () => {
+  const title = LiteGraph.NODE_TITLE_HEIGHT
+  const boxOf = node => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`)  // in Nodes 2.0
+    if (element) return element.getBoundingClientRect().toJSON()
+    const [left, top] = node.pos, [width, height] = node.size
+    return {left, top: top - title, right: left + width, bottom: top + height}
+  }
+  const measure = () => app.graph.nodes.map(boxOf)
+  let before, boxes = measure()
+  if (document.querySelector('[data-node-id]')) do {  // it moves nodes apart after they are there
+    before = boxes
+    await new Promise(resolve => setTimeout(resolve, 250))
+    boxes = measure()
+  } while (JSON.stringify(before) !== JSON.stringify(boxes))
+  const named = app.graph.nodes.map(({type, id}, i) => ({name: `${type} ${id}`, ...boxes[i]}))
+  return named.flatMap((a, i) => named.slice(0, i)
+    .filter(b => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+    .map(b => `${b.name} and ${a.name}`))
+}"""
+NO_DOWNLOADS = """() => {
+  window.asked = []
+  window.open = address => { asked.push(address) }
+  HTMLAnchorElement.prototype.click = function () { asked.push(this.href) }
+}"""
 RECORDER = """() => {
   const pixels = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
   window.drawn = {bars: {}, pictures: {}}  // by node type: progress and pictures, in the order drawn
@@ -91,16 +125,21 @@ class FrontEnd:
             self.errors.append(text)
 
     def _begin(self) -> None:
-        self.page.wait_for_function(READY)
+        self.page.wait_for_function(READY, timeout=START)
         self.page.evaluate(RECORDER)
 
     @contextlib.contextmanager
-    def in_language(self, language: str) -> Iterator["FrontEnd"]:
-        """A second window, in this language."""
-        self._set("Comfy.Locale", language)
-        with self.page.context.browser.new_page(viewport=SIZE) as page:
-            yield FrontEnd(page, self.port)
-        self._set("Comfy.Locale", SETTINGS["Comfy.Locale"])
+    def second_window(self, **settings) -> Iterator["FrontEnd"]:
+        """A second window, with settings of its own: some of `SETTINGS`, without `Comfy.`, and with _ for each dot."""
+        changed = {f"Comfy.{name.replace('_', '.')}": value for name, value in settings.items()}
+        for name, value in changed.items():
+            self._set(name, value)
+        try:
+            with self.page.context.browser.new_page(viewport=SIZE) as page:
+                yield FrontEnd(page, self.port)
+        finally:
+            for name in changed:
+                self._set(name, SETTINGS[name])
 
     def _set(self, setting: str, value) -> None:
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
@@ -141,6 +180,28 @@ class FrontEnd:
         there = "name => document.title.includes(name) && !app.graph.extra?.before && app.graph._nodes.length"
         self.page.wait_for_function(there, arg=name)
         self.command("Comfy.Canvas.FitView")
+
+    def overlaps(self) -> list[str]:
+        """Pairs of nodes that cover a part of each other as they are drawn, once all their pictures are there."""
+        self.wait(ALL_DRAWN)
+        return self.page.evaluate(OVERLAPS)
+
+    def missing_models(self) -> Locator:
+        """Where the models that a workflow lacks are listed: in a dialog, in newer front ends in a panel."""
+        details = self.page.get_by_role("button", name="View details")
+        expect(self.dialog.or_(details).first).to_be_visible()
+        if not details.is_visible():
+            return self.dialog
+        details.click()
+        return self.page.get_by_test_id("error-group-missing-model")
+
+    def addresses(self, buttons: Locator) -> list[str]:
+        """Press all these buttons; what the browser would have opened or downloaded then."""
+        self.page.evaluate(NO_DOWNLOADS)
+        for button in buttons.all():
+            button.click()
+        self.wait(f"asked.length >= {buttons.count()}")
+        return self.page.evaluate("asked")
 
     @property
     def dialog(self) -> Locator:

@@ -16,7 +16,15 @@ from .translations import translations
 
 COLOURS = ("#3f789e", "#88aa88", "#b58b2a", "#8a5f9e")
 NOTE = "MarkdownNote"
-WITH_PICTURE = ("LoadImage", "LoadVideo", "PreviewImage", "SaveImage", "SaveVideo", "SaveAnimatedWEBP")
+WITH_PICTURE = (
+    "LoadImage",
+    "LoadImageMask",
+    "LoadVideo",
+    "PreviewImage",
+    "SaveImage",
+    "SaveVideo",
+    "SaveAnimatedWEBP",
+)
 SHOWS_PREVIEW = (
     "EasyAnimateSampler",
     "KSampler",

@@ -1,5 +1,6 @@
 """The built-in tiny model, trained from scratch: text encoder, VAE, image transformer, motion (the paper's order)."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,13 +8,12 @@ from pathlib import Path
 
 import comfy.ops
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import T5Config
 
 from ...dit.motion_dit import LongSkips, MotionConfig, MotionDiT, MotionDiTConfig
-from ...files.atomic import write_safetensors
+from ...files.atomic import write_safetensors, write_text
 from ...files.model_files import TINY
 from ...latent_formats import SliceLatents
 from ...supported_models import DEFAULT_CFG, EasyAnimateV3
@@ -28,6 +28,7 @@ from ..initialize import reset_parameters
 from ..learner import Objective
 from ..loop import fit
 from ..training_plan import TrainingPlan
+from ..vae.preview import below, fit_colours, rows_of
 from ..vae.reconstruct import encode_moments
 from .objective import DrawClips, VAEStage, crops_of, vae_objective
 from .shapes import FPS, FRAMES, SIZE, Scene, caption, render, split_scenes
@@ -63,6 +64,7 @@ DIT = MotionDiTConfig(
     patch=2,
 )
 CLIPS_PER_SCENE = 48
+COLOURS = "colours.json"
 OPS = {"dtype": torch.float32, "device": None, "operations": comfy.ops.disable_weight_init}
 
 
@@ -116,32 +118,30 @@ def encode_latents(run: Path) -> None:
     """Latents of clips and of stills, with the mean and standard deviation of each channel, and preview colours."""
     vae = _load_vae(run)
     rng = random.Random(SEED + 1)
-    stills, clips, scenes, colours = [], [], [], []
+    stills, clips, scenes = [], [], []
+    colours: dict[str, list[Tensor]] = {"clips": [], "stills": []}
     for index, scene in enumerate(split_scenes()[0]):
         pixels, _ = render([scene] * CLIPS_PER_SCENE, rng)
         clips += [encode_moments(vae, chunk)[0] for chunk in pixels.split(8)]  # larger ones are slower
         images = pixels[:, :, [0, FRAMES // 2]].transpose(1, 2).flatten(0, 1)[:, :, None]
         stills += [vae.moments(chunk)[0] for chunk in images.split(16)]
-        colours.append(F.avg_pool3d(images, (1, 8, 8)))
+        colours["clips"].append(below(pixels, clips[-1]))
+        colours["stills"].append(below(images, stills[-1]))
         scenes += [index] * CLIPS_PER_SCENE
     moving, still = torch.cat(clips), torch.cat(stills)
     mean, deviation = moving.mean((0, 2, 3, 4)), moving.std((0, 2, 3, 4))
     tensors = {"clips": moving.half(), "stills": still.half(), "scene": torch.tensor(scenes)}
     tensors |= {"mean": mean, "deviation": deviation}
-    tensors["preview"] = _preview_colours(_standardized(still, mean, deviation), torch.cat(colours))
+    tensors |= {f"{kind} colours": torch.cat(parts).half() for kind, parts in colours.items()}
+    rows = rows_of(standardized(moving, mean, deviation)), rows_of(tensors["clips colours"].float())
+    write_text(run / COLOURS, json.dumps(fit_colours(*rows)))
     write_safetensors(run / "latents.safetensors", tensors)
 
 
-def _standardized(latents: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+def standardized(latents: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Latents `[B, C, F, h, w]` as the transformer sees them."""
     shape = (1, -1, 1, 1, 1)
     return (latents - mean.view(shape)) / deviation.view(shape)
-
-
-def _preview_colours(latents: Tensor, colours: Tensor) -> Tensor:
-    """The linear map from latents (and 1) to the colours of their 8x8 pixels, `[5, 3]`, by least squares."""
-    x = latents.transpose(0, 1).flatten(1).T
-    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-    return torch.linalg.lstsq(x, colours.transpose(0, 1).flatten(1).T).solution
 
 
 class CaptionEncoder:
@@ -191,7 +191,7 @@ class LatentBatches:
 
     def _batch(self, latents: Tensor, index: Tensor, rng: random.Random, moving: bool) -> Batch:
         scenes = [self.scenes[i] for i in self.scene[index].tolist()]
-        clean = _standardized(latents.float(), self.mean, self.deviation)
+        clean = standardized(latents.float(), self.mean, self.deviation)
         context, mask = self.encode_captions(scenes, rng, moving)
         return Batch(clean, context, mask)
 
@@ -290,8 +290,7 @@ def export(run: Path, folder: Path = TINY) -> None:
     tensors, scale = read_tensors(run / "latents.safetensors"), SliceLatents.scale_factor
     vae = _load_vae(run)
     set_latent_scale(vae, tensors["mean"], tensors["deviation"] * scale)
-    preview = [[round(v, 4) for v in row] for row in tensors["preview"].tolist()]
-    colours = {"latent_rgb_factors": preview[:4], "latent_rgb_bias": preview[4]}
+    colours = json.loads((run / COLOURS).read_text(encoding="utf-8"))
     configs = {
         "transformer": EasyAnimateV3.config_json(DIT) | colours | {DEFAULT_CFG: CFG},
         "vae": EasyAnimateV3.vae_config_json(replace(VAE, scaling_factor=scale)) | DEFAULT_VIDEO,

@@ -29,6 +29,7 @@ from ..training_plan import TrainingPlan
 from ..vae.reconstruct import encode_moments
 from .inpainting import FRAMES_GIVEN, StillFrameProbe, all_but, box, encode_given, grow_inputs, masked_vae_objective
 from .objective import VAEStage
+from .previewer import export_previewer, train_previewer
 from .shapes import FRAMES, across, from_anywhere, render, split_scenes
 from .tiny import (
     DIT,
@@ -199,6 +200,8 @@ def export_style(run: Path, folder: Path = TINY) -> None:
 
 
 VARIANTS: dict[str, Callable[[Path], None]] = {
+    "preview": train_previewer,
+    "export_preview": export_previewer,
     "given_vae": train_given_vae,
     "export_given_vae": export_given_vae,
     "inpainting_latents": encode_inpainting,

@@ -1,5 +1,6 @@
 """Training of a VAE, from clips to a component folder: inflated from an image VAE, all of it, or its decoder alone."""
 
+import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import comfy.ops
 import torch
 from torch import Tensor
 
+from ...files.atomic import write_text
 from ...latent_formats import SliceLatents
 from ...supported_models import release_of_vae
 from ...vae.host_vae import HostVAE
@@ -31,6 +33,7 @@ from .critics import make_critics
 from .inflate import LAYERS, inflate
 from .objective import LossNetworks, VAEObjective, VAESettings
 from .perceptual import PerceptualLoss
+from .preview import preview_colours
 
 ARCHITECTURES: dict[str, Any] = {"image": ImageVAE, "window": WindowVAE, "slice": SliceVAE}
 LATENT_CHANNELS = 4
@@ -131,3 +134,19 @@ def _loss_networks(settings: VAESettings, device: torch.device) -> LossNetworks:
 def save_vae(folder: Path, weights: dict[str, Tensor], network: VideoVAE) -> Path:
     """Write a component folder as the releases have it: config.json and float32 weights; the file of the weights."""
     return write_component(folder, release_of_vae(type(network)).vae_config_json(network.config), weights)
+
+
+def write_colours(folder: Path, colours: dict) -> None:
+    """Add preview colours to the config.json of a VAE's component folder."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    write_text(file, json.dumps(config | colours, indent=2) + "\n")
+
+
+def fitted_colours(
+    network: VideoVAE, buckets: dict[Bucket, list[Item]], data: DataSettings, settings: VAESettings, seed: int
+) -> dict:
+    """The preview colours of a VAE, from batches of the clips that it was trained on."""
+    pixels = PixelBatches(buckets, data, seed, settings.stills, settings.crop)
+    device = next(network.parameters()).device
+    return preview_colours(network, lambda batch: pixels(batch).to(device))
