@@ -294,7 +294,7 @@ def test_still_images_are_learnt_in_bfloat16(tmp_path, start):
         run.run_recipe(
             replace(of_one, plan=replace(of_one.plan, precision=precision), data=replace(of_one.data, batch=1))
         )
-        (row,) = part("easyanimate_models.training.journal").read_log(tmp_path / precision / "log.csv")
+        row, *_ = part("easyanimate_models.training.journal").read_log(tmp_path / precision / "log.csv")
         made[precision] = float(row["loss"])
     assert made["bf16"] == pytest.approx(made["fp32"], rel=0.05)
 
