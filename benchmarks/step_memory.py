@@ -84,8 +84,8 @@ TARGETS = {  # size -> GB asked with skips on the device, and in RAM
 }
 MEASURED = (SIZES[2], Size("V5.1 7B", replace(V51, depth=1, mmdit_layers=1), 512, 512, 29, 8))
 TIMED = (
-    Size("V3", replace(V3, depth=2, skips=None), 512, 512, 48, 12),
-    Size("V4", hunyuan_dit.SHALLOW, 384, 384, 48, 12),
+    Size("V3", replace(V3, depth=1, skips=None), 512, 512, 48, 12),
+    Size("V4", replace(V4, depth=2), 512, 512, 40, 10),
     Size("V5.1", MEASURED[1].config, 512, 512, 29, 8),
 )
 
@@ -185,10 +185,10 @@ def time_row(size: Size) -> Row:
     """A step in parts against the same step at once."""
     network, given = network_of(size.config), inputs_of(size)
     works = (partial(network, **given, transformer_options={OPTION: plan}) for plan in (StepPlan(), AT_ONCE))
-    found = compare(*works, pairs=5)
+    found = compare(*works, pairs=3)
     figure = f"{1 / found.gain:.3f} × ({found.ours:.2f} s against {found.theirs:.2f} s)"
     parts = len(StepPlan().spans(torch.empty(1, tokens(size), size.config.width, dtype=DTYPE, device=META), 1))
-    how = f"{size}, {size.config.depth} layers, {parts} parts; {machine()}, bfloat16, median of 5 pairs"
+    how = f"{size}, {size.config.depth} layers, {parts} parts; {machine()}, bfloat16, median of 3 pairs"
     return Row(f"{size.release} step in parts: time against at once", "≤ 1.02 ×", figure, 1 / found.gain <= 1.02, how)
 
 

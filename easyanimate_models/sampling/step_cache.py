@@ -17,7 +17,7 @@ from torch import Tensor, zeros_like
 KEY = "easyanimate_step_cache"
 FARTHEST = 20  # times the distance of the last two calls: the error that was measured says nothing beyond
 UNSTABLE = ("cfg_pp", "adaptive", "pece", "exp_heun")  # in names of samplers that amplify a small error of one step
-MULTISTEP = ("uni_pc", "res_multistep")  # that divide differences of several steps: half the threshold for them
+MULTISTEP = ("unipc", "res_multistep")  # that divide differences of several steps: half the threshold for them
 
 
 @dataclass

@@ -12,15 +12,17 @@ from support.pack import HOST, ROOT, part
 
 measure = part("benchmarks.measure")
 SCRIPTS = part("benchmarks.__main__").SCRIPTS
+UNMEASURED = {"original", "diffusers_v51", "step_memory"}  # so far
 MEGABYTE = 1_000_000
 
 
 def test_the_page_is_what_was_measured():
     page = part("benchmarks.__main__").page()
     assert (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8") == page
-    measured = [file for name in SCRIPTS if (file := ROOT / "benchmarks" / "results" / f"{name}.json").exists()]
-    assert len(measured) >= len(SCRIPTS) - 2  # two need a peer that not every machine has
-    for file in measured:
+    files = {name: ROOT / "benchmarks" / "results" / f"{name}.json" for name in SCRIPTS}
+    measured = {name: file for name, file in files.items() if file.exists()}
+    assert measured.keys() >= files.keys() - UNMEASURED
+    for file in measured.values():
         rows = json.loads(file.read_text())["rows"]
         assert rows and all(row["question"] in page and row["how"] for row in rows)
 
