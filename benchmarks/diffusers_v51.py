@@ -46,7 +46,9 @@ def their_step():
         text_embed_dim=config.caption_channels,
     )
     model, given = filled(model).to(DEVICE).eval(), inputs(config, *LATENTS)
-    return lambda: model(given["x"], given["timesteps"], encoder_hidden_states=given["context"], return_dict=False)
+    latents, inpainting = given["x"].split([config.latent_channels, config.in_channels - config.latent_channels], dim=1)
+    named = {"encoder_hidden_states": given["context"], "inpaint_latents": inpainting, "return_dict": False}
+    return lambda: model(latents, given["timesteps"], **named)
 
 
 def our_decode():

@@ -11,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..vae.masks import latent_mask
+from ..vae.slicing import TimePlan
 from . import guidance
 from .long_video import with_any_batch
 
@@ -23,6 +24,10 @@ SET_BY = (  # the host's kinds of model sampling, and the nodes that set them
     ("ModelSamplingContinuousEDM", "ModelSamplingContinuousEDM"),
     ("StableCascadeSampling", "ModelSamplingStableCascade"),
     ("ModelSamplingDiscrete", "ModelSamplingDiscrete"),
+)
+RESIZED_BY_HOST = (
+    "The mask changes from frame to frame: ComfyUI's own samplers resize it in time and drop some of its frames; "
+    "EasyAnimate Sampler takes them all."
 )
 HALF = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -46,8 +51,8 @@ class _Run:
         patcher = executor.class_obj.model_patcher
         require_model_sampling(patcher.get_model_object("model_sampling"), patcher.model.model_config)
         sigmas = without_repeats(sigmas)
-        if mask is not None and mask.shape != noise.shape:  # 0.33 has brought it to the latents' shape already
-            mask = latent_mask(mask, patcher.model.model_config.vae.plan, noise.shape)
+        if mask is not None:
+            mask = fitted_mask(mask, patcher.model.model_config.vae.plan, noise.shape)
         options = executor.class_obj.model_options  # of this run
         if options.get("context_handler") is not None:
             options["context_handler"] = with_any_batch(options["context_handler"])
@@ -79,6 +84,15 @@ class _Run:
             f"{name} produced NaN at step {step} of {len(steps)} from valid predictions of the transformer; "
             "choose another sampler or scheduler."
         )
+
+
+def fitted_mask(mask: Tensor, plan: TimePlan, latents: torch.Size) -> Tensor:
+    """A mask for latents of this shape, see `latent_mask`; 0.33 has resized it already, mixing or dropping frames."""
+    if mask.shape != latents:
+        return latent_mask(mask, plan, latents)
+    if not torch.equal(mask, mask[:, :, :1].expand_as(mask)):
+        logging.warning(RESIZED_BY_HOST)
+    return mask
 
 
 def require_model_sampling(model_sampling, release) -> None:

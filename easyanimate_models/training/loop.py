@@ -16,6 +16,7 @@ import comfy.model_management as mm
 import torch
 from torch import nn
 
+from ..host import training
 from .checkpoints import Saver, require_same_settings, resume, write_settings
 from .devices import make_accelerator
 from .export import Exporter
@@ -69,7 +70,8 @@ def fit(
             write_settings(folder, settings)
         with Journal(folder, start, enabled=is_main) as journal, Interrupts(accelerator) as interrupts:
             run = _Run(learners, plan, accelerator, journal, Saver(folder, learners, accelerator), hooks)
-            run.train(callback, interrupts)
+            with training():
+                run.train(callback, interrupts)
         for learner in learners:
             learner.ema.copy_to_parameters()
         if hooks.exporter is not None:

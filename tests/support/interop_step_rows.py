@@ -1,14 +1,22 @@
 """The rows of the matrix about parts of a run: mixed prompts, split noise levels, caches, masks in time."""
 
+import inspect
+
+import comfy.samplers
 from torch import Tensor
 
 from tools.workflows.author import node
 
-from .interop import CFG, DIFFERENT, OTHER_PROMPT, SAME, STEPS, distance, sampler
+from .interop import CFG, DIFFERENT, OTHER_PROMPT, SAME, STEPS, Unsupported, distance, sampler
 from .interop_rows import MORE, NONE, assert_reuses, row
 from .prompts import encode
 
 ONE_TEXT = ("V3", "V5.1")
+OUR_NAMES = {"latent": "latent_image", "sampler": "sampler_name"}
+FITTED_BY_HOST = (
+    "of a mask per frame, this ComfyUI's own samplers take one frame for each latent, before the pack is asked; "
+    "EasyAnimate Sampler takes them all"
+)
 
 
 def averaged(bench, strength: float) -> Tensor:
@@ -78,9 +86,25 @@ def _(bench):
         "first": sampler(),
         "set": node("SetLatentNoiseMask", samples=["first", 0], mask=["mask", 0]),
         "other": encode(OTHER_PROMPT),
-        "sampler": sampler(positive=["other", 0], latent_image=["set", 0], seed=2),
     }
-    latent = bench.latent(**masked)
+    again = sampler(positive=["other", 0], latent_image=["set", 0], seed=2)
+    if by_host := fits_masks_itself():
+        again = by_our_node(again)
+    latent = bench.latent(**masked, sampler=again)
     for i, frames in enumerate(plan.frames_of(length)):
         changed = distance(latent[:, :, i], bench.plain[:, :, i])
         assert changed > DIFFERENT if set(frames) & set(marked) else changed < SAME
+    if by_host:
+        raise Unsupported(FITTED_BY_HOST)
+
+
+def fits_masks_itself() -> bool:
+    """Whether this host brings masks to the size of latents before a model hears of them, as 0.33 does."""
+    return "latent_shapes" in inspect.signature(comfy.samplers.CFGGuider.outer_sample).parameters
+
+
+def by_our_node(stock: dict) -> dict:
+    """An EasyAnimateSampler with the inputs of this KSampler."""
+    inputs = dict(stock["inputs"])
+    renamed = {ours: inputs.pop(name) for ours, name in OUR_NAMES.items()}
+    return node("EasyAnimateSampler", **inputs, **renamed)

@@ -9,6 +9,7 @@ from support.pack import part
 from support.tiny_networks import DIT, random, tiny_transformer
 
 guard = part("easyanimate_models.sampling.guard")
+PAIRS = part("easyanimate_models.vae.slicing").PAIRS
 TEXT = [[random(1, 5, DIT.caption_channels), {}]]
 EMPTY = torch.zeros(1, 4, 2, 4, 4)
 
@@ -87,3 +88,12 @@ def test_a_sampler_that_fails_is_named():
         comfy.sample.sample_custom(
             model, noise, 2.0, sampler, torch.tensor([3.0, 1.0, 0.0]), TEXT, TEXT, EMPTY, disable_pbar=True, seed=1
         )
+
+
+def test_a_mask_that_the_host_resized_in_time_is_said(caplog):
+    of_latents = torch.ones(1, 4, 3, 4, 4)
+    assert guard.fitted_mask(of_latents, PAIRS, of_latents.shape) is of_latents
+    assert caplog.messages == []
+    of_latents[:, :, 1] = 0
+    assert guard.fitted_mask(of_latents, PAIRS, of_latents.shape) is of_latents
+    assert "drop some of its frames; EasyAnimate Sampler takes them all" in caplog.text

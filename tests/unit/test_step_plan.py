@@ -10,6 +10,7 @@ from support.pack import part
 from support.tiny_networks import HUNYUAN_DIT, motion_dit, motion_module, random, tiny_hunyuan_dit, tiny_transformer
 
 LiveBytes = part("benchmarks.live_bytes").LiveBytes
+host = part("easyanimate_models.host")
 skip_store = part("easyanimate_models.dit.skip_store")
 step_plan = part("easyanimate_models.dit.step_plan")
 StepPlan = step_plan.StepPlan
@@ -77,7 +78,7 @@ def test_gradients_in_parts_are_gradients_at_once(step):
     found = []
     for plan in (AT_ONCE, StepPlan(1000, skips_in_ram=True)):
         network.requires_grad_(True).zero_grad()
-        with torch.enable_grad():
+        with torch.enable_grad(), host.training():
             predicted(network, given, plan).square().sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     whole, parts = found

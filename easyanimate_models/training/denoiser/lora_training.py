@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ...files.atomic import write_safetensors
-from ...host import training
 from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
 from ..export import Exporter
@@ -89,7 +88,7 @@ def fit_adapters(
 
     A `text_encoder` (`TrainableTextEncoder`) whose adapters are among these is trained along.
     """
-    with training(), torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         load_models = partial(load_frozen, patcher, *([text_encoder.clip.patcher] if text_encoder else []))
         load_models()
         adapters.to(patcher.load_device)
