@@ -183,17 +183,18 @@ class HunyuanDiTBlock(nn.Module):
     def _self_attention(self, x: Tensor, inputs: BlockInputs, options) -> Tensor:
         """Keys and values are whole, queries go in parts."""
         plan = plan_of(options)
+        norm_part = plan.shared(x, lambda part: self.norm1(part, inputs.vector))
 
         def turning(rotary: Tensor) -> Tensor | None:
             return rotary if self.rotates_itself else None
 
         def keys_values(part: Tensor, rotary: Tensor) -> tuple[Tensor, ...]:
-            return self.attn1.keys_values(self.norm1(part, inputs.vector), turning(rotary))
+            return self.attn1.keys_values(norm_part(part), turning(rotary))
 
         k, v = plan.make(x, keys_values, inputs.rotary)
 
         def added(part: Tensor, rotary: Tensor) -> Tensor:
-            return part + self.attn1.attend(self.norm1(part, inputs.vector), (k, v), turning(rotary), options)
+            return part + self.attn1.attend(norm_part(part), (k, v), turning(rotary), options)
 
         return plan.update(x, added, inputs.rotary)
 

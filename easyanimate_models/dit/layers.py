@@ -44,7 +44,10 @@ class _Gelu(nn.Module):
         self.proj = operations.Linear(width, inner, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        h = self.proj(x)
+        if torch.is_grad_enabled():
+            return F.gelu(h, approximate="tanh")
+        return torch.ops.aten.gelu_(h, approximate="tanh")  # in place: one tensor of the inner width less
 
 
 class _Geglu(nn.Module):

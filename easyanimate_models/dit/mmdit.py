@@ -139,28 +139,22 @@ class MMDiTBlock(nn.Module):
         attn1, attn2 = self.attn1, self.attn1 if self.attn2 is None else self.attn2
         of_img, of_txt = self.norm1.modulations(vec)
         normed = self.norm1(txt, of_txt.shift, of_txt.scale)
-        joint = self._joint(attn2.keys_values(normed), img, of_img, pe, options)
+        norm_part = plan_of(options).shared(img, lambda part: self.norm1(part, of_img.shift, of_img.scale))
+
+        def of_part(part: Tensor, pe: Tensor) -> tuple[Tensor, Tensor]:
+            return attn1.keys_values(norm_part(part), pe)
+
+        joint = plan_of(options).make(img, of_part, pe, before=attn2.keys_values(normed))
 
         def attended(q: Tensor) -> Tensor:
             return optimized_attention(q, *joint, attn1.heads, transformer_options=options)
 
         def changed(part: Tensor, pe: Tensor) -> Tensor:
-            q = attn1.queries(self.norm1(part, of_img.shift, of_img.scale), pe)
+            q = attn1.queries(norm_part(part), pe)
             return torch.addcmul(part, of_img.gate, attn1.to_out[0](attended(q)))
 
         txt = torch.addcmul(txt, of_txt.gate, attn2.to_out[0](attended(attn2.queries(normed))))
         return plan_of(options).update(img, changed, pe), txt
-
-    def _joint(
-        self, of_text: tuple[Tensor, Tensor], img: Tensor, modulation: Modulation, pe: Tensor, options: dict
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, L + N, D]` of the text, and behind them those of the video."""
-
-        def of_part(part: Tensor, pe: Tensor) -> tuple[Tensor, Tensor]:
-            return self.attn1.keys_values(self.norm1(part, modulation.shift, modulation.scale), pe)
-
-        k, v = plan_of(options).make(img, of_part, pe, before=of_text)
-        return k, v
 
     def _feed_forward(self, x: Tensor, modulation: Modulation, ff: FeedForward) -> Tensor:
         shift, scale, gate = modulation

@@ -51,6 +51,13 @@ class StepPlan:
             part.copy_(change(part, *others))
         return x
 
+    def shared(self, x: Tensor, function: Callable[[Tensor], Tensor], dim: int = 1) -> Callable[[Tensor], Tensor]:
+        """`function`, which two passes over the parts of `x` call; once is enough where `x` is a single part."""
+        if len(self.spans(x, dim)) > 1:
+            return function
+        once = function(x)
+        return lambda part: once
+
     def make(
         self, x: Tensor, function: Callable[..., Tensors], *beside: Tensor, before: Tensors = (), dim: int = 1
     ) -> Tensors:

@@ -12,7 +12,7 @@ from support.pack import HOST, ROOT, part
 
 measure = part("benchmarks.measure")
 SCRIPTS = part("benchmarks.__main__").SCRIPTS
-UNMEASURED = {"original", "diffusers_v51", "step_memory"}  # so far
+UNMEASURED = {"step_memory"}  # so far
 MEGABYTE = 1_000_000
 
 
