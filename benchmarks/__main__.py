@@ -19,6 +19,7 @@ SCRIPTS = (
     "original",
     "diffusers_v51",
     "step_memory",
+    "streaming",
     "memory",
     "pace",
     "loading",
