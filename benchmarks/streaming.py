@@ -134,7 +134,8 @@ def main() -> None:
         )
     )
     figure = f"{found['sent'] / size:.2f} × the weights, {found['sent'] / 1e9:.2f} GB"
-    rows.append(Row("Sent for a step, a tenth resident", "", figure, None, f"{how}; tokens in one part"))
+    how += "; tokens in one part, the resident tenth cast as well"
+    rows.append(Row("Sent for a step, a tenth resident", "", figure, None, how))
     report(__file__, rows)
 
 
