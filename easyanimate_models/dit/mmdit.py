@@ -166,7 +166,7 @@ class MMDiT(Denoiser):
 
     def __init__(self, config: MMDiTConfig, dtype=None, device=None, operations: Any = None, **_):
         super().__init__(config, dtype)
-        self.footprint = Footprint((Stage(3.1, 7.5),), at_once=1)  # tokens, keys, values and rotations
+        self.footprint = Footprint((Stage(3.1, 6.2),), at_once=1)  # tokens, keys, values and rotations
         leaf = (dtype, device, operations)
         kw = {"dtype": dtype, "device": device}
         width, patch = config.width, config.patch
