@@ -267,6 +267,24 @@ class HunyuanDiT(Denoiser):
         outputs = config.patch**2 * 2 * config.latent_channels
         self.proj_out = operations.Linear(width, outputs, dtype=dtype, device=device)
 
+    def initialize_weights(self) -> None:
+        """Before training from scratch, as HunyuanDiT does: zero output, and no block that the timestep shifts."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.pos_embed.proj.weight.view(self.config.width, -1))
+        nn.init.zeros_(self.pos_embed.proj.bias)
+        nn.init.normal_(self.text_embedding_padding)
+        self.time_extra_emb.initialize_weights()
+        if self.clip_projection is not None:
+            nn.init.normal_(self.clip_padding, std=0.02)
+            self.clip_projection.initialize_weights()
+        for layer in (*(block.norm1.linear for block in self.blocks), self.norm_out.linear, self.proj_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
     def _forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
         """`timesteps` [B]; all else is as in `Conditions`, the text by position or by name."""
         if kwargs.get("control"):

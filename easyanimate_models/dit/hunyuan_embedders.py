@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.ops import cast_to_input
 from torch import Tensor, nn
 
-from .layers import FREQUENCIES, sinusoid
+from .layers import FREQUENCIES, sincos_positions, sinusoid
 
 POOL_HEADS = 8
 SIZE_NUMBERS = 6  # height and width of the source, of the video, and where the crop begins
@@ -52,6 +52,13 @@ class TimestepTextSizeStyle(nn.Module):
         self.timestep_embedder = SiluMLP(FREQUENCIES, width, width, *leaf)
         self.extra_embedder = SiluMLP(pooled + SIZE_NUMBERS * FREQUENCIES + width, 4 * width, width, *leaf)
 
+    def initialize_weights(self) -> None:
+        """Before training from scratch, as HunyuanDiT does."""
+        nn.init.normal_(self.pooler.positional_embedding, std=self.pooler.embed_dim**-0.5)
+        for mlp in (self.timestep_embedder, self.extra_embedder):
+            nn.init.normal_(mlp.linear_1.weight, std=0.02)
+            nn.init.normal_(mlp.linear_2.weight, std=0.02)
+
     def forward(self, timesteps: Tensor, text: Tensor, sizes: Tensor, style: Tensor) -> Tensor:
         """`timesteps` [B], `text` [B, L, C], `sizes` [B, 6] in pixels, `style` [B] -> [B, D]."""
         text = F.pad(text, (0, 0, 0, max(self.length - text.shape[1], 0)))
@@ -91,6 +98,18 @@ class Resampler(nn.Module):
         self.attn = _PackedAttention(width, heads, dtype, device, operations)
         self.ln_q = operations.LayerNorm(width, eps=1e-5, **kw)
         self.ln_kv = operations.LayerNorm(width, eps=1e-5, **kw)
+
+    def initialize_weights(self) -> None:
+        """Before training from scratch, as Qwen-VL does: queries at the positions of a square."""
+        rows, width = math.isqrt(len(self.query)), self.query.shape[1]
+        with torch.no_grad():
+            self.pos_embed.copy_(sincos_positions(width, rows, rows, rows, 1.0, self.pos_embed.device))
+        nn.init.normal_(self.query, std=0.02)
+        nn.init.xavier_uniform_(self.attn.in_proj_weight)
+        nn.init.zeros_(self.attn.in_proj_bias)
+        for layer in (self.attn.out_proj, self.kv_proj):
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
 
     def forward(self, x: Tensor, options) -> Tensor:
         positions, value = cast_to_input(self.pos_embed, x), self.ln_kv(self.kv_proj(x))

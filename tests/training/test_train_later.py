@@ -34,6 +34,7 @@ DataSettings = part("easyanimate_models.training.clips.settings").DataSettings
 DenoiserRun = part("easyanimate_models.training.denoiser.run").DenoiserRun
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 load_lora = part("easyanimate_models.lora").load_lora
+read_log = part("easyanimate_models.training.journal").read_log
 PLAN = TrainingPlan(steps=3, learning_rate=3e-3, warmup=1, ema=0.5, clip=1.0, seed=3, schedule="constant")
 SETTINGS = lora.LoraSettings(rank=4, alpha=4)
 BOTH_TEXTS = {"caption_channels": BERT["hidden_size"], "caption_channels_2": MT5["d_model"]}
@@ -147,6 +148,30 @@ def test_all_of_a_transformer_learns_and_its_file_loads(name, clips, text_encode
     assert all(
         torch.equal(weights[key].float(), tensor.bfloat16().float()) for key, tensor in network.state_dict().items()
     )
+
+
+def test_a_fresh_v4_transformer_begins_with_nothing_and_learns(clips, text_encoders, tmp_path, monkeypatch):
+    resampler = replace(HUNYUAN_DIT.resampler, channels=32, projected=True)
+    monkeypatch.setitem(MODELS, "V4 InP", lambda: tiny_hunyuan_dit(**{**OF_V4, "resampler": resampler}))
+    folder = tmp_path / "image_encoder"
+    folder.mkdir()
+    clip_vision = sd.load_image_encoder(write_image_encoder(folder))
+    model, _, found = encoded("V4 InP", clips, text_encoders, tmp_path / "cache", clip_vision)
+    settings, data = transformer.TransformerSettings("all", fresh=True), DataSettings(48, 9, batch=2)
+    fresh = transformer.trainable_network(model, settings)
+    assert all(weight.isfinite().all() and weight.abs().max() < 10 for weight in fresh.parameters())
+    batch = objective.scaled(found.batches(2, 0, 0.0, 0.0), model)(0, None)
+    x = torch.cat([batch.latents, batch.given], dim=1)
+    assert not fresh(x, torch.tensor([300.0, 700.0]), **batch.conditioning()).any()
+    run = DenoiserRun(tmp_path / "run", replace(PLAN, steps=60, learning_rate=5e-3, weight_decay=0.0))
+    torch.manual_seed(PLAN.seed)
+    before = transformer.trainable_network(model, settings).state_dict()
+    network = transformer.train_transformer(model, found, data, settings, run)
+    rows = read_log(tmp_path / "run" / "log.csv")
+    losses = [float(row["loss"]) for row in rows]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    unchanged = {name for name, weight in network.state_dict().items() if torch.equal(weight, before[name])}
+    assert not unchanged
 
 
 def rows_of(found, model, steps: int = 24):
