@@ -206,9 +206,12 @@ def make_sampler(
 
 
 def conditioning(clip, texts: list[str], extra: dict, encode: Encode | None = None) -> list:
-    """Several prompts as one conditioning, a row each; `extra` is what else it holds. See `encode_prompt`."""
+    """Several prompts as one conditioning, a row each; `extra` is what else it holds. See `encode_prompt`.
+
+    `extra` may be all of another prompt's: masks, and what a second text encoder made, are those of `texts`.
+    """
     entries = encode_prompt(clip, texts, encode=encode)
-    return [[context, {**options, **extra}] for context, options in entries]
+    return [[context, {**extra, **options}] for context, options in entries]
 
 
 def write_webp(file: Path, frames: list[Image.Image], fps: float) -> None:

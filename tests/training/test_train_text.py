@@ -127,5 +127,5 @@ def test_weights_that_the_host_scales_learn_what_the_file_says():
 
 
 def test_a_text_encoder_of_another_kind_is_named():
-    with pytest.raises(ValueError, match="can't be trained; load T5 with Load EasyAnimate Text Encoder"):
+    with pytest.raises(ValueError, match="can't be trained; load T5, or BERT and mT5, with Load EasyAnimate"):
         text_lora.TrainableTextEncoder(SimpleNamespace(cond_stage_model=torch.nn.Module()), SETTINGS)

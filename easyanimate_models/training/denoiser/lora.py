@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ...lora import T5
+from ...text_encoders.bert_mt5 import BertMT5Tokenizer
 from ..sharding import full_tensor
 
 DENOISER, TEXT_ENCODERS = "diffusion_model.", "text_encoders."
+TEXT_ROOTS = (T5, BertMT5Tokenizer.lora_root)  # of the layers of text encoders, which the original leaves out
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,15 @@ def original_names(adapters: nn.ModuleDict) -> dict[str, Tensor]:
     """The adapters as EasyAnimate's own trainer writes them: `lora_unet__`, `lora_te_`, flattened names, with alpha."""
 
     def name_of(layer: str) -> str:
-        root = "lora_te_" if layer.startswith(T5) else "lora_unet__"
-        return root + layer.removeprefix(T5).replace(".", "_")
+        root = next((root for root in TEXT_ROOTS if layer.startswith(root)), "")
+        return ("lora_te_" if root else "lora_unet__") + layer.removeprefix(root).replace(".", "_")
 
     return _tensors(adapters, name_of)
 
 
 def host_names(adapters: nn.ModuleDict) -> dict[str, Tensor]:
     """The adapters as ComfyUI names their layers, which every stock LoRA loader reads."""
-    return _tensors(adapters, lambda layer: (TEXT_ENCODERS if layer.startswith(T5) else DENOISER) + layer)
+    return _tensors(adapters, lambda layer: (TEXT_ENCODERS if layer.startswith(TEXT_ROOTS) else DENOISER) + layer)
 
 
 NAMINGS: dict[str, Callable[[nn.ModuleDict], dict[str, Tensor]]] = {"comfyui": host_names, "original": original_names}
