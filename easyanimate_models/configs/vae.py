@@ -22,6 +22,7 @@ def vae_config(config: SliceVAEConfig | ImageVAEConfig, flags: dict) -> dict:
         "down_block_types": ["SpatialDownBlock3D", *["SpatialTemporalDownBlock3D"] * 3],
         "up_block_types": ["SpatialUpBlock3D", *["SpatialTemporalUpBlock3D"] * 3],
         "mid_block_attention_type": ATTENTION_TYPES[config.attention],
+        "mid_block_use_attention": config.attention is not None,
         **numbers,
         "scaling_factor": config.scaling_factor,
         **flags,

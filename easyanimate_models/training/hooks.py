@@ -22,11 +22,15 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """The loss before every so many steps on `batches` that are not learnt from, which each objective is given."""
+    """The loss before every so many steps on `batches` that are not learnt from, which each objective is given.
+
+    `metrics` are the names of those of the objectives that are logged beside it.
+    """
 
     objectives: tuple[Objective, ...]
     batches: int
     every: int
+    metrics: tuple[str, ...] = ()
 
 
 def no_one(sentence: str) -> None:

@@ -12,7 +12,7 @@ from ..files.atomic import atomic_write
 from ..files.packages import require_package
 from .metrics import Smoothed
 
-VALIDATION = "validation"  # the loss of clips that are held out
+VALIDATION, PSNR = "validation", "psnr"  # the loss of clips that are held out; that of VAEs in dB, of these clips too
 
 
 class Journal:
@@ -82,7 +82,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def plot_loss(folder: Path) -> None:
-    """`loss.png` from `log.csv`: the loss of each step, smoothed, and of clips that were held out."""
+    """`loss.png` from `log.csv`: the loss of each step, smoothed, and of held-out clips, for VAEs with their PSNR."""
     from matplotlib.figure import Figure
 
     rows = read_log(folder / "log.csv")
@@ -96,9 +96,20 @@ def plot_loss(folder: Path) -> None:
         axes.plot(measured, validation, linewidth=1.4, marker="o", markersize=3, color="C1", label=VALIDATION)
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=folder.name)
     axes.legend()
+    _plot_psnr(axes, rows)
     axes.grid(alpha=0.3)
     with atomic_write(folder / "loss.png") as partial:
         figure.savefig(partial, dpi=110, format="png")
+
+
+def _plot_psnr(axes, rows: list[dict[str, str]]) -> None:
+    """The PSNR of clips that were held out, if it was measured, on an axis of its own."""
+    measured, psnr = _series(rows, f"{VALIDATION}_{PSNR}")
+    if measured:
+        right = axes.twinx()
+        right.plot(measured, psnr, linewidth=1.4, linestyle="--", color="C2", label=f"{VALIDATION} {PSNR}")
+        right.set(ylabel=f"{VALIDATION} {PSNR.upper()}, dB")
+        right.legend(loc="lower right")
 
 
 def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:

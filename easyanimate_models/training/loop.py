@@ -157,7 +157,9 @@ class _Run:
         with learner.ema.swapped_in(), torch.no_grad(), autocast(self.plan.precision, self.accelerator.device):
             for objective in validation.objectives:
                 for batch in range(validation.batches):
-                    means.add({VALIDATION: learner.module(batch, objective)[0]})
+                    loss, metrics = learner.module(batch, objective)
+                    chosen = {f"{VALIDATION}_{name}": metrics[name] for name in validation.metrics}
+                    means.add({VALIDATION: loss, **chosen})
         return means.read(self.accelerator)
 
     @contextmanager

@@ -104,8 +104,6 @@ def _check(file: Path, values: dict) -> None:
         raise RecipeError(f"{file}: a LoRA needs a section [lora] with rank and alpha.")
     if kind == "vae" and "samples" in values:
         raise RecipeError(f"{file}: a VAE can't generate videos; remove [samples].")
-    if kind == "vae" and "validation" in values:
-        raise RecipeError(f"{file}: a VAE is trained without validation; remove [validation].")
     given = values.get("data", {}).keys() if kind == "vae" else set()
     if unused := {"windows", "lengths"} & given:
         raise RecipeError(

@@ -10,7 +10,7 @@ import torch
 from ..files.model_files import TINY
 from ..files.packages import require_package
 from ..sd import load_image_encoder, load_text_encoder, load_transformer, load_vae
-from ..vae.video_sizes import SLICE_LENGTHS, ClipLengths, clip_lengths
+from ..vae.video_sizes import ClipLengths, clip_lengths
 from .clips.buckets import Bucket, sort_into_buckets
 from .clips.captions import add_trigger
 from .clips.dataset import Item, cache_folder, read_dataset, read_image
@@ -35,7 +35,8 @@ from .loop import Callback
 from .optimizers import OPTIMIZERS
 from .recipe import Recipe
 from .samples import Monitor, PreviewInputs, StartImage, preview_inputs
-from .vae.run import fitted_colours, train_vae, write_colours
+from .vae.network import time_plan
+from .vae.run import VAERun, fitted_colours, train_vae, write_colours
 
 BUILT_IN = "built-in"
 
@@ -89,7 +90,7 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     return preview_inputs(recipe.samples, data, clip, vae, given, start=start)
 
 
-def _buckets(recipe: Recipe, lengths: ClipLengths = SLICE_LENGTHS) -> dict[Bucket, list[Item]]:
+def _buckets(recipe: Recipe, lengths: ClipLengths) -> dict[Bucket, list[Item]]:
     data = recipe.data
     with_captions = recipe.kind != "vae" and not data.trigger_word.strip()
     items = add_trigger(read_dataset(recipe.clips, with_captions, data.fps), data.trigger_word)
@@ -119,11 +120,12 @@ def _transformer_settings(recipe: Recipe) -> TransformerSettings:
 
 def _train_vae(recipe: Recipe, callback: Callback | None, is_main: bool) -> Path:
     start = load_vae(_path(recipe.models.vae)) if recipe.models.vae else None
-    buckets, checkpointing = _buckets(recipe), recipe.checkpointing
-    network = train_vae(
-        start, buckets, recipe.data, recipe.vae, recipe.plan, recipe.folder, checkpointing, callback=callback
-    )
-    colours = fitted_colours(network, buckets, recipe.data, recipe.vae, recipe.plan.seed)  # as it may be sharded
+    data, settings, seed = recipe.data, recipe.vae, recipe.plan.seed
+    buckets = _buckets(recipe, clip_lengths(time_plan(start, settings)))
+    buckets = hold_out(buckets, recipe.validation, seed)
+    run = VAERun(recipe.folder, recipe.plan, recipe.checkpointing, recipe.validation, callback)
+    network = train_vae(start, buckets, data, settings, run)
+    colours = fitted_colours(network, buckets, data, settings, seed)  # in every process, as it may be sharded
     if is_main:
         write_colours(recipe.folder / "vae", colours)
     return recipe.folder / "vae" / WEIGHTS

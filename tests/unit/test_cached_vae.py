@@ -24,8 +24,6 @@ latents = part("nodes.latents")
 sd = part("easyanimate_models.sd")
 supported_models = part("easyanimate_models.supported_models")
 tiling = part("easyanimate_models.vae.tiling")
-vae_run = part("easyanimate_models.training.vae.run")
-vae_objective = part("easyanimate_models.training.vae.objective")
 
 V5, V51, V4 = "v5_vae/spatial_attn_vae", "v5_mag_vae/cache_mag_vae_spatial_gn", "v4_cache_vae/cache_compression_vae"
 CACHED = ("V4", "V5", "V5.1")
@@ -299,12 +297,6 @@ def test_sixteen_channels_are_not_those_of_v3(vaes):
         decoding.EasyAnimateDecode.execute({"samples": random(1, 16, 3, 2, 2)}, vaes["V3"], 0)
     with pytest.raises(ValueError, match=r"has 4 channels, but EasyAnimate V5\.1 needs 16; .* use"):
         decoding.EasyAnimateDecode.execute({"samples": random(1, 4, 3, 2, 2)}, vaes["V5.1"], 0)
-
-
-@every_cached
-def test_a_cached_vae_is_not_trained(vaes, release):
-    with pytest.raises(ValueError, match="The VAEs of V4, V5 and V5.1 can't be trained"):
-        vae_run.trainable_vae(vaes[release], vae_objective.VAESettings())
 
 
 def test_latents_without_known_colours_have_no_preview():

@@ -31,6 +31,10 @@ class ValidationSettings:
     def enabled(self) -> bool:
         return bool(self.share or self.clips)
 
+    def recorded(self) -> dict:
+        """What is held out, as a setting of a run; nothing where nothing is."""
+        return {"validation": self.share or list(self.clips)} if self.enabled else {}
+
 
 def hold_out(buckets: dict[Bucket, list[Item]], settings: ValidationSettings, seed: int) -> dict[Bucket, list[Item]]:
     """The same items, of which some are `held_out`: all of a file, or nothing.
@@ -53,3 +57,9 @@ def hold_out(buckets: dict[Bucket, list[Item]], settings: ValidationSettings, se
     return {
         bucket: [replace(item, held_out=item.file in chosen) for item in found] for bucket, found in buckets.items()
     }
+
+
+def part_of(buckets: dict[Bucket, list[Item]], held_out: bool) -> dict[Bucket, list[Item]]:
+    """The items for validation, or those for training."""
+    chosen = {bucket: [item for item in found if item.held_out == held_out] for bucket, found in buckets.items()}
+    return {bucket: found for bucket, found in chosen.items() if found}

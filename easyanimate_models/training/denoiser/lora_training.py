@@ -24,7 +24,7 @@ from .lora_start import LoraStart, read_lora_start
 from .objective import DrawBatch, denoising_objective, on_device, scaled
 from .run import DenoiserRun
 from .text_lora import TrainableTextEncoder
-from .validation import held_out_setting, validation_of
+from .validation import validation_of
 
 EMBEDDINGS = ("context", "context_t5", "clip_embeds")
 EVERYTHING = 1e20  # bytes: the host makes all the room it can
@@ -50,7 +50,7 @@ def train_adapters(
     drawn = learnt.batches(data.batch, seed, data.text_dropout, data.clip_dropout, text_encoder, data.tag_order)
     denoiser = FrozenDenoiser(patcher.model)
     validation = validation_of(encoded, data, run, patcher, denoiser, patcher.load_device, text_encoder)
-    settings = {**vars(data), **vars(lora), **vars(run.objective.noise), **held_out_setting(run)}
+    settings = {**vars(data), **vars(lora), **vars(run.objective.noise), **run.validation.recorded()}
     settings |= {"clips": learnt.count, "contents": _contents(model, encoded, lora, clip)}
     del settings["start"]  # its contents count, not where it lies
     fit_adapters(patcher, adapters, scaled(drawn, model), run, settings, text_encoder, validation)

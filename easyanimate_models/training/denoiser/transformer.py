@@ -23,7 +23,7 @@ from .diffusion import prediction_of
 from .motion_modules import ReleaseClass, load_image_weights, motion_weights, save_motion_modules
 from .objective import denoising_objective, on_device, scaled
 from .run import DenoiserRun, Output
-from .validation import held_out_setting, validation_of
+from .validation import validation_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def train_transformer(
         drawn = learnt.batches(data.batch, run.plan.seed, *dropout, order=data.tag_order)
         draw_batch = on_device(scaled(drawn, model), device)
         objective = denoising_objective(network, draw_batch, prediction_of(release), run.objective, run.plan.seed)
-        recorded = {**vars(data), **vars(run.objective.noise), **vars(settings), **held_out_setting(run)}
+        recorded = {**vars(data), **vars(run.objective.noise), **vars(settings), **run.validation.recorded()}
         recorded |= {"clips": learnt.count, "contents": contents}
         hooks = Hooks(
             make_sampler(run.monitor, as_model(network, model), run.folder, mm.unload_all_models),

@@ -41,9 +41,3 @@ def validation_of(
     ]
     batches = sum(-(-len(few) // data.batch) for few in held_out.examples.values())
     return Validation(tuple(objectives), batches, run.validation.every)
-
-
-def held_out_setting(run: DenoiserRun) -> dict:
-    """What is held out, as a setting of a run; nothing where nothing is."""
-    validation = run.validation
-    return {"validation": validation.share or list(validation.clips)} if validation.enabled else {}

@@ -6,21 +6,19 @@ The weights of the losses are the original's by default; they count as in its su
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...files.messages import shorten
 from ...vae.video_vae import SPACE_RATIO, VideoVAE
 from ..devices import noise_like
 from ..learner import Metrics
 from .critics import adaptive_weight, hinge_loss
-from .reconstruct import call, encode_moments, psnr
+from .reconstruct import call, decode_latents, encode_moments, psnr, recompute
 
-ARCHITECTURES = ("", "image", "window", "slice")  # "" is the one that training starts from
+ARCHITECTURES = ("", "image", "window", "slice", "pair", "causal_attention", "causal")  # V1 to V5.1; "" is the start's
 LEARNING = ("all", "decoder")
 
 
@@ -83,13 +81,13 @@ class VAEObjective:
     ):
         self.vae, self.clips, self.settings, self.networks = vae, clips, settings, networks
         self.accumulate = accumulate
-        self.slice = partial(checkpoint, use_reentrant=False) if checkpointing else call
+        self.each = recompute if checkpointing else call
         self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, batch: int) -> tuple[Tensor, Metrics]:
         settings, x = self.settings, self.clips(batch)
         mean, logvar = self._encoded(x)
-        y = self._decoded(mean + noise_like(mean) * (0.5 * logvar).exp())
+        y = decode_latents(self.vae, mean + noise_like(mean) * (0.5 * logvar).exp(), self.each)
         x = x[:, :, : y.shape[2]]  # all of it, but for frames beyond V2's windows
         mse = (y - x).square().mean()
         loss = settings.l1 * (y - x).abs().mean() + settings.l2 * mse
@@ -132,13 +130,8 @@ class VAEObjective:
 
     def _encoded(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance, without gradients where only the decoder learns."""
-        with torch.set_grad_enabled(self.settings.learns == "all"):
-            return encode_moments(self.vae, x, self.slice)
-
-    def _decoded(self, z: Tensor) -> Tensor:
-        cuts = self.vae.plan.decode(z.shape[2])
-        parts = [(z[:, :, s.before : s.after], s.start - s.before, s.stop - s.start) for s in cuts]
-        return torch.cat([self.slice(self.vae.decode_slice, *part) for part in parts], dim=2)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.learns == "all"):
+            return encode_moments(self.vae, x, self.each)
 
 
 @contextmanager

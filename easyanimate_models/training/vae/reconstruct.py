@@ -3,10 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from ...vae.layers import Cache
 from ...vae.slice_vae import SliceVAE
 from ...vae.video_vae import VideoVAE
 
@@ -34,20 +37,37 @@ def reconstruct(
     return Reconstruction(loss, z, float(psnr(mse)), float(kl.detach()))
 
 
-def call(function: Callable, *arguments):
-    """Call a function; `encode_moments` may be given gradient checkpointing instead."""
-    return function(*arguments)
+def call(function: Callable, *arguments, cache: Cache) -> Any:
+    """`function` of these arguments and the cache of the slices before, which it updates."""
+    return function(*arguments, cache)
+
+
+def recompute(function: Callable, *arguments, cache: Cache) -> Any:
+    """The same under gradient checkpointing: the second time, too, it starts from what the cache held before."""
+    before = dict(cache)
+
+    def from_before(*arguments) -> tuple[Any, Cache]:
+        after = dict(before)
+        return function(*arguments, after), after
+
+    result, after = checkpoint(from_before, *arguments, use_reentrant=False)
+    cache.update(after)
+    return result
 
 
 def encode_moments(vae: VideoVAE, x: Tensor, each: Callable = call) -> tuple[Tensor, Tensor]:
-    """Mean and log variance of whole clips, slice by slice; `each(vae.moments, pixels)` gives those of a slice.
-
-    Where slices remember those before, they share a cache.
-    """
-    cache: tuple[dict, ...] = ({},) if vae.plan.seamless else ()
-    parts = [each(vae.moments, x[:, :, s.start : s.stop], *cache) for s in vae.plan.encode(x.shape[2])]
-    mean, logvar = zip(*parts, strict=True)
+    """Mean and log variance of whole clips, slice by slice, each by `call` or `recompute`."""
+    cache: Cache = {}
+    slices = vae.plan.encode(x.shape[2])
+    mean, logvar = zip(*(each(vae.moments, x[:, :, s.start : s.stop], cache=cache) for s in slices), strict=True)
     return torch.cat(mean, dim=2), torch.cat(logvar, dim=2)
+
+
+def decode_latents(vae: VideoVAE, z: Tensor, each: Callable = call) -> Tensor:
+    """The pixels of whole clips, in the same way."""
+    cache: Cache = {}
+    cuts = ((z[:, :, s.before : s.after], s.start - s.before, s.stop - s.start) for s in vae.plan.decode(z.shape[2]))
+    return torch.cat([each(vae.decode_slice, *cut, cache=cache) for cut in cuts], dim=2)
 
 
 def psnr(mse: Tensor) -> Tensor:
