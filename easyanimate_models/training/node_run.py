@@ -35,6 +35,7 @@ from .denoiser.lora import LoraSettings
 from .denoiser.lora_training import train_adapters
 from .denoiser.motion_modules import motion_weights
 from .denoiser.run import DenoiserRun, Output
+from .denoiser.text_lora import require_trainable
 from .denoiser.transformer import TransformerSettings, train_transformer
 from .hooks import no_one
 from .loop import Callback
@@ -97,6 +98,8 @@ def train_lora(
 
     One that is stopped leaves what it has learnt as `NAME_step00057`.
     """
+    if lora.text:
+        require_trainable(job.clip)
     file, folder = _paths(job.name, "loras")
     encoded, monitor = _prepare(job, folder, progress or ProgressCallbacks(), with_texts=not lora.text)
     run = DenoiserRun(folder, job.plan, monitor=monitor, output=Output(file, naming), validation=job.validation)

@@ -29,6 +29,7 @@ from .denoiser.lora import LoraSettings
 from .denoiser.lora_training import train_adapters
 from .denoiser.objective import ObjectiveSettings
 from .denoiser.run import DenoiserRun, Output
+from .denoiser.text_lora import require_trainable
 from .denoiser.transformer import TransformerSettings, train_transformer
 from .export import WEIGHTS
 from .loop import Callback
@@ -71,6 +72,8 @@ def _encode(recipe: Recipe, model) -> PreviewInputs | None:
     data, given = recipe.data, given_inputs(model)
     vae, clip = load_vae(_path(recipe.models.vae)), load_text_encoder(_path(recipe.models.text_encoder))
     require_latents_of(model, vae)
+    if recipe.lora is not None and recipe.lora.text:
+        require_trainable(clip)
     lengths = clip_lengths(vae.plan)
     buckets = _buckets(recipe, lengths)
     log_unreadable_captions(chain.from_iterable(buckets.values()), clip)

@@ -156,14 +156,14 @@ def test_a_recipe_trains_bert_of_v4_and_resumes(tmp_path):
         (clips / f"{name}.txt").write_text(f"clip {name}")
     models = recipes.Models(*[str(release)] * 3)
 
-    def trained(name: str, callback=None) -> dict:
+    def trained(name: str, callback=None, precision: str = "fp32") -> dict:
         recipe = recipes.Recipe(
             "lora",
             tmp_path / name,
             clips,
             models,
             DataSettings(48, 8, batch=2),
-            PLAN,
+            replace(PLAN, precision=precision),
             replace(SETTINGS, text=True),
             True,
         )
@@ -179,6 +179,8 @@ def test_a_recipe_trains_bert_of_v4_and_resumes(tmp_path):
     resumed = trained("cut")
     assert sum(name.startswith("lora_te_") for name in whole) == 3 * LAYERS
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+    rounded = trained("bf16", precision="bf16")
+    assert rounded.keys() == whole.keys() and all(tensor.isfinite().all() for tensor in rounded.values())
     assert json.loads((clips / ".easyanimate" / "index.json").read_text())["texts"] == {}
 
 
@@ -197,7 +199,16 @@ def test_samples_of_several_prompts_are_each_their_own(readers, release):
         assert torch.equal(options[prompt.SECOND], expected["context_2"])
 
 
-def test_qwen2_vl_is_refused(tmp_path):
+def test_qwen2_vl_is_refused_before_anything_is_encoded(tmp_path, monkeypatch):
     clip = sd.load_text_encoder(write_qwen(tmp_path))
-    with pytest.raises(ValueError, match="can't be trained; load T5, or BERT and mT5"):
-        text_lora.TrainableTextEncoder(clip, SETTINGS)
+    monkeypatch.setattr(node_run, "_prepare", None)
+    for train in (
+        lambda: text_lora.TrainableTextEncoder(clip, SETTINGS),
+        lambda: node_run.train_lora(
+            node_run.TrainingJob("new", None, clip, None, [], DataSettings(32, 9), PLAN),
+            replace(SETTINGS, text=True),
+            "comfyui",
+        ),
+    ):
+        with pytest.raises(ValueError, match="can't be trained; load T5, or BERT and mT5"):
+            train()

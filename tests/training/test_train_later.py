@@ -12,6 +12,7 @@ from support.footage import write_clip
 from support.mmdit import TWO_TEXTS, tiny_mmdit
 from support.pack import part
 from support.recorded import relative_error
+from support.stand_in_releases import CLIP_WIDTH, write_v4
 from support.stand_ins import write_image_encoder
 from support.tiny_networks import HUNYUAN_DIT, random, tiny_hunyuan_dit, tiny_release_vae, tiny_transformer
 from support.tiny_text_encoders import BERT, MT5, QWEN, write_bert_and_mt5, write_qwen
@@ -30,6 +31,8 @@ poses = part("easyanimate_models.conditioning.poses")
 prompt = part("easyanimate_models.text_encoders.prompt")
 dataset = part("easyanimate_models.training.clips.dataset")
 node_run = part("easyanimate_models.training.node_run")
+recipe = part("easyanimate_models.training.recipe")
+recipe_run = part("easyanimate_models.training.recipe_run")
 DataSettings = part("easyanimate_models.training.clips.settings").DataSettings
 DenoiserRun = part("easyanimate_models.training.denoiser.run").DenoiserRun
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
@@ -172,6 +175,19 @@ def test_a_fresh_v4_transformer_begins_with_nothing_and_learns(clips, text_encod
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     unchanged = {name for name, weight in network.state_dict().items() if torch.equal(weight, before[name])}
     assert not unchanged
+
+
+def test_a_recipe_trains_v4_from_scratch(tmp_path):
+    release, clips = write_v4(tmp_path / "v4", CLIP_WIDTH), tmp_path / "clips"
+    write_clip(clips / "a.mp4", frames=16, width=64, height=48)
+    (clips / "a.txt").write_text("clip a")
+    models, data = recipe.Models(*[str(release)] * 3), DataSettings(48, 8)
+    fresh = recipe.Recipe("transformer", tmp_path / "run", clips, models, data, PLAN, None, True, fresh=True)
+    file = recipe_run.run_recipe(fresh)
+    assert type(sd.load_transformer(file).model.model_config).__name__ == "EasyAnimateV4"
+    before, after = load_file(release / "transformer" / file.name), load_file(file)
+    assert before.keys() == after.keys()
+    assert not any(torch.equal(before[name].bfloat16(), after[name]) for name in before if name.endswith("to_q.weight"))
 
 
 def rows_of(found, model, steps: int = 24):

@@ -55,6 +55,11 @@ class _Kind(NamedTuple):
     encode: Callable[[Any, list], list]
 
 
+def require_trainable(clip) -> None:
+    """Raise `ValueError` where `TrainableTextEncoder` would."""
+    _kind_of(clip.cond_stage_model)
+
+
 def _kind_of(model) -> _Kind:
     if isinstance(getattr(model, "t5xxl", None), T5Encoder):
         return _Kind(f"{T5}encoder.block.", _encode_t5)
