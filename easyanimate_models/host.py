@@ -31,6 +31,11 @@ def is_dynamic(patcher) -> bool:
     return patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else False
 
 
+def static(patcher):
+    """A MODEL whose weights lie in its modules: 0.33 makes another of one that it streams from the file."""
+    return patcher.clone(disable_dynamic=True) if is_dynamic(patcher) else patcher
+
+
 def clip_with_weights(target, state_dicts: list[dict[str, Tensor]], **kwargs) -> comfy.sd.CLIP:
     """0.33 takes the weights, a dictionary per file, in the constructor of CLIP, 0.3.75 after it."""
     if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:

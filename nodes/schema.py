@@ -59,7 +59,7 @@ TRAINING = (
 ADVANCED = {  # inputs that few change
     "EasyAnimateImageToVideo": CLIP_PERCENTS,
     "EasyAnimateInpaintVideo": CLIP_PERCENTS,
-    "EasyAnimateTrainLora": (*TRAINING, "motion_modules", "names", "text_encoder", "start_from"),
+    "EasyAnimateTrainLora": (*TRAINING, "motion_modules", "names", "text_encoder", "start_from", "blocks_to_swap"),
     "EasyAnimateTrainMotionModule": TRAINING,
 }
 

@@ -1,6 +1,6 @@
 """Clips + MODEL -> a LoRA, or motion modules. What training needs is imported when it begins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from .prompts import require_text_encoder
 from .schema import schema
 from .training_inputs import NO_FOLDER, clips_inputs, models_and_folder, sample_inputs
 from .training_monitoring import NO_LORA, MonitoringOptions, monitoring_inputs, prompts_in, start_input
-from .training_options import TrainingOptions, dataset_input, every_input, image_encoder_input, training_options
+from .training_options import (
+    TrainingOptions,
+    blocks_to_swap_input,
+    dataset_input,
+    every_input,
+    image_encoder_input,
+    training_options,
+)
 from .training_progress import Progress, picture
 
 CATEGORY = "EasyAnimate/training"
@@ -82,6 +89,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
                 *monitoring_inputs("LoRA"),
                 start_input(),
                 *training_options(),
+                blocks_to_swap_input(),
             ],
             outputs=[*_outputs(), io.Clip.Output(tooltip="The trained text encoder.")],
         )
@@ -99,6 +107,7 @@ class EasyAnimateTrainLora(io.ComfyNode):
         sample_sampler=("euler",), sample_width=(0,), sample_height=(0,), sample_frames=(0,), sample_image=None,
         start_from=(NO_LORA,), optimizer=("adamw",), lr_schedule=("constant",), weight_decay=(0.01,),
         caption_dropout=(0.1,), trigger_word=("",), caption_shuffles=(0,), keep_tags=(1,),
+        blocks_to_swap=(0,),
     ) -> io.NodeOutput:  # fmt: skip
         from ..easyanimate_models.training.denoiser.lora import LoraSettings
         from ..easyanimate_models.training.node_run import train_lora
@@ -144,7 +153,8 @@ class EasyAnimateTrainLora(io.ComfyNode):
         start = inputs.monitoring.start_file()
         lora = LoraSettings(rank[0], rank[0], motion_modules[0], text_encoder[0], start)
         progress = Progress(cls.hidden.unique_id, inputs.steps)
-        result = train_lora(_job(inputs), lora, names[0], _callbacks(progress))
+        job = replace(_job(inputs), blocks_to_swap=blocks_to_swap[0])
+        result = train_lora(job, lora, names[0], _callbacks(progress))
         outputs = _outputs_of(result)
         return io.NodeOutput(*outputs, result.clip, ui=show_images([outputs[1], *progress.sheets]))
 

@@ -61,6 +61,19 @@ def dataset_input() -> io.String.Input:
     return io.String.Input("dataset", optional=True, force_input=True, tooltip=tooltip)
 
 
+def blocks_to_swap_input() -> io.Int.Input:
+    """How much of a frozen base waits in RAM."""
+    return io.Int.Input(
+        "blocks_to_swap",
+        default=0,
+        min=0,
+        max=100,
+        optional=True,
+        tooltip="How many transformer blocks wait in RAM, to save GPU memory; slower. At most all but 2: V3 has 28, "
+        "V4 40, V5.1 36 (7B) or 48 (12B). 0 = none.",
+    )
+
+
 def training_options() -> list:
     """The inputs."""
     return [

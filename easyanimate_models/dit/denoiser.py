@@ -13,6 +13,7 @@ class Denoiser(nn.Module):
     """A network whose calls go through the host's wrappers to `_forward`, with the attributes that the host reads."""
 
     footprint: Footprint  # of a step
+    transformer_blocks: Any
     _forward: Any  # of the network: (latents, timesteps, ..., transformer_options) -> the prediction
 
     def __init__(self, config: Any, dtype):
@@ -21,6 +22,11 @@ class Denoiser(nn.Module):
         self.dtype = dtype
         self.in_channels, self.out_channels = config.in_channels, config.latent_channels
         self.patch_size = config.patch
+
+    @property
+    def blocks_in_order(self) -> nn.ModuleList:
+        """The transformer blocks, as they are called one after the other."""
+        return self.transformer_blocks
 
     def forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
         """The prediction `[B, latent channels, F, H, W]` for `x` `[B, in channels, F, H, W]`; see `_forward`."""

@@ -285,6 +285,11 @@ class HunyuanDiT(Denoiser):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def blocks_in_order(self) -> nn.ModuleList:
+        """See `Denoiser`."""
+        return self.blocks
+
     def _forward(self, x: Tensor, timesteps: Tensor, *args, transformer_options=None, **kwargs) -> Tensor:
         """`timesteps` [B]; all else is as in `Conditions`, the text by position or by name."""
         if kwargs.get("control"):

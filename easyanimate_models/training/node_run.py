@@ -31,9 +31,11 @@ from .clips.latent_cache import (
 )
 from .clips.settings import DataSettings
 from .clips.windows import cut_into_windows
+from .denoiser.block_swap import require_swappable
 from .denoiser.lora import LoraSettings
 from .denoiser.lora_training import train_adapters
 from .denoiser.motion_modules import motion_weights
+from .denoiser.objective import ObjectiveSettings
 from .denoiser.run import DenoiserRun, Output
 from .denoiser.text_lora import require_trainable
 from .denoiser.transformer import TransformerSettings, train_transformer
@@ -66,6 +68,7 @@ class TrainingJob:
     clip_vision: Any = None
     validation: ValidationSettings = ValidationSettings()
     sample_image: Tensor | None = None  # [1, H, W, 3]
+    blocks_to_swap: int = 0  # of the frozen base under a LoRA
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def train_lora(
         require_trainable(job.clip)
     file, folder = _paths(job.name, "loras")
     encoded, monitor = _prepare(job, folder, progress or ProgressCallbacks(), with_texts=not lora.text)
-    run = DenoiserRun(folder, job.plan, monitor=monitor, output=Output(file, naming), validation=job.validation)
+    objective = ObjectiveSettings(blocks_to_swap=job.blocks_to_swap)
+    run = DenoiserRun(folder, job.plan, objective, monitor, Output(file, naming), job.validation)
     train_adapters(job.model, encoded, job.data, lora, run, job.clip)
     model, clip = load_lora(file, job.model, job.clip)
     return TrainingResult(model, file, folder, clip)
@@ -138,6 +142,7 @@ def _prepare(
     OPTIMIZERS[job.plan.optimizer].require()  # before anything is encoded
     if not isinstance(job.model.model.model_config, Release):
         raise ValueError("This model is not an EasyAnimate transformer; load one with Load EasyAnimate Transformer.")
+    require_swappable(job.blocks_to_swap, job.model.model.diffusion_model.config.depth)
     context, options = encode_prompt(job.clip, [""])[0]
     job.model.model.require_text({**options, "cross_attn": context})
     require_latents_of(job.model, job.vae)

@@ -59,12 +59,13 @@ class Recipe:
     fresh: bool = False
     samples: SampleSettings = SampleSettings()
     validation: ValidationSettings = ValidationSettings()
+    blocks_to_swap: int = 0
 
 
 def read_recipe(file: str | Path) -> Recipe:
     """The recipe in a TOML file; paths in it are relative to its folder. Raises `RecipeError`."""
     file = Path(file)
-    values = read_toml(file, {"kind", "folder", "clips", "checkpointing", "fresh", *SECTIONS})
+    values = read_toml(file, {"kind", "folder", "clips", "checkpointing", "blocks_to_swap", "fresh", *SECTIONS})
     _check(file, values)
     kind = values["kind"]
     models = read_section(file, "models", Models, values)
@@ -90,6 +91,7 @@ def read_recipe(file: str | Path) -> Recipe:
         read_value(file, values, "fresh", bool, False),
         samples,
         read_section(file, "validation", ValidationSettings, values),
+        read_value(file, values, "blocks_to_swap", int, 0),
     )
 
 
@@ -102,6 +104,11 @@ def _check(file: Path, values: dict) -> None:
         raise RecipeError(f"{file}: set folder (the run) and clips (the dataset) at the top.")
     if kind == "lora" and "lora" not in values:
         raise RecipeError(f"{file}: a LoRA needs a section [lora] with rank and alpha.")
+    if values.get("blocks_to_swap"):
+        if kind != "lora":
+            raise RecipeError(f"{file}: blocks_to_swap is for LoRAs, whose base is frozen; remove it.")
+        if values.get("checkpointing") is False:
+            raise RecipeError(f"{file}: blocks_to_swap needs checkpointing; remove one of the two.")
     if kind == "vae" and "samples" in values:
         raise RecipeError(f"{file}: a VAE can't generate videos; remove [samples].")
     given = values.get("data", {}).keys() if kind == "vae" else set()

@@ -25,6 +25,7 @@ from .clips.latent_cache import (
     start_image_encoder,
 )
 from .clips.windows import cut_into_windows
+from .denoiser.block_swap import require_swappable
 from .denoiser.lora import LoraSettings
 from .denoiser.lora_training import train_adapters
 from .denoiser.objective import ObjectiveSettings
@@ -53,10 +54,11 @@ def run_recipe(recipe: Recipe, callback: Callback | None = None) -> Path:
     motion_module = recipe.models.motion_module
     base, motion = _path(recipe.models.transformer), _path(motion_module) if motion_module else None
     model = load_transformer(base, motion, weight_dtype=recipe.models.weight_dtype)
+    require_swappable(recipe.blocks_to_swap, model.model.diffusion_model.config.depth)
     previews = _encode(recipe, model) if state.is_main_process else None
     state.wait_for_everyone()
     encoded = read_encoded(cache_folder(recipe.clips), given_inputs(model))
-    objective = ObjectiveSettings(recipe.noise, recipe.checkpointing)
+    objective = ObjectiveSettings(recipe.noise, recipe.checkpointing, recipe.blocks_to_swap)
     monitor = Monitor(callback, previews)
     run = DenoiserRun(recipe.folder, recipe.plan, objective, monitor, validation=recipe.validation)
     if recipe.lora is not None:

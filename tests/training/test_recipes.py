@@ -76,6 +76,20 @@ def test_a_lora_recipe_makes_a_lora(clips, tmp_path):
     assert (tmp_path / "grey" / "loss.png").exists()
 
 
+def test_a_recipe_may_leave_blocks_in_ram(clips, tmp_path):
+    """With previews meanwhile: what is learnt and what is shown is the same."""
+    samples = recipes.SampleSettings(every=2, prompt="a red ball", steps=2, frames=8)
+    for name, swapped in (("without", 0), ("with", 3)):
+        recipe = short(clips, tmp_path / name, checkpointing=True, samples=samples, blocks_to_swap=swapped)
+        run.run_recipe(recipe)
+    files = [load_file(tmp_path / name / f"{name}.safetensors") for name in ("without", "with")]
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    shown = [(tmp_path / name / "samples" / "step_000002.webp").read_bytes() for name in ("without", "with")]
+    assert shown[0] == shown[1]
+    with pytest.raises(ValueError, match="blocks_to_swap is 5, but this transformer has 6 blocks"):
+        run.run_recipe(short(clips, tmp_path / "all", checkpointing=True, blocks_to_swap=5))
+
+
 def test_encoders_are_not_needed_once_all_is_encoded(clips, tmp_path, monkeypatch):
     run.run_recipe(short(clips, tmp_path / "first"))
     encoded = part("easyanimate_models.training.clips.latent_cache")
@@ -208,6 +222,8 @@ def test_silent_motion_modules_change_no_frame(tmp_path):
         ("[plan]", "[samples]\nevery = 5\n[plan]", r"\[samples\] Samples need a prompt"),
         ("[data]", 'weight_dtype = "int3"\n[data]', r"\[models\] weight_dtype is 'int3'; it must be one of default, "),
         ("batch = 4", 'trigger_word = "sks"\nkeep_tags = -1', r"\[data\] keep_tags is -1; set it to 0 or more"),
+        ("[models]", "blocks_to_swap = 2\n[models]", "blocks_to_swap needs checkpointing; remove one of the two"),
+        ('kind = "lora"', 'kind = "transformer"\nblocks_to_swap = 2', "blocks_to_swap is for LoRAs, whose base is"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, old, new, message):

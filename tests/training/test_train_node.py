@@ -93,10 +93,10 @@ CAPTIONS = {"trigger_word": "sks", "caption_shuffles": 2, "keep_tags": 1}
 
 
 def test_samples_are_kept_meanwhile(server, folder):
-    """With an optimizer of its own, two folders in one, and clips whose only caption is the trigger word."""
+    """With an optimizer, a block in RAM, two folders in one, and clips whose only caption is the trigger word."""
     (folder / "a.txt").unlink()
     (folder / "dataset.toml").write_text('[[directory]]\npath = "."\nnum_repeats = 2\nresolutions = [64, 48]\n')
-    outputs = client.run(server, training(**SAMPLED, **OPTIONS, **CAPTIONS, steps=2))
+    outputs = client.run(server, training(**SAMPLED, **OPTIONS, **CAPTIONS, steps=2, blocks_to_swap=1))
     plan = json.loads((RUN / "plan.json").read_text())
     assert (plan["optimizer"], plan["schedule"], plan["text_dropout"]) == ("adafactor", "cosine", 0.5)
     index = json.loads((folder / ".easyanimate" / "index.json").read_text())

@@ -14,6 +14,7 @@ from support.recorded import GOLDEN, relative_error
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
+frozen_base = part("easyanimate_models.training.denoiser.frozen_base")
 lora_training = part("easyanimate_models.training.denoiser.lora_training")
 data_settings = part("easyanimate_models.training.clips.settings")
 node_run = part("easyanimate_models.training.node_run")
@@ -40,7 +41,7 @@ def reader(models):
     reader = text_lora.TrainableTextEncoder(models[1], SETTINGS)
     for adapter in reader.adapters.values():
         adapter.up.data.normal_(std=0.2)
-    lora_training.load_frozen(reader.clip.patcher)
+    frozen_base.load_frozen(reader.clip.patcher)
     return reader
 
 

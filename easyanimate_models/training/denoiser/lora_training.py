@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import comfy.model_management as mm
 import torch
 from torch import Tensor, nn
 
 from ...files.atomic import write_safetensors
+from ...host import static
 from ..clips.latent_cache import LatentDataset
 from ..clips.settings import DataSettings
 from ..export import Exporter
@@ -18,6 +18,7 @@ from ..identity import Contents, file_digest, model_fingerprint
 from ..loop import fit
 from ..samples import make_sampler
 from .diffusion import prediction_of
+from .frozen_base import FrozenDenoiser, frozen_models
 from .lora import NAMINGS, LoraSettings, add_adapters
 from .lora_metadata import lora_metadata
 from .lora_start import LoraStart, read_lora_start
@@ -25,9 +26,6 @@ from .objective import DrawBatch, denoising_objective, on_device, scaled
 from .run import DenoiserRun
 from .text_lora import TrainableTextEncoder
 from .validation import validation_of
-
-EMBEDDINGS = ("context", "context_t5", "clip_embeds")
-EVERYTHING = 1e20  # bytes: the host makes all the room it can
 
 
 def train_adapters(
@@ -40,7 +38,7 @@ def train_adapters(
         lora = _with_rank_of(start, lora, run)
     with torch.inference_mode(False):
         torch.manual_seed(seed)
-        patcher, adapters = add_adapters(model, lora)
+        patcher, adapters = add_adapters(static(model) if run.objective.blocks_to_swap else model, lora)
         text_encoder = TrainableTextEncoder(clip, lora) if lora.text else None
         if text_encoder is not None:
             adapters.update(text_encoder.adapters)
@@ -88,8 +86,13 @@ def fit_adapters(
 
     A `text_encoder` (`TrainableTextEncoder`) whose adapters are among these is trained along.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        load_models = partial(load_frozen, patcher, *([text_encoder.clip.patcher] if text_encoder else []))
+    others = [text_encoder.clip.patcher] if text_encoder else []
+    swapped = run.objective.blocks_to_swap
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        frozen_models(patcher, *others, blocks_to_swap=swapped) as load_models,
+    ):
         load_models()
         adapters.to(patcher.load_device)
         denoiser, moved = FrozenDenoiser(patcher.model), on_device(draw_batch, patcher.load_device)
@@ -112,38 +115,3 @@ def _exporter(run: DenoiserRun, adapters: nn.ModuleDict, settings: dict, release
         write_safetensors(file, tensors, lora_metadata(file.stem, steps, described, release))
 
     return Exporter(run.output.path, partial(NAMINGS[run.output.naming], adapters), write)
-
-
-def load_frozen(*patchers) -> None:
-    """Load all of each model onto its device, frozen; the host may have moved it to make room for another one."""
-    mm.load_models_gpu(list(patchers), memory_required=EVERYTHING, force_full_load=True)
-    for patcher in patchers:
-        _replace_inference_tensors(patcher.model)
-        patcher.model.requires_grad_(False)
-
-
-def _replace_inference_tensors(network: nn.Module) -> None:
-    """Weights that the host loaded in inference mode can't take part in gradients, but copies of them can."""
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_inference():
-                setattr(module, name, nn.Parameter(parameter.clone(), requires_grad=False))
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_inference():
-                setattr(module, name, buffer.clone())
-
-
-class FrozenDenoiser(nn.Module):
-    """The network of a MODEL, called in its own precision; its weights are not parameters of this module."""
-
-    network: nn.Module
-
-    def __init__(self, model):
-        super().__init__()
-        self.__dict__["network"] = model.diffusion_model  # past nn.Module, which would register it
-        self.config = model.diffusion_model.config
-        self.dtype = model.manual_cast_dtype or model.get_dtype()
-
-    def forward(self, x: Tensor, t: Tensor, **kwargs) -> Tensor:
-        cast = {name: kwargs[name].to(self.dtype) for name in EMBEDDINGS if name in kwargs}
-        return self.network(x.to(self.dtype), t, **{**kwargs, **cast})

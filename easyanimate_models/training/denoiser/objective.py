@@ -57,10 +57,20 @@ DrawBatch = Callable[[int, random.Random], Batch]  # (step, rng)
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """How much each noise level counts, and whether blocks are recomputed in the backward pass to save memory."""
+    """How much each noise level counts, and what saves memory.
+
+    With `checkpointing`, blocks are recomputed in the backward pass. `blocks_to_swap` of a frozen base wait in RAM.
+    """
 
     noise: NoiseWeights = UNIFORM
     checkpointing: bool = True
+    blocks_to_swap: int = 0
+
+    def __post_init__(self):
+        if self.blocks_to_swap < 0:
+            raise ValueError(f"blocks_to_swap is {self.blocks_to_swap}; it must be 0 or more.")
+        if self.blocks_to_swap and not self.checkpointing:
+            raise ValueError("blocks_to_swap needs checkpointing; set checkpointing to true, or blocks_to_swap to 0.")
 
 
 DEFAULT_OBJECTIVE = ObjectiveSettings()

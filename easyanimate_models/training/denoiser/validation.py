@@ -35,7 +35,7 @@ def validation_of(
     drawn = held_out.batches(data.batch, seed, 0.0, 0.0, encode_texts, data.tag_order)
     draw_batch = on_device(scaled(drawn, model), device)
     prediction = prediction_of(model.model.model_config)
-    settings = replace(run.objective, checkpointing=False)
+    settings = replace(run.objective, checkpointing=False, blocks_to_swap=0)  # which matter to a gradient
     objectives = [
         denoising_objective(network, draw_batch, AtLevel(prediction, share), settings, seed) for share in LEVELS
     ]
