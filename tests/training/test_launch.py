@@ -27,11 +27,11 @@ RECIPE = """folder = "{folder}"
 clips = "clips"
 checkpointing = false
 [data]
-side = 64
+side = {side}
 frames = 8
 batch = 2
 [plan]
-steps = 4
+steps = {steps}
 learning_rate = 1e-3
 warmup = 1
 ema = 0.9
@@ -45,6 +45,7 @@ KINDS = {
     "vae": '[models]\nvae = "built-in"\n'
     "[vae]\nperceptual = 0.0\nadversary = 0.5\nadversary_from = 1\ncritic_width = 8\nstills = 0.5\n",
 }
+STEPS, SIDES = {"lora": 50, "vae": 4}, {"lora": 32, "vae": 64}
 COMMANDS = {
     "accelerate": ["python", "/venv/bin/accelerate", "launch"],
     "accelerate-launch": ["/venv/bin/accelerate-launch"],
@@ -59,7 +60,7 @@ def test_two_processes_learn_what_one_does(kind, tmp_path):
     """`accelerate launch --cpu --num_processes 2`, as it is, on a recipe."""
     toys.write_toys(tmp_path / "clips", count=3)
     for name in ("one", "two"):
-        text = f'kind = "{kind}"\n' + RECIPE.format(folder=name) + KINDS[kind]
+        text = f'kind = "{kind}"\n' + RECIPE.format(folder=name, steps=STEPS[kind], side=SIDES[kind]) + KINDS[kind]
         (tmp_path / f"{name}.toml").write_text(text)
     run.run_recipe(recipes.read_recipe(tmp_path / "one.toml"))
     paths = os.pathsep.join([str(comfyui.HOST), str(ROOT)])
@@ -74,9 +75,11 @@ def test_two_processes_learn_what_one_does(kind, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Training in 2 processes." in done.stderr
     one, two = (journal.read_log(tmp_path / name / "log.csv") for name in ("one", "two"))
-    assert [row["step"] for row in two] == [row["step"] for row in one] == ["0", "1", "2", "3"]
-    for name in ("loss", "gradient"):
-        assert float(two[0][name]) == pytest.approx(float(one[0][name]), rel=1e-4)
+    assert [row["step"] for row in two] == [row["step"] for row in one] == [str(step) for step in range(STEPS[kind])]
+    compared = 1 if kind == "vae" else STEPS[kind]  # critics amplify rounding from step to step
+    for row, expected in zip(two[:compared], one, strict=False):
+        for name in ("loss", "gradient"):
+            assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-4)
     assert relative_error(weights_in(tmp_path / "two"), weights_in(tmp_path / "one")) < 1e-4
 
 
