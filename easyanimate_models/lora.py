@@ -13,7 +13,7 @@ from pathlib import Path
 import comfy.lora
 import comfy.utils
 import torch
-from comfy.weight_adapter import LoRAAdapter
+from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from torch import Tensor
 
 from .files.checkpoint import SHOWN_KEYS, Checkpoint, CheckpointError, describe, read_checkpoint
@@ -142,7 +142,28 @@ def _fits(patch, shape: torch.Size) -> bool:
         return same_rank and (mid is not None or (up.shape[0], down[0].numel()) == (shape[0], shape[1:].numel()))
     if isinstance(patch, tuple) and patch[0] in ("diff", "set"):
         return patch[1][0].shape == shape
-    return True
+    changed = _changed_shape(patch)
+    return changed is None or changed == (shape[0], shape[1:].numel())
+
+
+def _changed_shape(patch) -> tuple[int, int] | None:
+    """Rows and columns of what a LoHa or LoKr changes; None for one that decomposes a convolution, and for others."""
+    if isinstance(patch, LoHaAdapter) and patch.weights[5] is None:
+        first, second = (patch.weights[i : i + 2] for i in (0, 3))
+        shapes = [(a.shape[0], b.shape[1]) for a, b in (first, second)]
+        return shapes[0] if shapes[0] == shapes[1] else (0, 0)
+    if isinstance(patch, LoKrAdapter) and patch.weights[7] is None:
+        w1, w2, _, w1_a, w1_b, w2_a, w2_b = patch.weights[:7]
+        (rows, columns), (more_rows, more_columns) = _factor(w1, w1_a, w1_b), _factor(w2, w2_a, w2_b)
+        return rows * more_rows, columns * more_columns
+    return None
+
+
+def _factor(whole: Tensor | None, a: Tensor | None, b: Tensor | None) -> tuple[int, int]:
+    """Rows and columns of a factor that a file has whole or as a product; none where it has neither."""
+    if whole is not None:
+        return whole.shape[0], whole[0].numel()
+    return (0, 0) if a is None or b is None else (a.shape[0], b.shape[1])
 
 
 def _used(layers: set[str], names: dict[str, str], patches: dict) -> set[str]:
