@@ -28,6 +28,7 @@ SCRIPTS = (
     "estimates",
     "caching",
     "training",
+    "training_memory",
     "sharding",
     "data",
 )

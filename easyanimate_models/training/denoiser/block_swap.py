@@ -57,6 +57,8 @@ class BlockSwap:
 
     def close(self) -> None:
         """Leave nothing behind; the blocks stay where they are."""
+        if self._stream is not None:
+            self._stream.synchronize()  # before memory that is read from is no longer pinned
         self._arriving.clear()
         self._open.close()
 

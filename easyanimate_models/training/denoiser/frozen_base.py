@@ -1,5 +1,6 @@
 """The models under adapters: on their device, frozen, in the precision that they were loaded in."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -38,6 +39,8 @@ def frozen_models(patcher, *others, blocks_to_swap: int = 0) -> Iterator[Callabl
     if not blocks_to_swap:
         yield partial(load_frozen, patcher, *others)
         return
+    if patcher.load_device == patcher.offload_device:
+        logging.info("blocks_to_swap saves nothing here, as the transformer is trained in RAM.")
     swap = BlockSwap(patcher.model.diffusion_model.blocks_in_order, blocks_to_swap, patcher.load_device)
 
     def load() -> None:
