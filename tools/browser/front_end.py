@@ -16,6 +16,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from .. import comfyui
 from ..environment import ROOT
 from .install import FRONT_END, find_browser
+from .scripts import ALL_DRAWN, FIT_VIEW, NO_DOWNLOADS, OVERLAPS, READY, RECORDER, STILL
 
 SIZE = {"width": 1600, "height": 900}
 SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a second for machines without a GPU
@@ -35,7 +36,6 @@ TIMEOUT = 60_000  # milliseconds; machines that run tests are busy
 START = 3 * TIMEOUT  # of the front end, from an empty cache
 expect.set_options(timeout=TIMEOUT)
 NO_BANNER = "localStorage.setItem('vueNodesBannerDismissed', 'true')"
-READY = "window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
 NOT_OURS = (  # what the front end logs by itself
     r"/user\.css|/userdata",  # files that a user may have
     r" https://",  # what is not on this machine
@@ -43,66 +43,6 @@ NOT_OURS = (  # what the front end logs by itself
     r"at onChange \(.*/assets/",  # a setting read before its panel is there
     r"/docs/\w+/\w+\.md",  # the help page in the user's language, tried first
 )
-ALL_DRAWN = """(() => {
-  const elements = document.querySelectorAll('[data-node-id]').length
-  return [0, app.graph.nodes.length].includes(elements)
-    && [...document.images].every(image => image.complete)
-    && [...document.querySelectorAll('video')].every(video => video.readyState >= 1 || video.error)
-})()"""
-OVERLAPS = """async () => {
-  const title = LiteGraph.NODE_TITLE_HEIGHT
-  const boxOf = node => {
-    const element = document.querySelector(`[data-node-id="${node.id}"]`)  // in Nodes 2.0
-    if (element) return element.getBoundingClientRect().toJSON()
-    const [left, top] = node.pos, [width, height] = node.size
-    return {left, top: top - title, right: left + width, bottom: top + height}
-  }
-  const measure = () => app.graph.nodes.map(boxOf)
-  let before, boxes = measure()
-  if (document.querySelector('[data-node-id]')) do {  // it moves nodes apart after they are there
-    before = boxes
-    await new Promise(resolve => setTimeout(resolve, 250))
-    boxes = measure()
-  } while (JSON.stringify(before) !== JSON.stringify(boxes))
-  const named = app.graph.nodes.map(({type, id}, i) => ({name: `${type} ${id}`, ...boxes[i]}))
-  return named.flatMap((a, i) => named.slice(0, i)
-    .filter(b => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
-    .map(b => `${b.name} and ${a.name}`))
-}"""
-NO_DOWNLOADS = """() => {
-  window.asked = []
-  window.open = address => { asked.push(address) }
-  HTMLAnchorElement.prototype.click = function () { asked.push(this.href) }
-}"""
-RECORDER = """() => {
-  const pixels = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
-  window.drawn = {bars: {}, pictures: {}}  // by node type: progress and pictures, in the order drawn
-  window.run = {state: 'none'}             // the last run as the server reports it
-  const record = () => {
-    for (const {type, progress, imgs} of app.graph.nodes) {
-      const bars = drawn.bars[type] ??= [], pictures = drawn.pictures[type] ??= []
-      if (progress !== undefined && bars.at(-1) !== progress) bars.push(progress)
-      if (imgs?.[0]?.naturalWidth && pictures.at(-1)?.src !== imgs[0].src) {
-        pixels.drawImage(imgs[0], 0, 0, 16, 16)
-        pictures.push({src: imgs[0].src, pixels: pixels.getImageData(0, 0, 16, 16).data.join()})
-      }
-    }
-  }
-  setInterval(record, 20)
-  app.api.addEventListener('execution_start', () => { run = {state: 'running', steps: [], late: 0} })
-  for (const end of ['success', 'error', 'interrupted'])
-    app.api.addEventListener('execution_' + end, ({detail}) => Object.assign(run, {state: end, detail}))
-  app.api.addEventListener('progress', ({detail}) => {
-    run.steps.push([app.graph.getNodeById(detail.node)?.type, detail.value, detail.max])
-    run.late += Boolean(run.cancelled)
-  })
-  const send = window.fetch
-  window.fetch = async (...request) => {
-    const answer = await send(...request)
-    if (/\\/interrupt$/.test(request[0])) run.cancelled = true
-    return answer
-  }
-}"""
 
 
 class FrontEnd:
@@ -179,11 +119,12 @@ class FrontEnd:
         """Wait until another graph is there under this name, and fit it into view."""
         there = "name => document.title.includes(name) && !app.graph.extra?.before && app.graph._nodes.length"
         self.page.wait_for_function(there, arg=name)
-        self.command("Comfy.Canvas.FitView")
+        self.page.evaluate(FIT_VIEW)
 
     def overlaps(self) -> list[str]:
         """Pairs of nodes that cover a part of each other as they are drawn, once all their pictures are there."""
         self.wait(ALL_DRAWN)
+        self.page.evaluate(STILL)
         return self.page.evaluate(OVERLAPS)
 
     def missing_models(self) -> Locator:
