@@ -225,7 +225,7 @@ class FrontEnd:
     def show_alone(self, kind: str) -> dict[str, float]:
         """Show a single node of this type in the middle; returns its bounding box on the page.
 
-        Of one that is taller than the page the upper part is shown, below its buttons.
+        Of one that is taller than the page the upper part is shown, its buttons below the path of the workflow.
         It has a number of its own: newer front ends keep what they show of a node by its number.
         """
         return self.page.evaluate(
@@ -240,7 +240,7 @@ class FrontEnd:
               const [x, y, width, height] = [node.pos[0], node.pos[1] - title, node.size[0], node.size[1] + title]
               const area = canvas.getBoundingClientRect()
               ds.scale = 1
-              ds.offset = [(area.width - width) / 2 - x, Math.max((area.height - height) / 2, 120) - y]
+              ds.offset = [(area.width - width) / 2 - x, Math.max((area.height - height) / 2, 160) - y]
               return {x: area.x + x + ds.offset[0], y: area.y + y + ds.offset[1], width, height}
             }""",
             kind,
