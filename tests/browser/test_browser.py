@@ -174,35 +174,43 @@ def assert_explains(help_page: Locator, page: Path) -> None:
     assert help_page.get_by_role("img").evaluate("picture => picture.naturalWidth") > 100
 
 
-@pytest.mark.parametrize("language", ["zh", "ja"])
-def test_nodes_and_pages_speak_the_language(front_end, language):
+@pytest.fixture(scope="module", params=["zh", "ja"])
+def translated(window, request):
+    """A language, and a window in it."""
+    with window.second_window(Locale=request.param) as opened:
+        yield request.param, opened
+
+
+def test_nodes_and_pages_speak_the_language(translated):
+    language, window = translated
     words = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
-    with front_end.second_window(Locale=language) as window:
-        for kind in ("EasyAnimateSampler", "EasyAnimateDecode"):
-            window.show_alone(kind)
-            assert_explains(window.help(kind), DOCS / kind / f"{language}.md")
-        titles = {}
-        for kind in NODES:
-            window.show_alone(kind)
-            titles |= window.titles()
-            assert without_types(window.names(), kind) == without_types(names(words[kind]), kind)
-        assert window.errors == []
-        assert titles == {kind: words[kind]["display_name"] for kind in NODES}
-        name = titles["EasyAnimateSampler"]
-        expect(window.search(name).filter(has_text=name)).to_be_visible()
+    for kind in ("EasyAnimateSampler", "EasyAnimateDecode"):
+        window.show_alone(kind)
+        assert_explains(window.help(kind), DOCS / kind / f"{language}.md")
+    titles = {}
+    for kind in NODES:
+        window.show_alone(kind)
+        titles |= window.titles()
+        assert without_types(window.names(), kind) == without_types(names(words[kind]), kind)
+    assert titles == {kind: words[kind]["display_name"] for kind in NODES}
+    name = titles["EasyAnimateSampler"]
+    expect(window.search(name).filter(has_text=name)).to_be_visible()
+    window.page.keyboard.press("Escape")
+    assert window.errors == []
 
 
-def test_groups_and_notes_of_a_template_speak_the_language(front_end):
+def test_groups_and_notes_of_a_template_speak_the_language(translated):
+    language, window = translated
     path = FOLDER / f"{WORKFLOWS['text_to_video'].name}.json"
-    words = json.loads(path.read_text(encoding="utf-8"))["extra"]["easyanimate"]["ja"]
-    with front_end.second_window(Locale="ja") as window:
-        window.open(path)
-        groups, extra, notes = window.page.evaluate(
-            """() => [app.graph._groups.map(({title}) => title), app.graph.extra,
-              app.graph.nodes.filter(({type}) => type === 'MarkdownNote').map(({widgets}) => widgets[0].value)]"""
-        )
+    words = json.loads(path.read_text(encoding="utf-8"))["extra"]["easyanimate"][language]
+    window.open(path)
+    groups, extra, notes = window.page.evaluate(
+        """() => [app.graph._groups.map(({title}) => title), app.graph.extra,
+          app.graph.nodes.filter(({type}) => type === 'MarkdownNote').map(({widgets}) => widgets[0].value)]"""
+    )
     assert groups == list(words["titles"].values()) and notes == [words["note"]]
     assert "easyanimate" not in extra  # what is saved is the user's
+    assert window.errors == []
 
 
 def without_types(names: dict[str, str], kind: str) -> dict[str, str]:

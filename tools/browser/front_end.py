@@ -41,6 +41,7 @@ NOT_OURS = (  # what the front end logs by itself
     r" https://",  # what is not on this machine
     r"^Error fetching file size",  # of a model that it would download from there
     r"at onChange \(.*/assets/",  # a setting read before its panel is there
+    r"^ComfyApp graph accessed before initialization .*/assets/",  # or before its graph is
     r"/docs/\w+/\w+\.md",  # the help page in the user's language, tried first
 )
 
