@@ -119,7 +119,7 @@ def test_only_a_tested_new_version_of_the_upstream_is_published():
 
 def test_the_tests_of_github_are_those_of_ci():
     (job,) = _github("workflows/test.yml")["jobs"].values()
-    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert job["steps"][-1] == {"run": ".ci/run --newest-front-end"}
     oldest = SpecifierSet(PROJECT.project["requires-python"])
     assert all(version in oldest for version in job["strategy"]["matrix"]["python"])
 

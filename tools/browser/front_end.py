@@ -42,6 +42,7 @@ NOT_OURS = (  # what the front end logs by itself
     r"^Error fetching file size",  # of a model that it would download from there
     r"at onChange \(.*/assets/",  # a setting read before its panel is there
     r"^ComfyApp graph accessed before initialization .*/assets/",  # or before its graph is
+    r"/api/jobs\?|JobsApiError|/templates/index_logo\.json",  # what an older host than its own lacks
     r"/docs/\w+/\w+\.md",  # the help page in the user's language, tried first
 )
 
