@@ -45,6 +45,15 @@ from .v51 import (
 BALL: dict[str, dict] = {"prompt": {"positive": PROMPT, "negative": ""}}
 
 
+TINY_NOTE = """**The built-in tiny model knows only a few words.** It draws one shape on a plain background:
+- shapes: circle (ball), square (box), triangle
+- colours: red, green, blue, yellow, purple, white
+- backgrounds: black, grey
+- motions: stays still, moves to the left or right, goes up or down, grows
+
+Other words mean nothing to it. For anything else, open the template of a release."""
+
+
 def text_to_video_tiny() -> Workflow:
     return Workflow(
         name="01 Text to Video (EasyAnimate built-in)",
@@ -55,11 +64,12 @@ def text_to_video_tiny() -> Workflow:
             "sampler": sampler(),
             "decode": decode(),
             **video(prefix="easyanimate/tiny"),
+            "note": note(TINY_NOTE),
         },
         stages=[
             LOADERS,
             Stage(PROMPT_AND_SIZE, [["prompt", "empty"]]),
-            MAKE,
+            Stage(MAKE.title, [["sampler"], ["decode", "video"], ["save", "note"]]),
         ],
         app=TEXT_APP,
         tiny=TinyRun({"save": (24, 64)}, shows=("red", "left")),
