@@ -181,6 +181,20 @@ def translated(window, request):
         yield request.param, opened
 
 
+def test_groups_and_notes_of_a_template_speak_the_language(translated):
+    language, window = translated
+    path = FOLDER / f"{WORKFLOWS['text_to_video'].name}.json"
+    words = json.loads(path.read_text(encoding="utf-8"))["extra"]["easyanimate"][language]
+    window.open(path)
+    groups, extra, notes = window.page.evaluate(
+        """() => [app.graph._groups.map(({title}) => title), app.graph.extra,
+          app.graph.nodes.filter(({type}) => type === 'MarkdownNote').map(({widgets}) => widgets[0].value)]"""
+    )
+    assert groups == list(words["titles"].values()) and notes == [words["note"]]
+    assert "easyanimate" not in extra  # what is saved is the user's
+    assert window.errors == []
+
+
 def test_nodes_and_pages_speak_the_language(translated):
     language, window = translated
     words = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -195,21 +209,6 @@ def test_nodes_and_pages_speak_the_language(translated):
     assert titles == {kind: words[kind]["display_name"] for kind in NODES}
     name = titles["EasyAnimateSampler"]
     expect(window.search(name).filter(has_text=name)).to_be_visible()
-    window.page.keyboard.press("Escape")
-    assert window.errors == []
-
-
-def test_groups_and_notes_of_a_template_speak_the_language(translated):
-    language, window = translated
-    path = FOLDER / f"{WORKFLOWS['text_to_video'].name}.json"
-    words = json.loads(path.read_text(encoding="utf-8"))["extra"]["easyanimate"][language]
-    window.open(path)
-    groups, extra, notes = window.page.evaluate(
-        """() => [app.graph._groups.map(({title}) => title), app.graph.extra,
-          app.graph.nodes.filter(({type}) => type === 'MarkdownNote').map(({widgets}) => widgets[0].value)]"""
-    )
-    assert groups == list(words["titles"].values()) and notes == [words["note"]]
-    assert "easyanimate" not in extra  # what is saved is the user's
     assert window.errors == []
 
 
