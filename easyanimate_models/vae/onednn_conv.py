@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 OVERLOOKED = range(2_048, 20_481)  # channels x frames x rows of a single input; with fewer there is nothing to win
-ONE_CHANNEL_MORE = (0, 0, 0, 0, 0, 0, 0, 1)  # for F.pad
 
 
 @cache
@@ -26,8 +25,10 @@ def onednn_conv3d(conv3d: Any) -> Any:
 
     class Conv3d(conv3d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *args, **kwargs) -> Tensor:
-            if is_misread(x):
-                x, weight = F.pad(x, ONE_CHANNEL_MORE), F.pad(weight, ONE_CHANNEL_MORE)
+            if is_misread(x, weight):
+                frames, *sides = self.padding
+                x = F.pad(x, (0, 0, 0, 0, frames, frames))
+                return F.conv3d(x, weight, bias, self.stride, (0, *sides), self.dilation, self.groups)
             if args or kwargs or not is_overlooked(x):
                 return super()._conv_forward(x, weight, bias, *args, **kwargs)
             how = self.padding, self.stride, self.dilation, self.groups
@@ -43,11 +44,11 @@ def is_overlooked(x: Tensor) -> bool:
     return small and plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
-def is_misread(x: Tensor) -> bool:
-    """Whether oneDNN would read beyond `x` `[B, C, T, H, W]`: a single frame of odd channels in bfloat16.
+def is_misread(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN would read beyond `x` `[B, C, T, H, W]`: fewer frames in bfloat16 than the kernel is deep.
 
-    Seen with oneDNN of torch 2.14 and AVX-512, where the kernel is deeper than the frame: what lies in memory behind it
-    gets into the result.
+    Seen with oneDNN of torch 2.14 and AVX-512: what lies in memory behind one frame gets into the result, behind two
+    into the gradient of the weight. It does not where the zeros around them are in memory too.
     """
     autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return x.device.type == "cpu" and autocast == torch.bfloat16 and x.shape[2] == 1 and bool(x.shape[1] % 2)
+    return x.device.type == "cpu" and autocast == torch.bfloat16 and x.shape[2] < weight.shape[2]

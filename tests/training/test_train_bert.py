@@ -18,7 +18,7 @@ from support.tiny_text_encoders import BERT, MT5, write_bert_and_mt5, write_qwen
 
 sd = part("easyanimate_models.sd")
 lora = part("easyanimate_models.training.denoiser.lora")
-lora_training = part("easyanimate_models.training.denoiser.lora_training")
+frozen_base = part("easyanimate_models.training.denoiser.frozen_base")
 node_run = part("easyanimate_models.training.node_run")
 prompt = part("easyanimate_models.text_encoders.prompt")
 recipes = part("easyanimate_models.training.recipe")
@@ -53,7 +53,7 @@ def readers(clips):
         reader = found[release] = text_lora.TrainableTextEncoder(clip, SETTINGS)
         for adapter in reader.adapters.values():
             adapter.up.data.normal_(std=0.2)
-        lora_training.load_frozen(reader.clip.patcher)
+        frozen_base.load_frozen(reader.clip.patcher)
     return found
 
 
