@@ -1,5 +1,6 @@
 """Time and memory, measured so that the figures of one run can be compared with each other."""
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 RESULTS = Path(__file__).parent / "results"
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ class MatrixShare:
 
 
 def matrix_share(step: Callable[[], object], dtype: torch.dtype) -> MatrixShare:
-    """A step of a network, in turn with a product."""
+    """A step of a network, in turn with a product, in a process that keeps freed memory."""
+    _keep_freed_memory()
     size = 8192 if CUDA else 2048
     product, operations = matrix_product(size, size, size, dtype)
     with FlopCounterMode(display=False) as counter:
@@ -170,6 +173,14 @@ def matrix_share(step: Callable[[], object], dtype: torch.dtype) -> MatrixShare:
     took = alternating(3, step=step, product=product)
     rate, limit = counter.get_total_flops() / took["step"] / 1e9, operations / took["product"] / 1e9
     return MatrixShare(took["step"], rate, limit, size)
+
+
+def _keep_freed_memory() -> None:
+    """As a GPU's allocator does. By itself, glibc has the system clear new pages for every large tensor."""
+    if not CUDA and sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def convolution(channels: int = 128, frames: int = 8, side: int = 128, dtype=torch.float32):
