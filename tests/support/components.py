@@ -79,3 +79,15 @@ def one_step(model, seed: int = 1) -> torch.Tensor:
         return comfy.sample.sample(
             model, x, 1, 1.0, "euler", "normal", text, text, torch.zeros_like(x), sigmas=sigmas, disable_pbar=True
         ).clone()
+
+
+def assert_gradient_is_right(reader, weight: torch.Tensor, text: str, direction: torch.Tensor) -> None:
+    """The gradient of a text's embeddings along `direction`, against what a small step of the weight changes."""
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad((reader([text])["context"] * direction).sum(), weight)
+    step, ends = 2e-2 * gradient / gradient.norm(), []
+    for sign in (1, -1):
+        weight.data += sign * step
+        ends.append((reader([text])["context"].double() * direction).sum())
+        weight.data -= sign * step
+    assert abs((ends[0] - ends[1]) / 4e-2 / gradient.norm() - 1) < 2e-2
