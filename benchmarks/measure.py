@@ -124,9 +124,9 @@ def peak_above(work: Callable[[], object]) -> int:
         work()
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _resident("VmRSS")
+    before = resident()
     work()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def in_own_process(function: Callable, *arguments):
@@ -197,6 +197,7 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _resident(field: str) -> int:
+def resident(field: str = "VmRSS") -> int:
+    """Bytes of this process in RAM, pages of mapped files among them; now, or at most with VmHWM."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

@@ -5,8 +5,6 @@ Patched and run on the CPU in the host's own way, with a LoRA on every layer, th
 
 import gc
 import tempfile
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from easyanimate_models.sd import load_transformer
 
 from . import hunyuan_dit
-from .measure import Row, in_own_process, report
+from .measure import Row, in_own_process, peak_above, report, resident
 from .networks import shallow, step_inputs, transformer
 
 CPU = torch.device("cpu")
@@ -72,7 +70,7 @@ def figures(first: Path, second: Path) -> dict[str, float]:
     patched, sent = with_lora(patcher), Sent()
     patched.patch_model(CPU, lowvram_model_memory=int(RESIDENT * patched.model_size()))
     with patch.object(comfy.ops, "cast_bias_weight", sent):
-        found["step"] = peak_of(partial(patched.model.diffusion_model, **inputs)) - before
+        found["step"] = resident() + peak_above(partial(patched.model.diffusion_model, **inputs)) - before
     patched.unpatch_model(CPU)
     found |= {"sent": float(sent.bytes), "unloaded": _touched(patcher) - before}
     del patcher, patched, sent
@@ -86,28 +84,6 @@ def _touched(patcher) -> float:
     for weight in patcher.model.diffusion_model.state_dict().values():
         weight.float().sum()
     return resident()
-
-
-def peak_of(work: Callable[[], object]) -> float:
-    """The most that lay in RAM while it worked."""
-    peak, done = [resident()], threading.Event()
-
-    def measure() -> None:
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], resident())
-
-    thread = threading.Thread(target=measure)
-    thread.start()
-    work()
-    done.set()
-    thread.join()
-    return peak[0]
-
-
-def resident() -> float:
-    """Bytes in RAM: our own, and pages of files that are mapped."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024.0 for line in lines if line.startswith(("RssAnon", "RssFile", "RssShmem")))
 
 
 def main() -> None:
