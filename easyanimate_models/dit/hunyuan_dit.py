@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser
 from .hunyuan_embedders import Resampler, ResamplerConfig, SiluMLP, TimestepTextSizeStyle, with_learned_padding
-from .layers import FeedForward, modulate
+from .layers import FeedForward, modulate, zero
 from .motion_module import frame_positions
 from .rotary import fitted, rotations
 from .skip_store import SkipStore
@@ -281,9 +281,7 @@ class HunyuanDiT(Denoiser):
         if self.clip_projection is not None:
             nn.init.normal_(self.clip_padding, std=0.02)
             self.clip_projection.initialize_weights()
-        for layer in (*(block.norm1.linear for block in self.blocks), self.norm_out.linear, self.proj_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        zero(*(block.norm1.linear for block in self.blocks), self.norm_out.linear, self.proj_out)
 
     @property
     def blocks_in_order(self) -> nn.ModuleList:

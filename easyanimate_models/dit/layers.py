@@ -1,6 +1,7 @@
 """Layers of the PixArt-style image transformer: attention, feed-forward, adaLN-single, projections, positions."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -171,3 +172,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask `[B, L]` (1 keep, 0 drop) as an additive bias `[B, 1, 1, L]`."""
     return ((1 - mask.to(dtype)) * DROPPED)[:, None, None, :]
+
+
+def zero(*layers: Any) -> None:
+    """Make layers give nothing, as training from scratch begins."""
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .denoiser import Denoiser
-from .layers import FeedForward, TwoLayer, modulate, sinusoid
+from .layers import FeedForward, TwoLayer, modulate, sinusoid, zero
 from .rotary import Span, fitted, rotations
 from .step_plan import Footprint, Stage, plan_of
 
@@ -186,9 +186,7 @@ class MMDiT(Denoiser):
     def initialize_weights(self) -> None:
         """Before training from scratch: zero output, and blocks that change nothing, as DiT does."""
         linears = [norm.linear for block in self.transformer_blocks for norm in (block.norm1, block.norm2)]
-        for layer in (*linears, self.norm_out.linear, self.proj_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        zero(*linears, self.norm_out.linear, self.proj_out)
 
     def _forward(
         self,

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .denoiser import Denoiser
-from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias, modulate
+from .layers import AdaLNSingle, Attention, FeedForward, PatchEmbed, TwoLayer, attention_bias, modulate, zero
 from .motion_module import Grid, MotionConfig, MotionModule
 from .skip_store import SkipStore
 from .step_plan import Footprint, Stage, plan_of
@@ -144,13 +144,13 @@ class MotionDiT(Denoiser):
         for table in [self.scale_shift_table, *(block.scale_shift_table for block in blocks)]:
             nn.init.normal_(table, std=self.config.width**-0.5)
         nn.init.normal_(self.adaln_single.linear.weight, std=0.02)
-        _zero(self.proj_out, *(block.attn2.to_out[0] for block in blocks))
+        zero(self.proj_out, *(block.attn2.to_out[0] for block in blocks))
         self.zero_motion_modules()
 
     def zero_motion_modules(self) -> None:
         """Zero what is added to an image transformer, so that each frame comes out as before: motion and long skips."""
         modules: list[Any] = [block.attn_temporal for block in self.transformer_blocks if block.attn_temporal]
-        _zero(*(module.temporal_transformer.proj_out for module in modules), *self.long_connect_fc)
+        zero(*(module.temporal_transformer.proj_out for module in modules), *self.long_connect_fc)
 
     def _forward(self, x: Tensor, timesteps: Tensor, *args, control=None, transformer_options=None, **kwargs) -> Tensor:
         """`control["output"][i]` [B, F*N, D], where there is one, is added to what block i puts out; see `embed`."""
@@ -252,9 +252,3 @@ def _patched(patch, block: MotionDiTBlock, x: Tensor, inputs: BlockInputs, optio
 
     args = {"img": x, "txt": inputs.context, "vec": inputs.modulation, "transformer_options": options}
     return patch(args, {"original_block": original})["img"]
-
-
-def _zero(*layers: Any) -> None:
-    for layer in layers:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
