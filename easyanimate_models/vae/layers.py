@@ -42,7 +42,7 @@ class WindowTime:
 
     def convolve(self, conv: nn.Module, x: Tensor, cache: Cache) -> Tensor:
         """`conv` over a window, two copies of its first frame in front; nothing is kept for the next."""
-        return convolved_after([x[:, :, :1]] * (KERNEL - 1), conv, x)
+        return convolved_after(None, conv, x)
 
     def double(self, x: Tensor, first: bool) -> Tensor:
         """Twice the frames, all but the first of every window."""
@@ -52,8 +52,14 @@ class WindowTime:
         return torch.cat([x[:, :, :1], rest], dim=2)
 
 
-def convolved_after(before: list[Tensor], conv: Any, x: Tensor) -> Tensor:
-    """`conv` over the frames `before` and then `x`, without a copy of both: only of what is seen beside `before`."""
+def convolved_after(kept: Tensor | None, conv: Any, x: Tensor) -> Tensor:
+    """`conv` over the frames `kept` and then `x`, without a copy of both: only of what is seen beside `kept`.
+
+    Without any, the first frame of `x` is seen twice more.
+    """
+    if kept is None and x.shape[2] == 1:
+        return conv(x)  # a `StillConv3d`
+    before = [x[:, :, :1]] * (KERNEL - 1) if kept is None else [kept]
     frames, stride = sum(part.shape[2] for part in before), conv.stride[0]
     rest = -frames % stride  # where in `x` the first window begins that sees nothing of `before`
     if x.shape[2] < rest + KERNEL:
@@ -72,9 +78,9 @@ class CausalTime:
 
     def convolve(self, conv: Any, x: Tensor, cache: Cache) -> Tensor:
         """`conv` over a slice, what it left of the slice before in front."""
-        before, kept = [cache[conv]] if conv in cache else [x[:, :, :1]] * (KERNEL - 1), KERNEL - conv.stride[0]
+        before, kept = cache.get(conv), KERNEL - conv.stride[0]
         convolved = convolved_after(before, conv, x)
-        last = x if x.shape[2] >= kept else torch.cat([*before, x], dim=2)
+        last = x if x.shape[2] >= kept else torch.cat([x if before is None else before, x], dim=2)
         cache[conv] = last[:, :, -kept:].clone()  # the whole of `x` would stay alive with a view
         return convolved
 
@@ -128,7 +134,7 @@ class LayerFactory:
 
     def doubling(self, channels: int) -> Any:
         """3x3x3 over twice the height and width; to be called by `time.convolve`."""
-        conv3d = doubling_conv3d(self.operations.Conv3d)
+        conv3d = doubling_conv3d(still_conv3d(self.operations.Conv3d))
         return conv3d(channels, channels, 3, padding=(self.time.zeros, 0, 0), dtype=self.dtype, device=self.device)
 
     def linear(self, channels: int) -> Any:
@@ -140,7 +146,7 @@ class LayerFactory:
         return None if self.attention_kind is None else ATTENTIONS[self.attention_kind](channels, self)
 
     def _conv3d(self, *args, **kwargs) -> Any:
-        return self.operations.Conv3d(*args, dtype=self.dtype, device=self.device, **kwargs)
+        return still_conv3d(self.operations.Conv3d)(*args, dtype=self.dtype, device=self.device, **kwargs)
 
 
 class ResidualBlock(nn.Module):
@@ -250,6 +256,22 @@ class Upsampler(nn.Module):
         first = self.conv not in cache
         x = self.time.convolve(self.conv, x, cache)
         return x if self.time_factor == 1 else self.time.double(x, first)
+
+
+@memoised
+def still_conv3d(conv3d: Any) -> type[nn.Conv3d]:
+    """The host's `conv3d` that, without zeros around time, sees a single frame as often as its kernel is deep.
+
+    That is a convolution with the sum of its weights over time, so that the copies are neither made nor worked on.
+    """
+
+    class StillConv3d(conv3d):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *args, **kwargs) -> Tensor:
+            if x.shape[2] == 1 < weight.shape[2] and not self.padding[0]:
+                weight = weight.sum(2, keepdim=True)
+            return super()._conv_forward(x, weight, bias, *args, **kwargs)
+
+    return StillConv3d
 
 
 @memoised

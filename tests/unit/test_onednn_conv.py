@@ -3,6 +3,7 @@
 import comfy.ops
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from support.pack import part
 from support.recorded import relative_error
@@ -28,13 +29,15 @@ def plain(conv3d: type) -> type:
     return conv3d
 
 
-def gradients_of(conv, x):
-    """What comes out, and all gradients."""
+def gradients_of(conv, x, copies=1):
+    """What comes out, and all gradients; of so many `copies` of the frames of `x`."""
     with torch.enable_grad():
         x = x.clone().requires_grad_()
-        y = conv.requires_grad_(True)(x)
+        y = conv.requires_grad_(True)(x.repeat(1, 1, copies, 1, 1))
         y.square().mean().backward()
-    return y, x.grad, conv.weight.grad, conv.bias.grad
+    gradients = x.grad, conv.weight.grad, conv.bias.grad
+    conv.zero_grad()
+    return y, *gradients
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE, (2, *SMALL[1:])])
@@ -102,3 +105,22 @@ def test_nothing_behind_a_short_clip_gets_into_bfloat16(channels, frames, autoca
             found = gradients_of(rounded, x.to(dtype))
         for gradient, expected in zip(found, gradients_of(exact, x), strict=True):
             assert relative_error(gradient.float(), expected) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("of", "how"), [(plain, {"padding": (0, 1, 1)}), (plain, {"stride": (2, 2, 2)}), (layers.doubling_conv3d, {})]
+)
+def test_a_still_is_worked_on_once_and_gives_what_three_copies_give(of, how):
+    _, conv = convolutions(lambda conv3d: of(layers.still_conv3d(conv3d)), **how)
+    x = torch.randn(2, 16, 1, 12, 8)
+    (found, *gradients), work = counted(conv, x)
+    (copies, *expected), threefold = counted(conv, x, copies=3)
+    assert relative_error(found, copies) < 1e-6 and threefold == 3 * work
+    for gradient, each in zip(gradients, expected, strict=True):
+        assert relative_error(gradient, each) < 1e-5
+
+
+def counted(conv, x, copies=1):
+    """`gradients_of` frames that stand still, and the operations that they take."""
+    with FlopCounterMode(display=False) as counter:
+        return gradients_of(conv, x, copies), counter.get_total_flops()
