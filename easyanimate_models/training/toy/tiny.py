@@ -97,6 +97,7 @@ def train_text_encoder(run: Path) -> None:
 def train_tiny_vae(run: Path, steps: int = 2200) -> None:
     torch.manual_seed(SEED)
     vae = reset_parameters(SliceVAE(VAE, **OPS)).to(memory_format=memory_format())
+    vae.initialize_weights()
     stages = (
         VAEStage(from_step=0, batch=32, frames=1, crop=32),
         VAEStage(from_step=steps * 12 // 100, batch=8, frames=FRAMES, crop=32),

@@ -58,7 +58,7 @@ DIT = MMDiTConfig(
     eps=1e-5,
     patch=2,
 )
-KL_WEIGHT = 1e-3
+KL_WEIGHT = 3e-4
 SHARDS = 64  # of encoded clips
 SHORT_TEXT = 48  # tokens that most steps see, since the rest is padding; the last stage sees all
 LEVELS = NoiseWeights(power=0.0)
@@ -76,20 +76,21 @@ def training_crops() -> DrawCrops:
     return draw
 
 
-def train_vae(run: Path, steps: int = 9000) -> None:
+def train_vae(run: Path, steps: int = 20000) -> None:
     """Stills first, then short crops, then whole frames, since norms are over frames.
 
     In float32: oneDNN's convolutions of three channels write beyond their memory in the backward pass in bfloat16.
     """
     torch.manual_seed(SEED)
     vae = reset_parameters(CachedVAE(VAE, **OPS)).to(memory_format=memory_format())
+    vae.initialize_weights()
     stages = (
         VAEStage(from_step=0, batch=16, frames=1, crop=32),
-        VAEStage(from_step=steps * 60 // 100, batch=8, frames=5, crop=32),
-        VAEStage(from_step=steps * 90 // 100, batch=2, frames=9, crop=64),
+        VAEStage(from_step=steps * 50 // 100, batch=8, frames=5, crop=32),
+        VAEStage(from_step=steps * 91 // 100, batch=2, frames=9, crop=64),
         VAEStage(from_step=steps * 96 // 100, batch=2, frames=5, crop=SIZE),
     )
-    plan = TrainingPlan(steps, 2e-3, 50, 0.998, 1.0, SEED)
+    plan = TrainingPlan(steps, 1e-3, 50, 0.998, 1.0, SEED)
     fit(run / "vae", vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, SEED), plan)
     write_safetensors(run / "vae.safetensors", copy_weights(vae))
 

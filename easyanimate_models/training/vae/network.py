@@ -87,6 +87,9 @@ def _new_vae(architecture: str, settings: VAESettings) -> VideoVAE:
     latents = release.latent_format
     sizes = settings.channels, LAYERS, latents.latent_channels, settings.norm_groups
     if release.vae is ImageVAE:
-        return reset_parameters(ImageVAE(ImageVAEConfig(*sizes), **OPS))
-    norm, attention = KINDS.get(release, ("slice", "slice"))
-    return reset_parameters(release.vae(SliceVAEConfig(*sizes, latents.scale_factor, norm, attention), **OPS))
+        vae = ImageVAE(ImageVAEConfig(*sizes), **OPS)
+    else:
+        norm, attention = KINDS.get(release, ("slice", "slice"))
+        vae = release.vae(SliceVAEConfig(*sizes, latents.scale_factor, norm, attention), **OPS)
+    reset_parameters(vae).initialize_weights()
+    return vae
