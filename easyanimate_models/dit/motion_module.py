@@ -37,10 +37,10 @@ class TemporalAttention(Attention):
 
     def add_to(self, x: Tensor, norm: Layer, grid: Grid, options=None) -> Tensor:
         """`x` [B*F, N, D] and what attention makes of it, normed; `x` itself may change."""
-        positions = frame_positions(grid[0], x)
+        positions = frame_positions(grid[0], x)[:, None]
 
         def added(part: Tensor) -> Tensor:
-            h = rearrange(norm(part), "b f n d -> (b n) f d") + positions
+            h = rearrange(norm(part) + positions, "b f n d -> (b n) f d").contiguous()  # one product in each linear
             return part + rearrange(self(h, options=options), "(b n) f d -> b f n d", b=len(part))
 
         return plan_of(options).update(x.unflatten(0, (-1, grid[0])), added, dim=2).flatten(0, 1)

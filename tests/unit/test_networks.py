@@ -7,13 +7,16 @@ import comfy.utils
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.pack import part
 from support.tiny_networks import DIT, random, tiny_release_vae, tiny_slice_vae, tiny_transformer, tiny_vae
 
 LiveBytes = part("benchmarks.live_bytes").LiveBytes
 slicing = part("easyanimate_models.vae.slicing")
+supported_models = part("easyanimate_models.supported_models")
 CPU = torch.device("cpu")
+MOTION_RELEASES = supported_models.EasyAnimateV1, supported_models.EasyAnimateV2, supported_models.EasyAnimateV3
 RAW_TABLES = ("scale_shift_table",)  # parameters of the blocks themselves; forward moves them to the input's device
 
 
@@ -27,6 +30,27 @@ def test_every_weight_lies_in_one_of_the_hosts_operations(network):
     for name, module in network.named_modules():
         own = {n for n, _ in module.named_parameters(recurse=False)}
         assert hasattr(module, "comfy_cast_weights") or own <= set(RAW_TABLES), f"{name} holds {own}"
+
+
+class BatchedProducts(TorchDispatchMode):
+    """Counts them: of a linear layer there are some where its weight is repeated for each matrix of a batch."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten.bmm.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("motion", [release.motion for release in MOTION_RELEASES], ids=["V1", "V2", "V3"])
+def test_a_linear_layer_of_a_motion_module_is_one_product(motion):
+    """Of weights that are cast or streamed, too; repeated, they would take hundreds of MB, and three times as long."""
+    patcher = tiny_transformer(motion=motion)
+    patcher.model.requires_grad_(False)
+    options = {"optimized_attention_override": lambda function, q, *_, **__: q}
+    with BatchedProducts() as products:
+        predict(patcher, random(1, 4, 3, 6, 8), random(1, 5, 16), transformer_options=options)
+    assert products.count == 0
 
 
 def with_lora(patcher):
