@@ -259,7 +259,7 @@ class Upsampler(nn.Module):
 
 
 @memoised
-def still_conv3d(conv3d: Any) -> type[nn.Conv3d]:
+def still_conv3d(conv3d: Any) -> Any:
     """The host's `conv3d` that, without zeros around time, sees a single frame as often as its kernel is deep.
 
     That is a convolution with the sum of its weights over time, so that the copies are neither made nor worked on.
