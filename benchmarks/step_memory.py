@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from easyanimate_models.dit import hunyuan_dit as hunyuan_network
 from easyanimate_models.dit import motion_dit as motion_network
 from easyanimate_models.dit.denoiser import Denoiser
+from easyanimate_models.dit.motion_dit import LongSkips
 from easyanimate_models.dit.skip_store import SkipStore
 from easyanimate_models.dit.step_plan import OPTION, StepPlan
 from easyanimate_models.model_base import STREAMED_PART
@@ -82,11 +83,15 @@ TARGETS = {  # size -> GB asked with skips on the device, and in RAM
     "V4 768×768×144": (None, 1.6),
     "V5.1 7B 768×1344×49": (1.6, None),
 }
-MEASURED = (SIZES[2], Size("V5.1 7B", replace(V51, depth=1, mmdit_layers=1), 512, 512, 29, 8))
-TIMED = (
+V51_BLOCK = replace(V51, depth=1, mmdit_layers=1)
+MEASURED = (
+    Size("V3", replace(V3, depth=8, skips=LongSkips(stored=3, start=5)), 256, 256, 48, 12),
+    Size("V5.1", V51_BLOCK, 384, 384, 33, 9),
+)
+TIMED = (  # at least two parts each
     Size("V3", replace(V3, depth=1, skips=None), 512, 512, 48, 12),
     Size("V4", replace(V4, depth=2), 512, 512, 40, 10),
-    Size("V5.1", MEASURED[1].config, 512, 512, 29, 8),
+    Size("V5.1", V51_BLOCK, 384, 384, 33, 9),
 )
 
 
