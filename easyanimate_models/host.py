@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comfy.clip_vision
 import comfy.context_windows
+import comfy.ldm.flux.math
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sample
@@ -158,6 +159,11 @@ def training(on: bool = True):
     finally:
         if before is not None:
             mm.in_training = before
+
+
+def rotates_by_a_kernel() -> bool:
+    """0.33 turns heads by their positions in one kernel, unless something learns; 0.3.75 by sums in float32."""
+    return hasattr(comfy.ldm.flux.math, "_apply_rope1")
 
 
 def knows_search_aliases() -> bool:

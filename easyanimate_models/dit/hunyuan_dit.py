@@ -16,7 +16,7 @@ from .denoiser import Denoiser
 from .hunyuan_embedders import Resampler, ResamplerConfig, SiluMLP, TimestepTextSizeStyle, with_learned_padding
 from .layers import FeedForward, modulate, zero
 from .motion_module import frame_positions
-from .rotary import fitted, rotations
+from .rotary import COPIES, fitted, rotations
 from .skip_store import SkipStore
 from .step_plan import Footprint, Stage, plan_of
 
@@ -247,8 +247,8 @@ class HunyuanDiT(Denoiser):
 
     def __init__(self, config: HunyuanDiTConfig, dtype=None, device=None, operations: Any = None, **_):
         super().__init__(config, dtype)
-        attention = Stage(3.3, 7)  # tokens, keys, values and rotations; the skip in use stays beside the next
-        self.footprint = Footprint((attention, Stage(1, 9)), at_once=3, skips=config.stored_skips, returning=2)
+        attention = Stage(3.3, 4 + COPIES, 2)  # tokens, keys, values; the skip in use stays beside the next
+        self.footprint = Footprint((attention, Stage(1, 9)), skips=config.stored_skips, returning=2)
         leaf = (dtype, device, operations)
         width, context, context_2 = config.width, config.caption_channels, config.caption_channels_2
         self.pos_embed = Patches(config.in_channels, width, config.patch, *leaf)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser
 from .layers import FeedForward, TwoLayer, modulate, sinusoid, zero
-from .rotary import Span, fitted, rotations
+from .rotary import COPIES, Span, fitted, rotations
 from .step_plan import Footprint, Stage, plan_of
 
 BASE_ROWS, BASE_COLUMNS = 30, 45  # patches of 480 x 720 pixels, which positions are fitted into
@@ -166,7 +166,7 @@ class MMDiT(Denoiser):
 
     def __init__(self, config: MMDiTConfig, dtype=None, device=None, operations: Any = None, **_):
         super().__init__(config, dtype)
-        self.footprint = Footprint((Stage(3.1, 6.2),), at_once=1)  # tokens, keys, values and rotations
+        self.footprint = Footprint((Stage(3.2, 3.2 + COPIES, 1.5),))  # tokens, keys, values
         leaf = (dtype, device, operations)
         kw = {"dtype": dtype, "device": device}
         width, patch = config.width, config.patch

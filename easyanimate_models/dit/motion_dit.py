@@ -113,12 +113,10 @@ class MotionDiT(Denoiser):
 
     def __init__(self, config: MotionDiTConfig, dtype=None, device=None, operations: Any = None, **_):
         super().__init__(config, dtype)
-        stages = [Stage(2, 13)]  # feed-forward of a motion module: GEGLU, four times as wide
+        stages = [Stage(2, 13, 3)]  # feed-forward of a motion module: GEGLU, four times as wide
         if any("global" in motion.attentions for motion in config.motion):
             stages.append(Stage(4, 3))  # tokens, those of the motion module, keys, values
-        self.footprint = Footprint(
-            tuple(stages), at_once=3, skips=config.skips.stored if config.skips else 0, returning=1
-        )
+        self.footprint = Footprint(tuple(stages), skips=config.skips.stored if config.skips else 0, returning=1)
         leaf = (dtype, device, operations)
         width = config.width
         kinds = [config.motion[i % len(config.motion)] if config.motion else None for i in range(config.depth)]

@@ -6,7 +6,10 @@ import torch
 from comfy.ldm.flux.math import rope
 from torch import Tensor
 
+from ..host import rotates_by_a_kernel
+
 THETA = 10000
+COPIES = 0 if rotates_by_a_kernel() else 3  # of heads, as many as are turned at once
 
 
 @dataclass(frozen=True)

@@ -83,21 +83,28 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class Stage:
-    """A moment of a step in which much is alive: so many tensors as long as all tokens, and as long as a part."""
+    """A moment of a step in which much is alive: so many tensors as long as all tokens, and as long as a part.
+
+    `at_once` more are alive where all tokens are one part.
+    """
 
     whole: float
     parts: float
+    at_once: float = 0
+
+    def bytes(self, tokens: int, part: int) -> float:
+        """Of token tensors and parts of so many bytes each."""
+        return tokens * (self.whole + (self.at_once if part == tokens else 0)) + part * self.parts
 
 
 @dataclass(frozen=True)
 class Footprint:
     """What a step takes beside the weights, in token tensors: the worst of its stages, and the long skips.
 
-    `at_once` more are alive where all tokens are one part. Of `skips` in RAM, `returning` are on the device.
+    Of `skips` in RAM, `returning` are on the device.
     """
 
     stages: tuple[Stage, ...]
-    at_once: int
     skips: int = 0
     returning: int = 0
 
@@ -105,8 +112,7 @@ class Footprint:
         """For `tokens`, the bytes of one token tensor, under a plan."""
         part = min(tokens, plan.part_bytes)
         skips = min(self.returning, self.skips) if plan.skips_in_ram else self.skips
-        more = self.at_once if part == tokens else 0
-        return tokens * (skips + more) + max(tokens * stage.whole + part * stage.parts for stage in self.stages)
+        return tokens * skips + max(stage.bytes(tokens, part) for stage in self.stages)
 
 
 DEFAULT = StepPlan()
