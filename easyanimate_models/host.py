@@ -19,6 +19,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 def patcher_class(disable_dynamic: bool = False) -> type:
@@ -164,6 +165,16 @@ def training(on: bool = True):
 def rotates_by_a_kernel() -> bool:
     """0.33 turns heads by their positions in one kernel, unless something learns; 0.3.75 by sums in float32."""
     return hasattr(comfy.ldm.flux.math, "_apply_rope1")
+
+
+class OwnSums(TorchFunctionMode):
+    """0.33's language models write a sum over what they were given; within this it is a new tensor, which can learn."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        named = dict(kwargs or {})
+        if function is torch.add:
+            named.pop("out", None)
+        return function(*args, **named)
 
 
 def knows_search_aliases() -> bool:

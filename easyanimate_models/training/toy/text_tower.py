@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...host import OwnSums
 from ...text_encoders.qwen2_vl import AFTER, BEFORE, LAYER, PADDING, TOKENS, Qwen2VLText, Qwen2VLTokenizer
 from ..initialize import reset_parameters
 from ..learner import Metrics, Objective
@@ -109,7 +110,8 @@ def new_tower(vocabulary: Vocabulary) -> Qwen2VLText:
 
 def encode(tower: Qwen2VLText, ids: Tensor, mask: Tensor) -> Tensor:
     """The text `[B, L, C]` as the transformer gets it."""
-    return tower(ids, mask, intermediate_output=LAYER, final_layer_norm_intermediate=False)[1]
+    with OwnSums():
+        return tower(ids, mask, intermediate_output=LAYER, final_layer_norm_intermediate=False)[1]
 
 
 class CaptionReader(nn.Module):
