@@ -6,13 +6,14 @@ import torch
 from support.pack import part
 
 sd = part("easyanimate_models.sd")
+host = part("easyanimate_models.host")
 TINY = part("easyanimate_models.files.model_files").TINY
 
 
 @pytest.fixture
 def gradients():
-    """Other tests run without them."""
-    with torch.enable_grad():
+    """Something learns, as the host is told; other tests run without gradients."""
+    with torch.enable_grad(), host.training():
         yield
 
 
