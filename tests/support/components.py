@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import comfy.model_management as mm
 import comfy.sample
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,12 +50,13 @@ def scaled_fp8(tensors: dict[str, torch.Tensor], scale: str) -> dict[str, torch.
 
 
 class Patched:
-    """The model of a MODEL or CLIP's patcher while its patches are applied."""
+    """The model of a MODEL or CLIP's patcher while its patches are applied; the host's runs have left it."""
 
     def __init__(self, patcher, lowvram: int = 0):
         self.patcher, self.lowvram = patcher, lowvram
 
     def __enter__(self):
+        mm.unload_all_models()  # whose weights it would take for patched ones
         self.patcher.patch_model(CPU, lowvram_model_memory=self.lowvram)
         return self.patcher.model
 
