@@ -125,6 +125,18 @@ class FrontEnd:
         there = "name => document.title.includes(name) && !app.graph.extra?.before && app.graph._nodes.length"
         self.page.wait_for_function(there, arg=name)
 
+    @contextlib.contextmanager
+    def app(self) -> Iterator[Locator]:
+        """The graph as an app, past the tour of it: what shows its results; `LookupError` without an app mode."""
+        enter = self.page.get_by_role("button", name="Enter app mode")
+        if not enter.count():
+            raise LookupError("This front end has no app mode.")
+        enter.click()
+        with contextlib.suppress(PlaywrightTimeout):
+            self.page.get_by_role("button", name="Skip", exact=True).click(timeout=SOON)
+        yield self.page.get_by_test_id("linear-video-output")
+        self.page.get_by_role("button", name="Enter node graph").click()
+
     def overlaps(self) -> list[str]:
         """Pairs of nodes that cover a part of each other as they are drawn, once all their pictures are there."""
         self.wait(ALL_DRAWN)
@@ -177,8 +189,14 @@ class FrontEnd:
     def press_run(self) -> None:
         self.page.evaluate("run = {state: 'none'}, drawn = {bars: {}, pictures: {}}, 0")
         with self.page.expect_response("**/prompt") as answer:
-            self.page.get_by_test_id("queue-button").click()
+            self._run_button.click()
         assert answer.value.ok, answer.value.text()
+
+    @property
+    def _run_button(self) -> Locator:
+        """Of the graph, or in app mode of the app."""
+        in_app = self.page.get_by_role("button", name="Run", exact=True)
+        return self.page.get_by_test_id("queue-button").or_(in_app).filter(visible=True).first
 
     def press_cancel(self) -> None:
         self.page.get_by_role("button", name="Cancel current run").click()
