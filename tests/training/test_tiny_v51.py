@@ -108,24 +108,6 @@ def test_encoding_goes_on_where_it_stopped(run, monkeypatch):
     assert torch.equal(both.mean, both.latents[:2].float().mean((0, 2, 3, 4)))
 
 
-def test_training_goes_on_from_an_exported_folder(run, tmp_path, monkeypatch):
-    """With the same words, latents as good as standardised, and a transformer that `videos` takes up."""
-    monkeypatch.setattr(scene_latents, "SHARD", 2)
-    monkeypatch.setattr(tiny_v51, "VAE", SMALL_VAE)
-    monkeypatch.setattr(tiny_v51, "DIT", SMALL_DIT)
-    tiny_v51.restore(tmp_path, run / "model")
-    tiny_v51.encode_latents(tmp_path, count=1)
-    before, after = (scene_latents.SceneLatents(folder / "latents") for folder in (run, tmp_path))
-    assert float((after.standardised([0, 1], None) - before.standardised([0, 1], None)).abs().max()) < 0.1
-    words, restored = (read_tensors(folder / "text.safetensors") for folder in (run, tmp_path))
-    assert words.keys() == restored.keys()
-    assert all(torch.equal(words[name].bfloat16().float(), tensor) for name, tensor in restored.items())
-    with torch.enable_grad():
-        tiny_v51.train_videos(tmp_path, steps=1, batch=1)
-    tiny_v51.export(tmp_path)
-    assert sd.load_transformer(tmp_path / "model").model.diffusion_model.config == SMALL_DIT
-
-
 def test_words_that_it_was_not_taught_are_nothing_to_it(run, vocabulary):
     embeddings = read_tensors(run / "model" / "text_encoder" / "model.safetensors")["model.embed_tokens.weight"]
     known = embeddings.abs().amax(1) > 0
@@ -156,9 +138,8 @@ def test_stages_are_chosen_by_name():
     assert stages.chosen_stages(["v51", "text", "vae"]) == [tiny_v51.train_text, tiny_v51.train_vae]
     assert stages.chosen_stages(["restore", "vae"]) == [tiny.restore, tiny.train_tiny_vae]
     assert tiny.restore not in stages.chosen_stages([])
-    assert stages.chosen_stages(["v51", "restore", "stills"]) == [tiny_v51.restore, tiny_v51.train_stills]
-    with pytest.raises(ValueError, match="no stage named images; choose among vae_stills, vae, text, latents"):
-        stages.chosen_stages(["v51", "images"])
+    with pytest.raises(ValueError, match="no stage named restore; choose among vae_stills, vae, text, latents"):
+        stages.chosen_stages(["v51", "restore"])
 
 
 def test_a_prompt_is_told_which_words_its_text_encoder_was_not_taught(run):
