@@ -16,7 +16,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from .. import comfyui
 from ..environment import ROOT
 from .install import FRONT_END, find_browser
-from .scripts import ALL_DRAWN, FIT_VIEW, NO_DOWNLOADS, OVERLAPS, READY, RECORDER, STILL, WHOLE_IN_VIEW
+from .scripts import ALL_DRAWN, FIT_VIEW, NO_DOWNLOADS, OVERLAPS, READY, RECORDER, STILL
 
 SIZE = {"width": 1600, "height": 900}
 SETTINGS = {  # no first-use dialogs, the whole graph visible, few frames a second for machines without a GPU
@@ -100,30 +100,28 @@ class FrontEnd:
         return {card.get_attribute("data-testid").removeprefix("template-workflow-"): card for card in cards.all()}
 
     def open_template(self, name: str) -> None:
-        """Open a template by a click on its card; dialogs that it brings up stay."""
+        """Open a template by a click on its card and fit it into view; dialogs that it brings up stay."""
         card = self.browse_templates()[name]
         self._mark_graph()
         card.click()
         expect(self._cards).to_have_count(0)
         self._wait_for_graph(name)
-        self.wait(WHOLE_IN_VIEW)
-        self.page.evaluate(FIT_VIEW)
 
     def open(self, workflow: Path) -> None:
         """Open a workflow file and fit it into view."""
         self._mark_graph()
         self.page.set_input_files("#comfy-file-input", workflow)
         self._wait_for_graph(workflow.stem)
-        self.page.evaluate(FIT_VIEW)
 
     def _mark_graph(self) -> None:
         """Mark the graph as the one before; names alone don't tell, as one may be the beginning of another."""
         self.page.evaluate("app.graph.extra = {...app.graph.extra, before: true}, 0")
 
     def _wait_for_graph(self, name: str) -> None:
-        """Wait until another graph is there under this name."""
+        """Wait until another graph is there under this name, and fit it into view."""
         there = "name => document.title.includes(name) && !app.graph.extra?.before && app.graph._nodes.length"
         self.page.wait_for_function(there, arg=name)
+        self.page.evaluate(FIT_VIEW)
 
     @contextlib.contextmanager
     def app(self) -> Iterator[Locator]:

@@ -9,11 +9,6 @@ FIT_VIEW = """() => {  // at once: Nodes 2.0 loses nodes that grow, as their pic
   app.canvas.ds.fitToBounds([left, top, right - left, bottom - top])
   app.canvas.setDirty(true, true)
 }"""
-WHOLE_IN_VIEW = """(() => {  // as the front end opens a graph
-  const [left, top, width, height] = app.canvas.ds.visible_area
-  return app.graph.nodes.every(({pos: [x, y], size: [w, h]}) =>
-    left <= x && x + w <= left + width && top <= y - LiteGraph.NODE_TITLE_HEIGHT && y + h <= top + height)
-})()"""
 ALL_DRAWN = """(() => {
   const elements = document.querySelectorAll('[data-node-id]').length
   return elements === (app.extensionManager.setting.get('Comfy.VueNodes.Enabled') ? app.graph.nodes.length : 0)

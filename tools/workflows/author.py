@@ -115,7 +115,7 @@ def as_text(workflow: Workflow, object_info: dict) -> str:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": _app(workflow, ids) | _translations(workflow),  # no view: the editor then shows the whole graph
+        "extra": {"ds": {"scale": 0.8, "offset": [0, 60]}} | _app(workflow, ids) | _translations(workflow),
         "version": 0.4,
     }
     return json.dumps(saved, indent=1, ensure_ascii=False) + "\n"
