@@ -52,14 +52,14 @@ class WindowTime:
         return torch.cat([x[:, :, :1], rest], dim=2)
 
 
-def convolved_after(kept: Tensor | None, conv: Any, x: Tensor) -> Tensor:
-    """`conv` over the frames `kept` and then `x`, without a copy of both: only of what is seen beside `kept`.
+def convolved_after(cached: Tensor | None, conv: Any, x: Tensor) -> Tensor:
+    """`conv` over the frames `cached` and then `x`, without a copy of both: only of what is seen beside `cached`.
 
     Without any, the first frame of `x` is seen twice more.
     """
-    if kept is None and x.shape[2] == 1:
+    if cached is None and x.shape[2] == 1:
         return conv(x)  # a `StillConv3d`
-    before = [x[:, :, :1]] * (KERNEL - 1) if kept is None else [kept]
+    before = [x[:, :, :1]] * (KERNEL - 1) if cached is None else [cached]
     frames, stride = sum(part.shape[2] for part in before), conv.stride[0]
     rest = -frames % stride  # where in `x` the first window begins that sees nothing of `before`
     if x.shape[2] < rest + KERNEL:
@@ -78,10 +78,10 @@ class CausalTime:
 
     def convolve(self, conv: Any, x: Tensor, cache: Cache) -> Tensor:
         """`conv` over a slice, what it left of the slice before in front."""
-        before, kept = cache.get(conv), KERNEL - conv.stride[0]
-        convolved = convolved_after(before, conv, x)
-        last = x if x.shape[2] >= kept else torch.cat([x if before is None else before, x], dim=2)
-        cache[conv] = last[:, :, -kept:].clone()  # the whole of `x` would stay alive with a view
+        cached, length = cache.get(conv), KERNEL - conv.stride[0]
+        convolved = convolved_after(cached, conv, x)
+        last = x if x.shape[2] >= length else torch.cat([x if cached is None else cached, x], dim=2)
+        cache[conv] = last[:, :, -length:].clone()  # the whole of `x` would stay alive with a view
         return convolved
 
     def double(self, x: Tensor, first: bool) -> Tensor:

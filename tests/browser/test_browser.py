@@ -76,15 +76,14 @@ def test_a_template_opens_by_a_click_and_its_video_plays(front_end, workflow):
 def test_a_template_is_an_app_that_asks_for_little(front_end):
     front_end.open_template(TINY.name)
     front_end.fill(SAMPLER, steps=STEPS)
-    try:
-        with front_end.app() as result:
-            for name in ("positive", "length", "seed"):
-                expect(front_end.page.get_by_text(name, exact=True).filter(visible=True)).to_have_count(1)
-            expect(front_end.page.get_by_text("cfg", exact=True).filter(visible=True)).to_have_count(0)
-            assert front_end.run()["state"] == "success"
-            expect(result).to_be_visible()
-    except LookupError as error:
-        pytest.skip(str(error))
+    if not front_end.has_app_mode:
+        pytest.skip("This front end has no app mode.")
+    with front_end.app() as result:
+        for name in ("positive", "length", "seed"):
+            expect(front_end.page.get_by_text(name, exact=True).filter(visible=True)).to_have_count(1)
+        expect(front_end.page.get_by_text("cfg", exact=True).filter(visible=True)).to_have_count(0)
+        assert front_end.run()["state"] == "success"
+        expect(result).to_be_visible()
 
 
 def test_in_classic_nodes_none_covers_another(front_end):
