@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .winograd import convolve_in_pairs, saves_products
+
 OVERLOOKED = range(2_048, 20_481)  # channels x frames x rows of a single input; with fewer there is nothing to win
 
 
@@ -18,7 +20,7 @@ def for_single_clips(operations: Any) -> Any:
 
 @cache
 def onednn_conv3d(conv3d: Any) -> Any:
-    """A `conv3d` that asks oneDNN by name where torch would overlook it, and goes round its mistake.
+    """A `conv3d` that saves products, asks oneDNN by name where torch would overlook it, and goes round its mistake.
 
     For small single inputs torch takes a loop instead, up to 14 times as slow (`use_mkldnn` in its Convolution.cpp).
     """
@@ -29,6 +31,8 @@ def onednn_conv3d(conv3d: Any) -> Any:
                 frames, *sides = self.padding
                 x = F.pad(x, (0, 0, 0, 0, frames, frames))
                 return F.conv3d(x, weight, bias, self.stride, (0, *sides), self.dilation, self.groups)
+            if not (args or kwargs) and is_plain(x) and saves_products(self, x, weight):
+                return convolve_in_pairs(x, weight, bias, self.padding)
             if args or kwargs or not is_overlooked(x):
                 return super()._conv_forward(x, weight, bias, *args, **kwargs)
             how = self.padding, self.stride, self.dilation, self.groups
@@ -40,8 +44,13 @@ def onednn_conv3d(conv3d: Any) -> Any:
 def is_overlooked(x: Tensor) -> bool:
     """Whether torch would convolve `x` `[B, C, T, H, W]` without oneDNN, which is there."""
     small = len(x) == 1 and x.shape[1:4].numel() in OVERLOOKED
+    return small and is_plain(x)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether oneDNN is there for `x`, and it is in float32 on a CPU."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return small and plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return plain and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def is_misread(x: Tensor, weight: Tensor) -> bool:

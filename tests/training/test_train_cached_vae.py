@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from support.components import write_component
 from support.pack import ROOT, part
-from support.recorded import GOLDEN
+from support.recorded import GOLDEN, relative_error
 from support.tiny_networks import VAE_CONFIGS, random, randomise, tiny_release_vae
 
+inflating = part("easyanimate_models.training.vae.inflate")
 journal = part("easyanimate_models.training.journal")
 network = part("easyanimate_models.training.vae.network")
 objectives = part("easyanimate_models.training.vae.objective")
@@ -177,6 +178,24 @@ def test_one_is_trained_from_scratch_stills_first(clips, tmp_path, release):
     vae = sd.load_vae(file)
     assert vae.latent_format.release == release
     assert vae.first_stage_model.config == CONFIGS[release]
+
+
+@pytest.mark.parametrize("kind", ["window", "slice", "causal_attention", "causal"])
+@torch.no_grad()
+def test_stills_are_what_a_video_is_made_of_at_first(kind):
+    """A VAE that learnt stills decodes them as before, and each frame of what stands still in the same way."""
+    before = network.RELEASES[kind].vae(replace(VAE_CONFIGS["V5.1"], channels=WIDTHS))
+    after = type(before)(before.config)
+    randomise(before)
+    after.load_state_dict(inflating.seeing_one_frame(before.state_dict(), before))
+    still = torch.rand(1, 3, 1, 32, 32)
+    z = before.encode(still)
+    assert relative_error(after.encode(still), z) < 1e-5
+    decoded = before.decode(z)
+    assert relative_error(after.decode(z), decoded) < 1e-5
+    whole = still.expand(-1, -1, 9, -1, -1)
+    video = after.decode(after.encode(whole))
+    assert relative_error(video, decoded.expand_as(video)) < 1e-5
 
 
 def test_v4s_begins_with_v3s_weights_and_its_latents_are_the_same(tmp_path):

@@ -23,6 +23,7 @@ from ..export import WEIGHTS, write_component
 from ..initialize import reset_parameters
 from ..loop import fit
 from ..training_plan import TrainingPlan
+from ..vae.inflate import seeing_one_frame
 from .evaluation import Settings
 from .objective import DrawCrops, VAEStage, vae_objective
 from .scene_clips import FRAMES, SIZE, render
@@ -84,26 +85,28 @@ def train_vae_stills(run: Path, steps: int = 10000) -> None:
     torch.manual_seed(SEED)
     vae = reset_parameters(CachedVAE(VAE, **OPS)).to(memory_format=memory_format())
     vae.initialize_weights()
-    _train_vae(run, "vae_stills", vae, steps, (VAEStage(from_step=0, batch=16, frames=1, crop=32),), SEED)
+    stages = (VAEStage(from_step=0, batch=16, frames=1, crop=32),)
+    _train_vae(run, "vae_stills", vae, stages, TrainingPlan(steps, 1e-3, 50, 0.998, 1.0, SEED))
 
 
-def train_vae(run: Path, steps: int = 10000) -> None:
+def train_vae(run: Path, steps: int = 5000) -> None:
     """The same on crops of whole clips, then on whole frames, since norms are over frames.
 
     Clips have all their frames: trained on 5 and 9, a VAE had 30 dB there and lost 10 dB from frame 9 to frame 17, as
     what it keeps from slice to slice went on to change.
     """
+    vae = _trained_vae(run, "vae_stills").train()
+    vae.load_state_dict(seeing_one_frame(vae.state_dict(), vae))
     stages = (
         VAEStage(from_step=0, batch=2, frames=FRAMES, crop=32),
         VAEStage(from_step=steps * 85 // 100, batch=2, frames=13, crop=64),
         VAEStage(from_step=steps * 95 // 100, batch=2, frames=9, crop=SIZE),
     )
-    _train_vae(run, "vae", _trained_vae(run, "vae_stills").train(), steps, stages, SEED + 3)
+    _train_vae(run, "vae", vae, stages, TrainingPlan(steps, 5e-4, 100, 0.998, 1.0, SEED + 3))
 
 
-def _train_vae(run: Path, name: str, vae: CachedVAE, steps: int, stages: tuple[VAEStage, ...], seed: int) -> None:
-    plan = TrainingPlan(steps, 1e-3, 50, 0.998, 1.0, seed)
-    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, seed), plan)
+def _train_vae(run: Path, name: str, vae: CachedVAE, stages: tuple[VAEStage, ...], plan: TrainingPlan) -> None:
+    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, plan.seed), plan)
     write_safetensors(run / f"{name}.safetensors", copy_weights(vae))
 
 

@@ -27,6 +27,7 @@ from ..loop import Callback, fit
 from ..sharding import full_state_dict
 from ..training_plan import TrainingPlan
 from .critics import make_critics
+from .inflate import seeing_one_frame
 from .network import trainable_vae
 from .objective import LossNetworks, VAEObjective, VAESettings
 from .perceptual import PerceptualLoss
@@ -68,7 +69,8 @@ def train_vae(
         recorded = {**vars(data), **vars(settings), **run.validation.recorded()}
         recorded["contents"] = _contents(start, buckets, settings)
         adversary = None if networks.critics is None else ObjectiveModule(networks.critics, objective.critic_objective)
-        hooks = Hooks(exporter=_exporter(run.folder, network), validation=validation)
+        knows_only_stills = start is None and settings.stills == 1
+        hooks = Hooks(exporter=_exporter(run.folder, network, knows_only_stills), validation=validation)
         return fit(run.folder, network, objective, plan, adversary, run.callback, recorded, hooks)
 
 
@@ -84,11 +86,11 @@ def _plan_for(network: VideoVAE, plan: TrainingPlan, device: torch.device) -> Tr
     return replace(plan, precision="fp32")
 
 
-def _exporter(folder: Path, network: VideoVAE) -> Exporter:
+def _exporter(folder: Path, network: VideoVAE, knows_only_stills: bool) -> Exporter:
     """What saves the VAE below the folder of the run; one that is stopped leaves none."""
 
     def write(path: Path, weights: dict[str, Tensor], _: int) -> None:
-        save_vae(path, weights, network)
+        save_vae(path, seeing_one_frame(weights, network) if knows_only_stills else weights, network)
 
     return Exporter(folder / "vae", lambda: full_state_dict(network), write, when_stopped=False)
 
