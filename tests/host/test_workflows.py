@@ -199,6 +199,21 @@ def test_every_file_has_a_description():
 
 
 @every_workflow
+def test_the_editor_opens_the_whole_graph_in_view(workflow):
+    """Beside its bars, in a window of 1600 x 900, and no smaller than that needs."""
+    saved = json.loads((FOLDER / f"{workflow.name}.json").read_text(encoding="utf-8"))
+    scale, offset = saved["extra"]["ds"]["scale"], saved["extra"]["ds"]["offset"]
+    corners = [
+        [scale * (box["bounding"][axis] + size * box["bounding"][axis + 2] + offset[axis]) for axis in (0, 1)]
+        for box in saved["groups"]
+        for size in (0, 1)
+    ]
+    left, top, right, bottom = (side(corner[axis] for corner in corners) for side in (min, max) for axis in (0, 1))
+    assert left >= 75 and top >= 115 and right <= 1600 and bottom <= 860
+    assert right - left > 1400 or bottom - top > 650
+
+
+@every_workflow
 def test_nothing_overlaps(workflow):
     """Neither in the classic editor nor in Nodes 2.0, whose nodes are taller: measured in 1.58.1's."""
     boxes = {}

@@ -37,6 +37,7 @@ SHOWS_PREVIEW = (
     "EasyAnimateLoadDataset",
 )
 WIDTH, WIDE, TITLE, SLOT, WIDGET, TEXT, PICTURE, GAP, MARGIN = 320, 400, 30, 20, 24, 90, 280, 40, 20
+FREE = (80, 120, 1500, 720)  # left, top, width and height of what the editor's bars leave of a window of 1600 x 900
 VUE_FRAME, VUE_WIDGET, VUE_BADGE = 36, 36, 32  # in Nodes 2.0; a badge for the pack, another one for an error
 
 
@@ -115,7 +116,7 @@ def as_text(workflow: Workflow, object_info: dict) -> str:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.8, "offset": [0, 60]}} | _app(workflow, ids) | _translations(workflow),
+        "extra": _view(groups) | _app(workflow, ids) | _translations(workflow),
         "version": 0.4,
     }
     return json.dumps(saved, indent=1, ensure_ascii=False) + "\n"
@@ -204,6 +205,14 @@ def _lay_out(stages: Iterable[Stage], shapes: dict[str, _Shape], positions: dict
         colour = COLOURS[number % len(COLOURS)]
         yield {"id": number + 1, "title": stage.title, "bounding": box, "color": colour, "font_size": 24, "flags": {}}
         x += MARGIN
+
+
+def _view(groups: list[dict]) -> dict:
+    """Where the editor opens a graph: all of it in view."""
+    left, top, width, height = FREE
+    right, bottom = (max(group["bounding"][i] + group["bounding"][i + 2] for group in groups) for i in (0, 1))
+    scale = round(min(1, width / right, height / bottom) - 0.005, 2)
+    return {"ds": {"scale": scale, "offset": [round(left / scale), round(top / scale)]}}
 
 
 def _height(column: list[str], shapes: dict[str, _Shape]) -> int:
