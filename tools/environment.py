@@ -71,7 +71,7 @@ def set_up() -> None:
             _note_installed(SHARED_VENV, SHARED)
         if not PYTHON.exists():
             make_venv(VENV, str(shared_python))
-            share_packages()
+        share_packages()
     if _installed(VENV) != "\n".join(requirements):
         install(PYTHON, host_packages())
         _note_installed(VENV, requirements)
@@ -97,13 +97,16 @@ def make_venv(venv: Path, python: str) -> None:
 
 
 def share_packages() -> None:
-    """Let the environment find the packages of `.venv` after its own, so that torch is there once."""
+    """Let the environment find the packages of `.venv` after its own, so that torch is there once.
+
+    As a site directory: coverage follows processes by what it has put there.
+    """
     show = "import sysconfig; print(sysconfig.get_path('purelib'))"
     shared, own = (
         subprocess.run([str(venv / IN_VENV), "-c", show], check=True, capture_output=True, text=True).stdout.strip()
         for venv in (SHARED_VENV, VENV)
     )
-    (Path(own) / "shared.pth").write_text(shared + "\n", encoding="utf-8")
+    (Path(own) / "shared.pth").write_text(f"import site; site.addsitedir({shared!r})\n", encoding="utf-8")
 
 
 def fetch_host() -> None:

@@ -1,6 +1,7 @@
 """What `dev.py` says when it cannot do what it is asked, where its commands find files, and where tests may write."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -153,10 +154,12 @@ def test_another_comfyui_leaves_venv_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "install", lambda python, packages: installed.append(python))
     environment.set_up()
     assert installed == [venv / environment.IN_VENV] and (venv / "installed.txt").exists()
-    imported = subprocess.run(
-        [installed[0], "-c", "import pytest; print(pytest.__file__)"], capture_output=True, text=True
-    )
-    assert Path(imported.stdout).resolve().is_relative_to(environment.SHARED_VENV.resolve())
+    ask = "import sys; followed = 'coverage' in sys.modules; import pytest; print(followed, pytest.__file__)"
+    variables = {**os.environ, "COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml")}
+    answer = subprocess.run([installed[0], "-c", ask], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    followed, imported = answer.stdout.split()
+    assert followed == "True", "coverage must see the processes that tests start"
+    assert Path(imported).resolve().is_relative_to(environment.SHARED_VENV.resolve())
 
 
 def test_a_module_that_is_interrupted_may_finish_its_work(monkeypatch):
