@@ -16,6 +16,7 @@ FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
 BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
 TINY = Path(__file__).parent.parent / "tiny"
+TINY_V51 = TINY.with_name("tiny_v51")  # in training: without a transformer, so that no list of models has it yet
 NO_FILE = "none"
 PLAIN_NAME = re.compile(r"\w[\w .-]{0,98}[\w-]|\w")
 MAX_NAME_BYTES = 200  # of a name, so that an ending fits

@@ -108,6 +108,26 @@ def test_encoding_goes_on_where_it_stopped(run, monkeypatch):
     assert torch.equal(both.mean, both.latents[:2].float().mean((0, 2, 3, 4)))
 
 
+def test_training_goes_on_from_shipped_weights(run, tmp_path, monkeypatch):
+    """With the same words, and latents of the same kind, around 0 with a deviation of 1."""
+    for name, value in (("VAE", SMALL_VAE), ("DIT", SMALL_DIT)):
+        monkeypatch.setattr(tiny_v51, name, value)
+    monkeypatch.setattr(scene_latents, "SHARD", 2)
+    tiny_v51.restore(tmp_path, run / "model")
+    words, restored = (read_tensors(folder / "text.safetensors") for folder in (run, tmp_path))
+    assert words.keys() == restored.keys()
+    assert all(torch.equal(words[name].bfloat16().float(), tensor) for name, tensor in restored.items())
+    tiny_v51.encode_latents(tmp_path, count=1)
+    before, after = (scene_latents.SceneLatents(folder / "latents") for folder in (run, tmp_path))
+    assert float(after.mean.abs().max()) < 0.05 and float((after.deviation - 1).abs().max()) < 0.05
+    assert float((after.standardised([0, 1], None) - before.standardised([0, 1], None)).abs().max()) < 0.1
+    started = tiny_v51._trained_vae(tmp_path).state_dict()
+    with torch.enable_grad():
+        tiny_v51.train_vae(tmp_path, steps=1)
+    trained = tiny_v51._trained_vae(tmp_path).state_dict()
+    assert all(float((trained[name] - tensor).abs().max()) < 0.01 for name, tensor in started.items())
+
+
 def test_words_that_it_was_not_taught_are_nothing_to_it(run, vocabulary):
     embeddings = read_tensors(run / "model" / "text_encoder" / "model.safetensors")["model.embed_tokens.weight"]
     known = embeddings.abs().amax(1) > 0
@@ -138,8 +158,9 @@ def test_stages_are_chosen_by_name():
     assert stages.chosen_stages(["v51", "text", "vae"]) == [tiny_v51.train_text, tiny_v51.train_vae]
     assert stages.chosen_stages(["restore", "vae"]) == [tiny.restore, tiny.train_tiny_vae]
     assert tiny.restore not in stages.chosen_stages([])
-    with pytest.raises(ValueError, match="no stage named restore; choose among vae_stills, vae, text, latents"):
-        stages.chosen_stages(["v51", "restore"])
+    assert stages.chosen_stages(["v51", "restore", "vae"]) == [tiny_v51.restore, tiny_v51.train_vae]
+    with pytest.raises(ValueError, match="no stage named images; choose among vae_stills, vae, text, latents"):
+        stages.chosen_stages(["v51", "images"])
 
 
 def test_a_prompt_is_told_which_words_its_text_encoder_was_not_taught(run):

@@ -85,6 +85,10 @@ class Vocabulary:
         embeddings[self.tokens] = rows[1:]
         return embeddings
 
+    def short(self, embeddings: Tensor) -> Tensor:
+        """Embeddings of the short vocabulary from those of the public one, as `whole` makes them."""
+        return torch.cat([embeddings.new_zeros(1, embeddings.shape[1]), embeddings[self.tokens]])
+
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.tokenizer(text)["input_ids"]
 

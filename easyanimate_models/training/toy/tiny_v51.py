@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...dit.mmdit import MMDiT, MMDiTConfig
 from ...files.atomic import write_safetensors, write_text
+from ...files.model_files import TINY_V51
 from ...latent_formats import CausalLatents
 from ...supported_models import DEFAULT_CFG, EasyAnimateV51
 from ...text_encoders.qwen2_vl import NAME, TOKENS, WORDS
@@ -32,7 +33,7 @@ from .scene_latents import SceneBatches, SceneLatents, encode_shards
 from .scenes import draw_scene, split_things
 from .shapes import FPS
 from .text_tower import SIZES, CaptionReader, Vocabulary, new_tower, reading_objective
-from .tiny import OPS, copy_weights, memory_format, read_tensors, set_latent_scale
+from .tiny import OPS, copy_weights, memory_format, read_float32, read_tensors, set_latent_scale
 
 SEED = 0
 CFG = 3.0
@@ -93,10 +94,12 @@ def train_vae(run: Path, steps: int = 5000) -> None:
     """The same on crops of whole clips, then on whole frames, since norms are over frames.
 
     Clips have all their frames: trained on 5 and 9, a VAE had 30 dB there and lost 10 dB from frame 9 to frame 17, as
-    what it keeps from slice to slice went on to change.
+    what it keeps from slice to slice went on to change. A VAE that `restore` left is trained further.
     """
-    vae = _trained_vae(run, "vae_stills").train()
-    vae.load_state_dict(seeing_one_frame(vae.state_dict(), vae))
+    restored = (run / "vae.safetensors").exists()
+    vae = _trained_vae(run, "vae" if restored else "vae_stills").train()
+    if not restored:
+        vae.load_state_dict(seeing_one_frame(vae.state_dict(), vae))
     stages = (
         VAEStage(from_step=0, batch=2, frames=FRAMES, crop=32),
         VAEStage(from_step=steps * 85 // 100, batch=2, frames=13, crop=64),
@@ -193,6 +196,22 @@ def export(run: Path, folder: Path | None = None) -> None:
         dtype = torch.float16 if name == "vae" else torch.bfloat16
         file = "model.safetensors" if name == "text_encoder" else WEIGHTS
         write_component(folder / name, config, {k: v.to(dtype) for k, v in weights.items()}, file).chmod(0o644)
+
+
+def restore(run: Path, folder: Path = TINY_V51) -> None:
+    """Continue from shipped weights: `vae` trains the VAE further; with it as it is, `latents` comes next.
+
+    Its latents have a deviation of 1 again, from which the KL loss kept them near.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    tower = read_float32(folder / "text_encoder")
+    tower[WORDS] = Vocabulary().short(tower[WORDS])
+    write_safetensors(run / "text.safetensors", tower)
+    vae = CachedVAE(VAE, **OPS)
+    vae.load_state_dict(read_float32(folder / "vae"))
+    with torch.no_grad():
+        set_latent_scale(vae, torch.zeros(VAE.latent_channels), torch.tensor(1 / CausalLatents.scale_factor))
+    write_safetensors(run / "vae.safetensors", copy_weights(vae))
 
 
 def evaluate(run: Path, count: int = 100) -> None:
