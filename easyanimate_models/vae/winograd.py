@@ -32,17 +32,19 @@ def convolve_in_pairs(x: Tensor, weight: Tensor, bias: Tensor | None, padding: t
     at_once = max(1, CHUNK // x[:, :, 0].numel())
     for start in range(0, frames // 2, at_once):
         end = min(start + at_once, frames // 2)
-        seen = _frames(x, 2 * start - zeros, 2 * end + 2 - zeros)
-        _add_pairs(out[:, :, 2 * start : 2 * end], seen, filters, bias, sides)
+        seen = [_every_other_frame(x, 2 * start - zeros + i, end - start) for i in range(4)]
+        _fill_pairs(out[:, :, 2 * start : 2 * end], seen, filters, bias, sides)
     if frames % 2:
-        seen = _frames(x, frames - 1 - zeros, frames + 2 - zeros)
-        out[:, :, -1:] = torch.mkldnn_convolution(seen, weight, bias, (0, *sides), (1, 1, 1), (1, 1, 1), 1)
+        rest = F.pad(x[:, :, frames - 1 - zeros :], (0, 0, 0, 0, 0, zeros))
+        out[:, :, -1:] = torch.mkldnn_convolution(rest, weight, bias, (0, *sides), (1, 1, 1), (1, 1, 1), 1)
     return out
 
 
-def _add_pairs(out: Tensor, x: Tensor, filters: tuple[Tensor, ...], bias: Tensor | None, sides: list[int]) -> None:
-    """Fill `out` from two frames more of `x`."""
-    first, second, third, fourth = (x[:, :, i : i + out.shape[2] - 1 : 2] for i in range(4))
+def _fill_pairs(
+    out: Tensor, seen: list[Tensor], filters: tuple[Tensor, ...], bias: Tensor | None, sides: list[int]
+) -> None:
+    """Fill pairs of frames; each sees four, here apart."""
+    first, second, third, fourth = seen
     even, odd = out[:, :, ::2], out[:, :, 1::2]
     total = _convolve_frames(second + third, filters[1], bias, sides)
     difference = _convolve_frames(third - second, filters[2], None, sides)
@@ -61,11 +63,14 @@ def _transformed(weight: Tensor) -> tuple[Tensor, ...]:
     return tuple(filter.contiguous(memory_format=torch.channels_last) for filter in filters)
 
 
-def _frames(x: Tensor, start: int, end: int) -> Tensor:
-    """Frames `start` to `end` of `x`, zeros where it has none."""
-    before, behind = max(0, -start), max(0, end - x.shape[2])
-    x = x[:, :, start + before : end - behind]
-    return F.pad(x, (0, 0, 0, 0, before, behind)) if before or behind else x
+def _every_other_frame(x: Tensor, start: int, count: int) -> Tensor:
+    """`count` frames of `x`, every other one from `start`, and zeros before its first and behind its last frame."""
+    before, behind = start < 0, start + 2 * (count - 1) >= x.shape[2]
+    frames = x[:, :, start + 2 * before : max(start + 2 * (count - behind) - 1, 0) : 2]
+    if not (before or behind):
+        return frames
+    zero = torch.zeros_like(x[:, :, :1])
+    return torch.cat([zero] * before + [frames] * (frames.shape[2] > 0) + [zero] * behind, dim=2)
 
 
 def _convolve_frames(x: Tensor, weight: Tensor, bias: Tensor | None, sides: list[int]) -> Tensor:
