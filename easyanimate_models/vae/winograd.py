@@ -32,8 +32,8 @@ def convolve_in_pairs(x: Tensor, weight: Tensor, bias: Tensor | None, padding: t
     at_once = max(1, CHUNK // x[:, :, 0].numel())
     for start in range(0, frames // 2, at_once):
         end = min(start + at_once, frames // 2)
-        seen = [_every_other_frame(x, 2 * start - zeros + i, end - start) for i in range(4)]
-        _fill_pairs(out[:, :, 2 * start : 2 * end], seen, filters, bias, sides)
+        inputs = [_every_other_frame(x, 2 * start - zeros + i, end - start) for i in range(4)]
+        _fill_pairs(out[:, :, 2 * start : 2 * end], inputs, filters, bias, sides)
     if frames % 2:
         rest = F.pad(x[:, :, frames - 1 - zeros :], (0, 0, 0, 0, 0, zeros))
         out[:, :, -1:] = torch.mkldnn_convolution(rest, weight, bias, (0, *sides), (1, 1, 1), (1, 1, 1), 1)
@@ -41,10 +41,10 @@ def convolve_in_pairs(x: Tensor, weight: Tensor, bias: Tensor | None, padding: t
 
 
 def _fill_pairs(
-    out: Tensor, seen: list[Tensor], filters: tuple[Tensor, ...], bias: Tensor | None, sides: list[int]
+    out: Tensor, inputs: list[Tensor], filters: tuple[Tensor, ...], bias: Tensor | None, sides: list[int]
 ) -> None:
-    """Fill pairs of frames; each sees four, here apart."""
-    first, second, third, fourth = seen
+    """Fill `out`, pair by pair, from the four frames that each pair depends on, in `inputs` by their order."""
+    first, second, third, fourth = inputs
     even, odd = out[:, :, ::2], out[:, :, 1::2]
     total = _convolve_frames(second + third, filters[1], bias, sides)
     difference = _convolve_frames(third - second, filters[2], None, sides)

@@ -12,7 +12,7 @@ TINY = part("easyanimate_models.files.model_files").TINY
 
 @pytest.fixture
 def gradients():
-    """Something learns, as the host is told; other tests run without gradients."""
+    """Something learns, and the host knows it; other tests run without gradients."""
     with torch.enable_grad(), host.training():
         yield
 

@@ -110,7 +110,7 @@ def test_encoding_goes_on_where_it_stopped(run, monkeypatch):
 
 
 def test_training_goes_on_from_shipped_weights(run, tmp_path, monkeypatch):
-    """With the same words, and latents of the same kind, around 0 with a deviation of 1."""
+    """With the same words, latents around 0 with a deviation of 1, and a transformer that `videos` takes up."""
     for name, value in (("VAE", SMALL_VAE), ("DIT", SMALL_DIT)):
         monkeypatch.setattr(tiny_v51, name, value)
     monkeypatch.setattr(scene_latents, "SHARD", 2)
@@ -124,7 +124,10 @@ def test_training_goes_on_from_shipped_weights(run, tmp_path, monkeypatch):
     assert float((after.standardised([0, 1], None) - before.standardised([0, 1], None)).abs().max()) < 0.1
     started = tiny_v51._trained_vae(tmp_path).state_dict()
     with torch.enable_grad():
+        tiny_v51.train_videos(tmp_path, steps=1, batch=1)
+        tiny_v51.export(tmp_path)
         tiny_v51.train_vae(tmp_path, steps=1)
+    assert sd.load_transformer(tmp_path / "model").model.diffusion_model.config == SMALL_DIT
     trained = tiny_v51._trained_vae(tmp_path).state_dict()
     assert all(float((trained[name] - tensor).abs().max()) < 0.01 for name, tensor in started.items())
 

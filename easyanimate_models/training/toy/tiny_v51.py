@@ -201,7 +201,7 @@ def export(run: Path, folder: Path | None = None) -> None:
 def restore(run: Path, folder: Path = TINY_V51) -> None:
     """Continue from shipped weights: `vae` trains the VAE further; with it as it is, `latents` comes next.
 
-    Its latents have a deviation of 1 again, from which the KL loss kept them near.
+    Its latents have a deviation of 1 again, near which the KL loss holds them. A transformer goes on with `videos`.
     """
     run.mkdir(parents=True, exist_ok=True)
     tower = read_float32(folder / "text_encoder")
@@ -212,6 +212,8 @@ def restore(run: Path, folder: Path = TINY_V51) -> None:
     with torch.no_grad():
         set_latent_scale(vae, torch.zeros(VAE.latent_channels), torch.tensor(1 / CausalLatents.scale_factor))
     write_safetensors(run / "vae.safetensors", copy_weights(vae))
+    if (folder / "transformer").is_dir():
+        write_safetensors(run / "stills.safetensors", read_float32(folder / "transformer"))
 
 
 def evaluate(run: Path, count: int = 100) -> None:
