@@ -31,10 +31,12 @@ def onednn_conv3d(conv3d: Any) -> Any:
                 frames, *sides = self.padding
                 x = F.pad(x, (0, 0, 0, 0, frames, frames))
                 return F.conv3d(x, weight, bias, self.stride, (0, *sides), self.dilation, self.groups)
-            if not (args or kwargs) and is_plain(x) and saves_products(self, x, weight):
-                return convolve_in_pairs(x, weight, bias, self.padding)
-            if args or kwargs or not is_overlooked(x):
+            if args or kwargs or not is_plain(x):
                 return super()._conv_forward(x, weight, bias, *args, **kwargs)
+            if saves_products(self, x, weight):
+                return convolve_in_pairs(x, weight, bias, self.padding)
+            if not is_overlooked(x):
+                return super()._conv_forward(x, weight, bias)
             how = self.padding, self.stride, self.dilation, self.groups
             return torch.mkldnn_convolution(x, weight, bias, *how)
 

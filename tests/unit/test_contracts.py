@@ -14,6 +14,7 @@ from comfy_api.latest import io
 
 import nodes as host_nodes
 from support.pack import HOST, ROOT, part
+from tools import environment
 
 NODES = {cls.GET_SCHEMA().node_id: cls for cls in part("nodes").NODES}
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -165,6 +166,16 @@ def test_size_arithmetic_needs_nothing():
     assert inside == set() and outside <= sys.stdlib_module_names
     inside, outside = _imports(ROOT / "easyanimate_models" / "vae" / "video_sizes.py")
     assert inside <= {"easyanimate_models.vae.slicing"} and outside <= sys.stdlib_module_names
+
+
+def test_what_mypy_reads_is_installed_whichever_comfyui_is_tested():
+    """Found by `dev.py test --host` in a fresh clone: only the host's own environment had these packages."""
+    brought_by_torch_and_tools = {"torch", "PIL", "numpy", "safetensors", "matplotlib"}
+    without_types = {"comfy", "comfy_api", "folder_paths", "latent_preview", "node_helpers", "playwright", "server"}
+    known = {*sys.stdlib_module_names, "_typeshed", "tools", "tqdm", *brought_by_torch_and_tools, *without_types}
+    files = [file for folder in ("easyanimate_models", "tools") for file in (ROOT / folder).rglob("*.py")]
+    imported = set().union(*(_imports(file)[1] for file in files))
+    assert imported - known == {re.split("[<>=]", name)[0] for name in environment.TYPES}
 
 
 def test_only_their_own_nodes_reach_data_and_training():

@@ -1,11 +1,9 @@
 """What `dev.py` says when it cannot do what it is asked, where its commands find files, and where tests may write."""
 
-import ast
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,24 +120,6 @@ def test_another_comfyui_has_an_environment_of_its_own():
     here, there = environment.venv_of(Path("/a/ComfyUI")), environment.venv_of(Path("/b/ComfyUI"))
     assert len({here, there, environment.SHARED_VENV}) == 3
     assert environment.venv_of(environment.OWN_HOST) == environment.SHARED_VENV
-
-
-def test_what_mypy_reads_is_installed_whichever_comfyui_is_tested():
-    """Found by `dev.py test --host` in a fresh clone: only the host's own environment had these packages."""
-    files = [file for folder in ("easyanimate_models", "tools") for file in (ROOT / folder).rglob("*.py")]
-    brought_by_torch_and_tools = {"torch", "PIL", "numpy", "safetensors", "matplotlib"}
-    without_types = {"comfy", "comfy_api", "folder_paths", "latent_preview", "node_helpers", "playwright", "server"}
-    known = {*sys.stdlib_module_names, "_typeshed", "tools", "tqdm", *brought_by_torch_and_tools, *without_types}
-    imported = {name.split(".")[0] for file in files for name in _imports(ast.parse(file.read_text(encoding="utf-8")))}
-    assert imported - known == {re.split("[<>=]", name)[0] for name in environment.TYPES}
-
-
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module
 
 
 def test_another_comfyui_leaves_venv_as_it_is(tmp_path, monkeypatch):
