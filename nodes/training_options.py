@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..easyanimate_models.host import require_choice
 
-OPTIMIZERS = ["adamw", "adamw8bit", "prodigy", "adafactor", "lion"]
+OPTIMIZERS = ["adamw", "adamw8bit", "prodigy", "adafactor", "lion", "muon"]
 SCHEDULES = ["constant", "cosine", "linear"]
 CAPTIONS = ("trigger_word", "caption_shuffles", "keep_tags")
 OPTIONS = ("optimizer", "lr_schedule", "weight_decay", "caption_dropout", *CAPTIONS)
@@ -82,7 +82,8 @@ def training_options() -> list:
             options=OPTIMIZERS,
             optional=True,
             tooltip="adamw8bit and adafactor take less memory. prodigy finds the learning rate: set learning_rate to "
-            "1. lion: a third of adamw's learning_rate. All but adamw and adafactor need a package.",
+            "1. lion: a third of adamw's learning_rate. muon: up to eight times it. adamw8bit, prodigy and lion need a "
+            "package.",
         ),
         io.Combo.Input(
             "lr_schedule",

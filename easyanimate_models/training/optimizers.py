@@ -17,6 +17,8 @@ ADAM_BETAS, ADAM_EPSILON = (0.9, 0.99), 1e-8
 class Optimizer:
     """Where an optimizer comes from, and its own defaults: `betas` and `epsilon` are None where it has no such setting.
 
+    A `module` with a dot before it is one beside this.
+
     One that `needs_whole_weights` can't be used where these are sharded. `fixed` settings are always given to it.
     """
 
@@ -30,8 +32,9 @@ class Optimizer:
 
     def require(self) -> Any:
         """Its class. Raises `MissingPackageError`."""
-        require_package(self.module.partition(".")[0])
-        return getattr(importlib.import_module(self.module), self.name)
+        if package := self.module.partition(".")[0]:
+            require_package(package)
+        return getattr(importlib.import_module(self.module, __package__), self.name)
 
 
 OPTIMIZERS = {
@@ -54,6 +57,7 @@ OPTIMIZERS = {
         fixed={"scale_parameter": False, "relative_step": False},  # the rate is the plan's
     ),
     "lion": Optimizer("lion_pytorch", "Lion", epsilon=None),
+    "muon": Optimizer(".muon", "Muon", needs_whole_weights=True),
 }
 
 

@@ -16,7 +16,13 @@ optimizers = part("easyanimate_models.training.optimizers")
 TrainingPlan = part("easyanimate_models.training.training_plan").TrainingPlan
 MissingPackageError = part("easyanimate_models.files.packages").MissingPackageError
 STEPS = 30
-RATES = {"adamw": 1e-2, "prodigy": 1.0, "adafactor": 1e-2, "lion": 3e-3}  # all but the one that needs a GPU's package
+RATES = {  # all but the one that needs a GPU's package
+    "adamw": 1e-2,
+    "prodigy": 1.0,
+    "adafactor": 1e-2,
+    "lion": 3e-3,
+    "muon": 1e-2,
+}
 
 pytestmark = pytest.mark.usefixtures("gradients")
 
@@ -83,7 +89,7 @@ def test_a_missing_package_is_named_with_its_command(name, module, package, monk
         optimizers.make_optimizer([], plan(optimizer=name, learning_rate=1.0), is_sharded=False)
 
 
-@pytest.mark.parametrize("name", ["adamw8bit", "prodigy", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw8bit", "prodigy", "adafactor", "muon"])
 def test_what_needs_whole_weights_is_refused_where_they_are_sharded(name):
     with pytest.raises(ValueError, match=f"{name} can't train sharded weights; use one of adamw, lion, or train with"):
         optimizers.make_optimizer([], plan(optimizer=name, learning_rate=1.0), is_sharded=True)
@@ -135,3 +141,19 @@ def test_learning_rates_are_those_of_transformers(schedule, name):
             assert ours.learning_rate_at(step) == pytest.approx(0.1 * (step + 1) / warmup)
         optimizer.step()
         theirs.step()
+
+
+def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adamw():
+    matrix, vector = nn.Parameter(torch.zeros(8, 4)), nn.Parameter(torch.zeros(4))
+    optimizer = optimizers.make_optimizer([matrix, vector], plan(optimizer="muon", weight_decay=0.0), is_sharded=False)
+    matrix.grad, vector.grad = torch.randn(8, 4), torch.tensor([1.0, -2.0, 3.0, -4.0])
+    optimizer.step()
+    singular = torch.linalg.svdvals(matrix.detach()) / (1e-2 * 0.2 * 8**0.5)
+    assert ((singular > 0.6) & (singular < 1.3)).all()
+    assert torch.allclose(vector.detach(), -1e-2 * vector.grad.sign(), rtol=1e-3)
+
+
+def test_muon_says_which_torch_it_needs(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match="muon needs torch 2.9 or newer, and this is .*; update ComfyUI's torch"):
+        optimizers.make_optimizer([], plan(optimizer="muon"), is_sharded=False)

@@ -128,12 +128,12 @@ def encode_latents(run: Path, count: int = SHARDS) -> None:
     encode_shards(run / "latents", _trained_vae(run), split_things()[0], count, SEED + 1)
 
 
-def train_stills(run: Path, steps: int = 3000, batch: int = 64) -> None:
+def train_stills(run: Path, steps: int = 1200, batch: int = 64) -> None:
     """What things look like: the transformer on first frames, a seventh of the tokens of clips."""
     torch.manual_seed(SEED)
     dit = reset_parameters(MMDiT(DIT, **OPS))
     dit.initialize_weights()
-    plan = TrainingPlan(steps, 1e-3, 100, 0.999, 1.0, SEED, precision="auto")
+    plan = TrainingPlan(steps, 8e-3, 50, 0.998, 1.0, SEED, precision="auto", optimizer="muon")
     _train_dit(run, "stills", dit, _batches(run).stills(batch, SHORT_TEXT), plan)
 
 
