@@ -21,6 +21,7 @@ objectives = part("easyanimate_models.training.vae.objective")
 critics = part("easyanimate_models.training.vae.critics")
 previews = part("easyanimate_models.training.vae.preview")
 perceptual = part("easyanimate_models.training.vae.perceptual")
+reconstruct = part("easyanimate_models.training.vae.reconstruct")
 inflating = part("easyanimate_models.training.vae.inflate")
 recipes = part("easyanimate_models.training.recipe")
 run = part("easyanimate_models.training.recipe_run")
@@ -30,6 +31,7 @@ shapes = part("easyanimate_models.training.toy.shapes")
 sd = part("easyanimate_models.sd")
 tiny = part("easyanimate_models.training.toy.tiny")
 image_vae = part("easyanimate_models.vae.image_vae")
+slicing = part("easyanimate_models.vae.slicing")
 slice_vae = part("easyanimate_models.vae.slice_vae")
 OPS = {"dtype": torch.float32, "device": None, "operations": comfy.ops.disable_weight_init}
 SMALL = {"channels": (8, 8, 16, 16), "norm_groups": 4}
@@ -115,6 +117,37 @@ def test_recomputing_slices_changes_no_gradient():
         gradients.append([p.grad for p in vae.parameters()])
     for plain, again in zip(*gradients, strict=True):
         assert torch.allclose(plain, again, atol=1e-7)
+
+
+class Blocks:
+    """A VAE of stills whose latents are the colours of squares of eight pixels."""
+
+    plan = slicing.CAUSAL
+
+    def decode_slice(self, z, *_):
+        return z.repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+
+@pytest.mark.parametrize(("block", "exact"), [(4, True), (1, False)])
+def test_latents_are_equivariant_where_coarse_ones_stand_for_coarse_pixels(block, exact):
+    z = torch.rand(2, 3, 1, 8 // block, 8 // block).repeat_interleave(block, -1).repeat_interleave(block, -2)
+    x = Blocks().decode_slice(z)
+    losses = [float(reconstruct.scale_equivariance(Blocks(), x, z)) for _ in range(8)]  # a half and a quarter
+    assert (max(losses) < 1e-6) == exact and len(set(losses)) <= 2
+
+
+def test_equivariance_teaches_the_encoder():
+    vae = small_vae()
+    objective = objectives.VAEObjective(vae, pixels(), replace(PLAIN, equivariance=1.0, l1=0.0, l2=1e-9, kl=0.0))
+    loss, figures = objective(0)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(figures["equivariance"]), rel=1e-4)
+    assert float(vae.encoder.conv_in.weight.grad.abs().max()) > 0
+
+
+def test_equivariance_needs_pixels_to_shrink():
+    with pytest.raises(ValueError, match="equivariance needs 32 pixels or more; set a larger crop or side"):
+        reconstruct.scale_equivariance(Blocks(), torch.zeros(1, 3, 1, 24, 24), torch.zeros(1, 3, 1, 3, 3))
 
 
 def with_critics(settings):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...vae.slice_vae import SliceVAE
 from ..learner import Metrics, Objective
-from ..vae.reconstruct import reconstruct
+from ..vae.reconstruct import reconstruct, scale_equivariance
 
 DrawClips = Callable[[int, int, random.Random], tuple[Tensor, Tensor]]  # (batch, frames, rng) -> clips, paths
 DrawCrops = Callable[["VAEStage", random.Random], Tensor]
@@ -26,15 +26,28 @@ class VAEStage:
 
 
 def vae_objective(
-    vae: SliceVAE, draw_crops: DrawCrops, stages: tuple[VAEStage, ...], kl_weight: float, seed: int
+    vae: SliceVAE,
+    draw_crops: DrawCrops,
+    stages: tuple[VAEStage, ...],
+    kl_weight: float,
+    seed: int,
+    equivariance: float = 0.0,
 ) -> Objective:
-    """Reconstruct clips or crops of them; the network is convolutional, so a crop near the subject teaches most."""
+    """Reconstruct clips or crops of them; the network is convolutional, so a crop near the subject teaches most.
+
+    `equivariance` is the weight of `scale_equivariance`.
+    """
 
     def objective(step: int) -> tuple[Tensor, Metrics]:
         stage = stage_at(step, stages)
         rng = random.Random(seed * 1_000_003 + step)
-        result = reconstruct(vae, draw_crops(stage, rng), kl_weight)
-        return result.loss, {"psnr": result.psnr, "kl": result.kl}
+        x = draw_crops(stage, rng)
+        result = reconstruct(vae, x, kl_weight)
+        metrics: Metrics = {"psnr": result.psnr, "kl": result.kl}
+        if not equivariance:
+            return result.loss, metrics
+        shrunk = scale_equivariance(vae, x, result.latents)
+        return result.loss + equivariance * shrunk, metrics | {"equivariance": shrunk.detach()}
 
     return objective
 

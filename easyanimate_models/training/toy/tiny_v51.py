@@ -25,6 +25,7 @@ from ..initialize import reset_parameters
 from ..loop import fit
 from ..training_plan import TrainingPlan
 from ..vae.inflate import seeing_one_frame
+from ..vae.preview import preview_colours
 from .evaluation import Settings
 from .objective import DrawCrops, VAEStage, vae_objective
 from .scene_clips import FRAMES, SIZE, render
@@ -60,7 +61,7 @@ DIT = MMDiTConfig(
     eps=1e-5,
     patch=2,
 )
-KL_WEIGHT = 3e-4
+KL_WEIGHT, EQUIVARIANCE = 3e-4, 1.0
 SHARDS = 64  # of encoded clips
 SHORT_TEXT = 48  # tokens that most steps see, since the rest is padding; the last stage sees all
 LEVELS = NoiseWeights(power=0.0)
@@ -90,7 +91,7 @@ def train_vae_stills(run: Path, steps: int = 10000) -> None:
     _train_vae(run, "vae_stills", vae, stages, TrainingPlan(steps, 1e-3, 50, 0.998, 1.0, SEED))
 
 
-def train_vae(run: Path, steps: int = 5000) -> None:
+def train_vae(run: Path, steps: int = 1800) -> None:
     """The same on crops of whole clips, then on whole frames, since norms are over frames.
 
     Clips have all their frames: trained on 5 and 9, a VAE had 30 dB there and lost 10 dB from frame 9 to frame 17, as
@@ -109,7 +110,7 @@ def train_vae(run: Path, steps: int = 5000) -> None:
 
 
 def _train_vae(run: Path, name: str, vae: CachedVAE, stages: tuple[VAEStage, ...], plan: TrainingPlan) -> None:
-    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, plan.seed), plan)
+    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, plan.seed, EQUIVARIANCE), plan)
     write_safetensors(run / f"{name}.safetensors", copy_weights(vae))
 
 
@@ -137,15 +138,15 @@ def train_stills(run: Path, steps: int = 1200, batch: int = 64) -> None:
     _train_dit(run, "stills", dit, _batches(run).stills(batch, SHORT_TEXT), plan)
 
 
-def train_videos(run: Path, steps: int = 8000, batch: int = 16) -> None:
+def train_videos(run: Path, steps: int = 3000, batch: int = 16) -> None:
     """The transformer on clips."""
-    plan = TrainingPlan(steps, 1e-3, 100, 0.999, 1.0, SEED + 7, precision="auto")
+    plan = TrainingPlan(steps, 8e-3, 50, 0.998, 1.0, SEED + 7, precision="auto", optimizer="muon")
     _train_dit(run, "videos", _dit(run, "stills"), _batches(run).videos(batch, SHORT_TEXT), plan)
 
 
-def fine_tune(run: Path, steps: int = 1000, batch: int = 16) -> None:
+def fine_tune(run: Path, steps: int = 300, batch: int = 16) -> None:
     """The same with all rows of text, as many as a prompt has for the text encoder."""
-    plan = TrainingPlan(steps, 5e-4, 50, 0.998, 1.0, SEED + 11, precision="auto")
+    plan = TrainingPlan(steps, 2e-3, 20, 0.99, 1.0, SEED + 11, precision="auto", optimizer="muon")
     _train_dit(run, "fine_tune", _dit(run, "videos"), _batches(run).videos(batch, TOKENS), plan)
 
 
@@ -182,9 +183,10 @@ def export(run: Path, folder: Path | None = None) -> None:
     clips, scale = SceneLatents(run / "latents"), CausalLatents.scale_factor
     vae, vocabulary = _trained_vae(run), Vocabulary()
     set_latent_scale(vae, clips.mean, clips.deviation * scale)
+    vae.config = replace(VAE, scaling_factor=scale)
     tower = read_tensors(run / "text.safetensors")
     tower[WORDS] = vocabulary.whole(tower[WORDS])
-    vae_config = EasyAnimateV51.vae_config_json(replace(VAE, scaling_factor=scale)) | DEFAULT_VIDEO
+    vae_config = EasyAnimateV51.vae_config_json(vae.config) | DEFAULT_VIDEO | _preview_colours(vae)
     components: dict[str, tuple[dict, dict[str, Tensor]]] = {
         "vae": (vae_config, copy_weights(vae)),
         "text_encoder": ({"model_type": NAME, **SIZES}, tower),
@@ -196,6 +198,12 @@ def export(run: Path, folder: Path | None = None) -> None:
         dtype = torch.float16 if name == "vae" else torch.bfloat16
         file = "model.safetensors" if name == "text_encoder" else WEIGHTS
         write_component(folder / name, config, {k: v.to(dtype) for k, v in weights.items()}, file).chmod(0o644)
+
+
+def _preview_colours(vae: CachedVAE) -> dict:
+    crops = VAEStage(from_step=0, batch=8, frames=9, crop=64)
+    draw, rng = training_crops(), random.Random(SEED)
+    return preview_colours(vae, lambda _: draw(crops, rng), batches=4)
 
 
 def restore(run: Path, folder: Path = TINY_V51) -> None:

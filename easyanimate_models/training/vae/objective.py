@@ -16,7 +16,7 @@ from ...vae.video_vae import SPACE_RATIO, VideoVAE
 from ..devices import noise_like
 from ..learner import Metrics
 from .critics import adaptive_weight, hinge_loss
-from .reconstruct import call, decode_latents, encode_moments, psnr, recompute
+from .reconstruct import call, decode_latents, encode_moments, psnr, recompute, scale_equivariance
 
 ARCHITECTURES = ("", "image", "window", "slice", "pair", "causal_attention", "causal")  # V1 to V5.1; "" is the start's
 LEARNING = ("all", "decoder")
@@ -28,7 +28,7 @@ class VAESettings:
 
     `backbone` is the file of the VGG-16 of the perceptual loss. `stills` is the share of batches of single frames;
     of each clip a square of `crop` pixels is shown, or all of it. `channels` and `norm_groups` are for a VAE that is
-    trained from scratch.
+    trained from scratch. `equivariance` is the weight of `scale_equivariance`, which changes latents.
     """
 
     architecture: str = ""
@@ -38,6 +38,7 @@ class VAESettings:
     perceptual: float = 1.0
     backbone: str = ""
     kl: float = 1e-6
+    equivariance: float = 0.0
     adversary: float = 0.5
     adversary_from: int = 50_001
     critic_width: int = 64
@@ -98,6 +99,9 @@ class VAEObjective:
         if settings.learns == "all":
             kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / x.numel()
             loss, metrics["kl"] = loss + settings.kl * kl, kl.detach()
+        if settings.equivariance:
+            shrunk = scale_equivariance(self.vae, x, mean, self.each)
+            loss, metrics["equivariance"] = loss + settings.equivariance * shrunk, shrunk.detach()
         if self._is_adversarial(batch):
             adversarial = self._adversarial_loss(loss, y)
             loss, metrics["adversarial"] = loss + settings.adversary * adversarial, adversarial.detach()

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...vae.layers import Cache
 from ...vae.slice_vae import SliceVAE
-from ...vae.video_vae import VideoVAE
+from ...vae.video_vae import SPACE_RATIO, VideoVAE
+
+SHRUNK = (2, 4)  # factors that `scale_equivariance` divides width and height by
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,23 @@ def decode_latents(vae: VideoVAE, z: Tensor, each: Callable = call) -> Tensor:
     cache: Cache = {}
     cuts = ((z[:, :, s.before : s.after], s.start - s.before, s.stop - s.start) for s in vae.plan.decode(z.shape[2]))
     return torch.cat([each(vae.decode_slice, *cut, cache=cache) for cut in cuts], dim=2)
+
+
+def scale_equivariance(vae: VideoVAE, x: Tensor, z: Tensor, each: Callable = call) -> Tensor:
+    """L1 + L2 of what the shrunk latents `z` of clips `x` are decoded to, against the shrunk clips.
+
+    It makes coarse latents stand for coarse pixels, so that a denoiser can go from coarse to fine (Kouzelis et al.
+    2025). They are shrunk to a half or a quarter, by torch's random numbers. Raises `ValueError` below 32 pixels.
+    """
+    factors = [factor for factor in SHRUNK if min(z.shape[-2:]) >= 2 * factor]
+    if not factors:
+        raise ValueError(f"equivariance needs {2 * SHRUNK[0] * SPACE_RATIO} pixels or more; set a larger crop or side.")
+    factor = factors[int(torch.randint(len(factors), ()))]
+    height, width = (side // factor * factor for side in z.shape[-2:])
+    small = F.avg_pool3d(z[..., :height, :width], (1, factor, factor))
+    wanted = F.avg_pool3d(x[..., : height * SPACE_RATIO, : width * SPACE_RATIO], (1, factor, factor))
+    error = decode_latents(vae, small, each) - wanted
+    return error.abs().mean() + error.square().mean()
 
 
 def psnr(mse: Tensor) -> Tensor:
