@@ -14,10 +14,9 @@ from .messages import shorten
 
 FOLDER = "easyanimate"
 BUILT_IN, BUILT_IN_INP = "built-in tiny model", "built-in tiny InP model"
-BUILT_IN_V51 = "built-in tiny V5.1 model"
 BUILT_IN_LORA = "built-in tiny LoRA (grey background)"
 TINY = Path(__file__).parent.parent / "tiny"
-TINY_V51 = TINY.with_name("tiny_v51")
+TINY_V51 = TINY.with_name("tiny_v51")  # in training, so that no list of models has it yet
 NO_FILE = "none"
 PLAIN_NAME = re.compile(r"\w[\w .-]{0,98}[\w-]|\w")
 MAX_NAME_BYTES = 200  # of a name, so that an ending fits
@@ -38,9 +37,8 @@ def register_folder() -> None:
 
 
 def choices(component: str) -> dict[str, Path]:
-    """Name -> path of everything that may hold `component`; the built-in models come first."""
-    built_in = {BUILT_IN: TINY, BUILT_IN_V51: TINY_V51}
-    found = {name: folder for name, folder in built_in.items() if (folder / component).is_dir()}
+    """Name -> path of everything that may hold `component`; the built-in model comes first."""
+    found = {BUILT_IN: TINY} if (TINY / component).is_dir() else {}
     if component == "transformer":
         found[BUILT_IN_INP] = TINY / "transformer_inp"
     for root in map(Path, folder_paths.get_folder_paths(FOLDER)):

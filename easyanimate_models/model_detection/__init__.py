@@ -7,6 +7,7 @@ general.
 from dataclasses import replace
 
 from ..files.checkpoint import Checkpoint, number_in
+from ..latent_formats import with_preview
 from ..supported_models import DEFAULT_CFG, Release
 from ..text_encoders.qwen2_vl import Qwen2VLTextEncoder
 from ..text_encoders.t5 import T5TextEncoder
@@ -31,6 +32,9 @@ def detect_transformer(checkpoint: Checkpoint) -> Release:
     what = "not a transformer of EasyAnimate; choose the transformer's file or folder"
     release: Release = probes.detect(TRANSFORMERS, checkpoint, what)
     release.cfg = number_in(checkpoint.config, DEFAULT_CFG, release.cfg, checkpoint.path.name, float)
+    if probes.PREVIEW[0] in checkpoint.config:
+        colours = probes.preview_in(checkpoint, release.latent_format.latent_channels)
+        with_preview(release.latent_format, *colours)
     return release
 
 

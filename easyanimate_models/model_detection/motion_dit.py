@@ -7,11 +7,10 @@ from ..configs.motion_dit import motion_of
 from ..dit.motion_dit import LongSkips, MotionDiTConfig
 from ..dit.motion_module import MotionConfig
 from ..files.checkpoint import Checkpoint, CheckpointError, number_in, shape_of
-from ..latent_formats import with_preview
 from ..names import pixart
 from ..names.motion_module import is_motion_file
 from ..supported_models import RELEASED_SKIPS, EasyAnimateV1, EasyAnimateV2, EasyAnimateV3, MotionRelease
-from .probes import HEADS, PREVIEW, Detector, count, preview_in, require_claim, require_division
+from .probes import HEADS, Detector, count, require_claim, require_division
 
 PATCHES, CAPTIONS = "pos_embed.proj.weight", "caption_projection.linear_1.weight"
 MOTION = "transformer_blocks.0.attn_temporal.temporal_transformer.proj_in.weight"
@@ -45,7 +44,7 @@ def detect(checkpoint: Checkpoint) -> MotionRelease:
     config, name = checkpoint.config, checkpoint.path.name
     _require_agreement(checkpoint, facts)
     release, motion = _release_and_motion(checkpoint, facts)
-    detected = release(
+    return release(
         MotionDiTConfig(
             in_channels=facts.in_channels,
             latent_channels=facts.out_channels // 2,
@@ -60,9 +59,6 @@ def detect(checkpoint: Checkpoint) -> MotionRelease:
             patch=facts.patch,
         )
     )
-    if PREVIEW[0] in config:
-        with_preview(detected.latent_format, *preview_in(checkpoint))
-    return detected
 
 
 def require_whole(checkpoint: Checkpoint) -> None:

@@ -78,13 +78,13 @@ def require_claim(checkpoint: Checkpoint, name: str, value) -> None:
         )
 
 
-def preview_in(checkpoint: Checkpoint) -> tuple[list[list[float]], list[float]]:
-    """Red, green and blue of each of four latent channels, and what is added to them, as config.json says."""
+def preview_in(checkpoint: Checkpoint, channels: int) -> tuple[list[list[float]], list[float]]:
+    """Red, green and blue of each of so many latent channels, and what is added to them, as config.json says."""
     factors, bias = (checkpoint.config.get(name) for name in PREVIEW)
     rows = [bias, *factors] if isinstance(factors, list) else []
     triples = [row for row in rows if isinstance(row, list) and len(row) == 3]
     numbers = all(type(colour) in (int, float) and abs(colour) < MOST for row in triples for colour in row)
-    if not numbers or not len(triples) == len(rows) == 5:
+    if not numbers or not len(triples) == len(rows) == channels + 1:
         raise CheckpointError(
             f"The {PREVIEW[0]} and {PREVIEW[1]} of {checkpoint.path.name} are not valid preview colours; "
             "remove both from its config.json."

@@ -45,6 +45,7 @@ def run(tmp_path_factory):
         patch.setattr(scene_evaluation, "RECONSTRUCTED", 1)
         tiny_v51.train_vae_stills(folder, steps=1)
         tiny_v51.train_vae(folder, steps=1)
+        tiny_v51.train_decoder(folder, steps=1)
         tiny_v51.train_text(folder, steps=2, batch=4)
         tiny_v51.encode_latents(folder, count=1)
         tiny_v51.train_stills(folder, steps=1, batch=2)
@@ -95,6 +96,21 @@ def test_it_is_judged_on_objects_that_training_never_saw(run):
     assert Image.open(sheet).height > 3 * 128
     judged = [scene for kind in scene_evaluation.KINDS for scene in scene_evaluation.held_out_scenes(9, kind)]
     assert {thing for scene in judged for thing in scene.things} <= set(scenes.split_things()[1])
+
+
+def test_its_decoder_learns_alone(run, monkeypatch):
+    monkeypatch.setattr(tiny_v51, "VAE", SMALL_VAE)
+    before, after = (read_tensors(run / f"{stage}.safetensors") for stage in ("vae", "decoder"))
+    learnt = {name.partition(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert learnt == {"decoder", "post_quant_conv"}
+    assert torch.equal(
+        tiny_v51._trained_vae(run).state_dict()["decoder.conv_out.weight"], after["decoder.conv_out.weight"]
+    )
+
+
+def test_live_previews_have_its_colours(run):
+    latent_format = sd.load_transformer(run / "model").model.latent_format
+    assert len(latent_format.latent_rgb_factors) == 16 and len(latent_format.latent_rgb_factors_bias) == 3
 
 
 def test_encoding_goes_on_where_it_stopped(run, monkeypatch):

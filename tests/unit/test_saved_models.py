@@ -120,6 +120,23 @@ def test_a_transformer_takes_the_preview_colours_of_the_vae_in_its_folder(tmp_pa
         assert colours(path) == (factors, [0.0, 0.1, 0.2])
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_release_takes_them_and_saves_them(release, tmp_path):
+    recorded = golden(RELEASES[release])
+    folder = tmp_path / "release" / "transformer"
+    write_component(folder, recorded.weights, recorded.config["constructor"])
+    channels = sd.load_transformer(folder).model.latent_format.latent_channels
+    known = {"latent_rgb_factors": [[0.5, float(i), -1.0] for i in range(channels)], "latent_rgb_bias": [0.0, 0.1, 0.2]}
+    of_vae, saved = folder.parent / "vae" / "config.json", tmp_path / "saved.safetensors"
+    of_vae.parent.mkdir()
+    of_vae.write_text(json.dumps(known))
+    comfy.sd.save_checkpoint(str(saved), sd.load_transformer(folder), metadata={})
+    assert colours(folder) == colours(saved) == tuple(known.values())
+    of_vae.write_text(json.dumps(known | {"latent_rgb_factors": known["latent_rgb_factors"][1:]}))
+    with pytest.raises(CheckpointError, match="are not valid preview colours; remove both"):
+        sd.load_transformer(folder)
+
+
 def colours(path) -> tuple:
     """The preview colours of the MODEL of this file."""
     found = sd.load_transformer(path).model.latent_format

@@ -26,6 +26,7 @@ from ..loop import fit
 from ..training_plan import TrainingPlan
 from ..vae.inflate import seeing_one_frame
 from ..vae.preview import preview_colours
+from ..vae.run import DECODER
 from .evaluation import Settings
 from .objective import DrawCrops, VAEStage, vae_objective
 from .scene_clips import FRAMES, SIZE, render
@@ -88,10 +89,11 @@ def train_vae_stills(run: Path, steps: int = 10000) -> None:
     vae = reset_parameters(CachedVAE(VAE, **OPS)).to(memory_format=memory_format())
     vae.initialize_weights()
     stages = (VAEStage(from_step=0, batch=16, frames=1, crop=32),)
-    _train_vae(run, "vae_stills", vae, stages, TrainingPlan(steps, 1e-3, 50, 0.998, 1.0, SEED))
+    plan = TrainingPlan(steps, 1e-3, 50, 0.998, 1.0, SEED)
+    _train_vae(run, "vae_stills", vae, stages, plan, EQUIVARIANCE)
 
 
-def train_vae(run: Path, steps: int = 1800) -> None:
+def train_vae(run: Path, steps: int = 5000) -> None:
     """The same on crops of whole clips, then on whole frames, since norms are over frames.
 
     Clips have all their frames: trained on 5 and 9, a VAE had 30 dB there and lost 10 dB from frame 9 to frame 17, as
@@ -101,16 +103,35 @@ def train_vae(run: Path, steps: int = 1800) -> None:
     vae = _trained_vae(run, "vae" if restored else "vae_stills").train()
     if not restored:
         vae.load_state_dict(seeing_one_frame(vae.state_dict(), vae))
-    stages = (
+    plan = TrainingPlan(steps, 5e-4, 100, 0.998, 1.0, SEED + 3)
+    _train_vae(run, "vae", vae, _clip_stages(steps), plan, EQUIVARIANCE)
+
+
+def train_decoder(run: Path, steps: int = 3000) -> None:
+    """The decoder alone: latents, and what a transformer has learnt of them, stay as they are."""
+    vae = _trained_vae(run).train()
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_(name.startswith(DECODER))
+    _train_vae(run, "decoder", vae, _clip_stages(steps), TrainingPlan(steps, 5e-4, 50, 0.998, 1.0, SEED + 5))
+
+
+def _clip_stages(steps: int) -> tuple[VAEStage, ...]:
+    return (
         VAEStage(from_step=0, batch=2, frames=FRAMES, crop=32),
         VAEStage(from_step=steps * 85 // 100, batch=2, frames=13, crop=64),
         VAEStage(from_step=steps * 95 // 100, batch=2, frames=9, crop=SIZE),
     )
-    _train_vae(run, "vae", vae, stages, TrainingPlan(steps, 5e-4, 100, 0.998, 1.0, SEED + 3))
 
 
-def _train_vae(run: Path, name: str, vae: CachedVAE, stages: tuple[VAEStage, ...], plan: TrainingPlan) -> None:
-    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, plan.seed, EQUIVARIANCE), plan)
+def _train_vae(
+    run: Path,
+    name: str,
+    vae: CachedVAE,
+    stages: tuple[VAEStage, ...],
+    plan: TrainingPlan,
+    equivariance: float = 0.0,
+) -> None:
+    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, plan.seed, equivariance), plan)
     write_safetensors(run / f"{name}.safetensors", copy_weights(vae))
 
 
@@ -171,7 +192,9 @@ def _batches(run: Path) -> SceneBatches:
     return SceneBatches(SceneLatents(run / "latents"), vocabulary, tower.eval())
 
 
-def _trained_vae(run: Path, name: str = "vae") -> CachedVAE:
+def _trained_vae(run: Path, name: str = "") -> CachedVAE:
+    """The VAE as the stage `name` left it, or as it is now."""
+    name = name or ("decoder" if (run / "decoder.safetensors").exists() else "vae")
     vae = CachedVAE(VAE, **OPS)
     vae.load_state_dict(read_tensors(run / f"{name}.safetensors"))
     return vae.eval().to(memory_format=memory_format())
@@ -220,6 +243,7 @@ def restore(run: Path, folder: Path = TINY_V51) -> None:
     with torch.no_grad():
         set_latent_scale(vae, torch.zeros(VAE.latent_channels), torch.tensor(1 / CausalLatents.scale_factor))
     write_safetensors(run / "vae.safetensors", copy_weights(vae))
+    (run / "decoder.safetensors").unlink(missing_ok=True)  # of another VAE
     if (folder / "transformer").is_dir():
         write_safetensors(run / "stills.safetensors", read_float32(folder / "transformer"))
 
@@ -235,6 +259,7 @@ def evaluate(run: Path, count: int = 100) -> None:
 STAGES: dict[str, Callable[[Path], None]] = {
     "vae_stills": train_vae_stills,
     "vae": train_vae,
+    "decoder": train_decoder,
     "text": train_text,
     "latents": encode_latents,
     "stills": train_stills,
