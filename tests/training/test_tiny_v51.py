@@ -48,7 +48,9 @@ def run(tmp_path_factory):
         tiny_v51.train_decoder(folder, steps=1)
         tiny_v51.train_text(folder, steps=2, batch=4)
         tiny_v51.encode_latents(folder, count=1)
+        tiny_v51.encode_small_latents(folder, count=1)
         tiny_v51.train_stills(folder, steps=1, batch=2)
+        tiny_v51.train_small(folder, steps=1, batch=1)
         tiny_v51.train_videos(folder, steps=1, batch=1)
         tiny_v51.fine_tune(folder, steps=1, batch=1)
         tiny_v51.export(folder)
@@ -111,6 +113,14 @@ def test_its_decoder_learns_alone(run, monkeypatch):
 def test_live_previews_have_its_colours(run):
     latent_format = sd.load_transformer(run / "model").model.latent_format
     assert len(latent_format.latent_rgb_factors) == 16 and len(latent_format.latent_rgb_factors_bias) == 3
+
+
+def test_small_latents_are_those_of_smaller_clips(run):
+    whole, small = (
+        scene_latents.SceneLatents(run / name, like=run / "latents") for name in ("latents", "small_latents")
+    )
+    assert whole.latents.shape[2:] == (7, 16, 16) and small.latents.shape[2:] == (7, 8, 8)
+    assert torch.equal(whole.mean, small.mean) and torch.equal(whole.deviation, small.deviation)
 
 
 def test_encoding_goes_on_where_it_stopped(run, monkeypatch):
@@ -189,7 +199,7 @@ def test_stages_are_chosen_by_name():
     assert stages.chosen_stages(["restore", "vae"]) == [tiny.restore, tiny.train_tiny_vae]
     assert tiny.restore not in stages.chosen_stages([])
     assert stages.chosen_stages(["v51", "restore", "vae"]) == [tiny_v51.restore, tiny_v51.train_vae]
-    with pytest.raises(ValueError, match="no stage named images; choose among vae_stills, vae, text, latents"):
+    with pytest.raises(ValueError, match="no stage named images; choose among vae_stills, vae, decoder, text, latents"):
         stages.chosen_stages(["v51", "images"])
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
@@ -24,8 +25,8 @@ SCENES = "scenes"  # in the metadata of a shard
 
 
 @torch.no_grad()
-def encode_shards(folder: Path, vae: VideoVAE, things: list[Thing], count: int, seed: int) -> None:
-    """Write the shards that are not there yet, until there are `count`."""
+def encode_shards(folder: Path, vae: VideoVAE, things: list[Thing], count: int, seed: int, shrink: int = 1) -> None:
+    """Write the shards that are not there yet, until there are `count`, of clips made smaller `shrink` times."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         file = folder / f"{number:04}.safetensors"
@@ -36,19 +37,22 @@ def encode_shards(folder: Path, vae: VideoVAE, things: list[Thing], count: int, 
         latents = []
         for start in range(0, SHARD, AT_ONCE):
             pixels, _ = render(scenes[start : start + AT_ONCE], rng)
-            latents.append(encode_moments(vae, pixels)[0])
+            latents.append(encode_moments(vae, F.avg_pool3d(pixels, (1, shrink, shrink)))[0])
         rows = json.dumps([asdict(scene) for scene in scenes])
         write_safetensors(file, {"latents": torch.cat(latents).half()}, {SCENES: rows})
 
 
 class SceneLatents:
-    """All shards of a folder, standardised by the channels' statistics of the first, which stay when others come."""
+    """All shards of a folder, standardised by the channels' statistics of the first, which stay when others come.
 
-    def __init__(self, folder: Path):
+    `like` is a folder of others whose statistics to take.
+    """
+
+    def __init__(self, folder: Path, like: Path | None = None):
         shards = [_read_shard(file) for file in sorted(folder.glob("*.safetensors"))]
         self.latents = torch.cat([latents for latents, _ in shards])
         self.scenes = [scene for _, scenes in shards for scene in scenes]
-        first = shards[0][0].float()
+        first = (_read_shard(min(like.glob("*.safetensors")))[0] if like else shards[0][0]).float()
         self.mean, self.deviation = first.mean((0, 2, 3, 4)), first.std((0, 2, 3, 4))
 
     def standardised(self, index: list[int], frames: int | None) -> Tensor:

@@ -18,7 +18,7 @@ from ...supported_models import DEFAULT_CFG, EasyAnimateV51
 from ...text_encoders.qwen2_vl import NAME, TOKENS, WORDS
 from ...vae.cached_vae import CachedVAE
 from ...vae.slice_vae import SliceVAEConfig
-from ..denoiser.diffusion import NoiseWeights, prediction_of
+from ..denoiser.diffusion import LOGIT_NORMAL, NoiseWeights, prediction_of
 from ..denoiser.objective import DrawBatch, ObjectiveSettings, denoising_objective
 from ..export import WEIGHTS, write_component
 from ..initialize import reset_parameters
@@ -64,8 +64,9 @@ DIT = MMDiTConfig(
 )
 KL_WEIGHT, EQUIVARIANCE = 3e-4, 1.0
 SHARDS = 64  # of encoded clips
+LATENTS, SMALL = "latents", "small_latents"  # their folders
 SHORT_TEXT = 48  # tokens that most steps see, since the rest is padding; the last stage sees all
-LEVELS = NoiseWeights(power=0.0)
+LEVELS = NoiseWeights(power=0.0, draw=LOGIT_NORMAL)
 DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES, "default_fps": FPS}
 
 
@@ -147,7 +148,12 @@ def train_text(run: Path, steps: int = 500, batch: int = 64) -> None:
 
 def encode_latents(run: Path, count: int = SHARDS) -> None:
     """The latents of clips, shard by shard; more can be added later."""
-    encode_shards(run / "latents", _trained_vae(run), split_things()[0], count, SEED + 1)
+    encode_shards(run / LATENTS, _trained_vae(run), split_things()[0], count, SEED + 1)
+
+
+def encode_small_latents(run: Path, count: int = SHARDS) -> None:
+    """The same of clips at half their width and height."""
+    encode_shards(run / SMALL, _trained_vae(run), split_things()[0], count, SEED + 2, shrink=2)
 
 
 def train_stills(run: Path, steps: int = 1200, batch: int = 64) -> None:
@@ -159,10 +165,16 @@ def train_stills(run: Path, steps: int = 1200, batch: int = 64) -> None:
     _train_dit(run, "stills", dit, _batches(run).stills(batch, SHORT_TEXT), plan)
 
 
+def train_small(run: Path, steps: int = 4000, batch: int = 32) -> None:
+    """What things do: the transformer on clips at half their width and height, a quarter of the tokens."""
+    plan = TrainingPlan(steps, 8e-3, 50, 0.998, 1.0, SEED + 5, precision="auto", optimizer="muon")
+    _train_dit(run, "small", _dit(run, "stills"), _batches(run, SMALL).videos(batch, SHORT_TEXT), plan)
+
+
 def train_videos(run: Path, steps: int = 3000, batch: int = 16) -> None:
     """The transformer on clips."""
     plan = TrainingPlan(steps, 8e-3, 50, 0.998, 1.0, SEED + 7, precision="auto", optimizer="muon")
-    _train_dit(run, "videos", _dit(run, "stills"), _batches(run).videos(batch, SHORT_TEXT), plan)
+    _train_dit(run, "videos", _dit(run, "small"), _batches(run).videos(batch, SHORT_TEXT), plan)
 
 
 def fine_tune(run: Path, steps: int = 300, batch: int = 16) -> None:
@@ -185,11 +197,11 @@ def _dit(run: Path, stage: str) -> MMDiT:
     return dit
 
 
-def _batches(run: Path) -> SceneBatches:
+def _batches(run: Path, name: str = LATENTS) -> SceneBatches:
     vocabulary = Vocabulary()
     tower = new_tower(vocabulary)
     tower.load_state_dict(read_tensors(run / "text.safetensors"))
-    return SceneBatches(SceneLatents(run / "latents"), vocabulary, tower.eval())
+    return SceneBatches(SceneLatents(run / name, like=run / LATENTS), vocabulary, tower.eval())
 
 
 def _trained_vae(run: Path, name: str = "") -> CachedVAE:
@@ -203,7 +215,7 @@ def _trained_vae(run: Path, name: str = "") -> CachedVAE:
 def export(run: Path, folder: Path | None = None) -> None:
     """What is trained so far as a release folder, the latents at V5.1's own scale; by default into the run."""
     folder = folder or run / "model"
-    clips, scale = SceneLatents(run / "latents"), CausalLatents.scale_factor
+    clips, scale = SceneLatents(run / LATENTS), CausalLatents.scale_factor
     vae, vocabulary = _trained_vae(run), Vocabulary()
     set_latent_scale(vae, clips.mean, clips.deviation * scale)
     vae.config = replace(VAE, scaling_factor=scale)
@@ -214,7 +226,7 @@ def export(run: Path, folder: Path | None = None) -> None:
         "vae": (vae_config, copy_weights(vae)),
         "text_encoder": ({"model_type": NAME, **SIZES}, tower),
     }
-    trained = [run / f"{name}.safetensors" for name in ("fine_tune", "videos", "stills")]
+    trained = [run / f"{name}.safetensors" for name in ("fine_tune", "videos", "small", "stills")]
     if newest := next((file for file in trained if file.exists()), None):
         components["transformer"] = EasyAnimateV51.config_json(DIT) | {DEFAULT_CFG: CFG}, read_tensors(newest)
     for name, (config, weights) in components.items():
@@ -232,7 +244,8 @@ def _preview_colours(vae: CachedVAE) -> dict:
 def restore(run: Path, folder: Path = TINY_V51) -> None:
     """Continue from shipped weights: `vae` trains the VAE further; with it as it is, `latents` comes next.
 
-    Its latents have a deviation of 1 again, near which the KL loss holds them. A transformer goes on with `videos`.
+    Its latents have a deviation of 1 again, near which the KL loss holds them. A transformer goes on with `small` or
+    with `videos`.
     """
     run.mkdir(parents=True, exist_ok=True)
     tower = read_float32(folder / "text_encoder")
@@ -245,7 +258,8 @@ def restore(run: Path, folder: Path = TINY_V51) -> None:
     write_safetensors(run / "vae.safetensors", copy_weights(vae))
     (run / "decoder.safetensors").unlink(missing_ok=True)  # of another VAE
     if (folder / "transformer").is_dir():
-        write_safetensors(run / "stills.safetensors", read_float32(folder / "transformer"))
+        for stage in ("stills", "small"):
+            write_safetensors(run / f"{stage}.safetensors", read_float32(folder / "transformer"))
 
 
 def evaluate(run: Path, count: int = 100) -> None:
@@ -262,7 +276,9 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "decoder": train_decoder,
     "text": train_text,
     "latents": encode_latents,
+    "small_latents": encode_small_latents,
     "stills": train_stills,
+    "small": train_small,
     "videos": train_videos,
     "fine_tune": fine_tune,
     "export": export,
