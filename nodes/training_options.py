@@ -82,7 +82,7 @@ def training_options() -> list:
             options=OPTIMIZERS,
             optional=True,
             tooltip="adamw8bit and adafactor take less memory. prodigy finds the learning rate: set learning_rate to "
-            "1. lion: a third of adamw's learning_rate. muon: up to eight times it. adamw8bit, prodigy and lion need a "
+            "1. lion: a third of adamw's learning_rate. muon: adamw's or more. adamw8bit, prodigy and lion need a "
             "package.",
         ),
         io.Combo.Input(

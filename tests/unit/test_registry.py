@@ -42,6 +42,7 @@ NOT_SHIPPED = (
     "tools/",
     "docs/curves/",
     "CONTRIBUTING.md",
+    "easyanimate_models/tiny_v51/",  # in training
 )
 
 
