@@ -91,7 +91,7 @@ def train_vae_stills(run: Path, steps: int = 10000) -> None:
     vae.initialize_weights()
     stages = (VAEStage(from_step=0, batch=16, frames=1, crop=32),)
     plan = TrainingPlan(steps, 1e-3, 50, 0.998, 1.0, SEED)
-    _train_vae(run, "vae_stills", vae, stages, plan, EQUIVARIANCE)
+    _train_vae(run, "vae_stills", vae, stages, plan)
 
 
 def train_vae(run: Path, steps: int = 5000) -> None:
@@ -105,7 +105,7 @@ def train_vae(run: Path, steps: int = 5000) -> None:
     if not restored:
         vae.load_state_dict(seeing_one_frame(vae.state_dict(), vae))
     plan = TrainingPlan(steps, 5e-4, 100, 0.998, 1.0, SEED + 3)
-    _train_vae(run, "vae", vae, _clip_stages(steps), plan, EQUIVARIANCE)
+    _train_vae(run, "vae", vae, _clip_stages(steps), plan)
 
 
 def train_decoder(run: Path, steps: int = 3000) -> None:
@@ -113,7 +113,9 @@ def train_decoder(run: Path, steps: int = 3000) -> None:
     vae = _trained_vae(run).train()
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_(name.startswith(DECODER))
-    _train_vae(run, "decoder", vae, _clip_stages(steps), TrainingPlan(steps, 5e-4, 50, 0.998, 1.0, SEED + 5))
+    objective = vae_objective(vae, training_crops(), _clip_stages(steps), KL_WEIGHT, SEED + 5)
+    fit(run / "decoder", vae, objective, TrainingPlan(steps, 5e-4, 50, 0.998, 1.0, SEED + 5))
+    write_safetensors(run / "vae.safetensors", copy_weights(vae))
 
 
 def _clip_stages(steps: int) -> tuple[VAEStage, ...]:
@@ -124,15 +126,8 @@ def _clip_stages(steps: int) -> tuple[VAEStage, ...]:
     )
 
 
-def _train_vae(
-    run: Path,
-    name: str,
-    vae: CachedVAE,
-    stages: tuple[VAEStage, ...],
-    plan: TrainingPlan,
-    equivariance: float = 0.0,
-) -> None:
-    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, plan.seed, equivariance), plan)
+def _train_vae(run: Path, name: str, vae: CachedVAE, stages: tuple[VAEStage, ...], plan: TrainingPlan) -> None:
+    fit(run / name, vae, vae_objective(vae, training_crops(), stages, KL_WEIGHT, plan.seed, EQUIVARIANCE), plan)
     write_safetensors(run / f"{name}.safetensors", copy_weights(vae))
 
 
@@ -204,9 +199,7 @@ def _batches(run: Path, name: str = LATENTS) -> SceneBatches:
     return SceneBatches(SceneLatents(run / name, like=run / LATENTS), vocabulary, tower.eval())
 
 
-def _trained_vae(run: Path, name: str = "") -> CachedVAE:
-    """The VAE as the stage `name` left it, or as it is now."""
-    name = name or ("decoder" if (run / "decoder.safetensors").exists() else "vae")
+def _trained_vae(run: Path, name: str = "vae") -> CachedVAE:
     vae = CachedVAE(VAE, **OPS)
     vae.load_state_dict(read_tensors(run / f"{name}.safetensors"))
     return vae.eval().to(memory_format=memory_format())
@@ -256,7 +249,6 @@ def restore(run: Path, folder: Path = TINY_V51) -> None:
     with torch.no_grad():
         set_latent_scale(vae, torch.zeros(VAE.latent_channels), torch.tensor(1 / CausalLatents.scale_factor))
     write_safetensors(run / "vae.safetensors", copy_weights(vae))
-    (run / "decoder.safetensors").unlink(missing_ok=True)  # of another VAE
     if (folder / "transformer").is_dir():
         for stage in ("stills", "small"):
             write_safetensors(run / f"{stage}.safetensors", read_float32(folder / "transformer"))
