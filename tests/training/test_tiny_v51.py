@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfy_extras.nodes_camera_trajectory import WanCameraEmbedding
 from PIL import Image
 
 from support.pack import part
 
 model_files = part("easyanimate_models.files.model_files")
 scenes = part("easyanimate_models.training.toy.scenes")
+camera = part("easyanimate_models.conditioning.camera")
+scene_camera = part("easyanimate_models.training.toy.scene_camera")
 scene_clips = part("easyanimate_models.training.toy.scene_clips")
 scene_evaluation = part("easyanimate_models.training.toy.scene_evaluation")
 scene_latents = part("easyanimate_models.training.toy.scene_latents")
@@ -27,6 +30,7 @@ tiny = part("easyanimate_models.training.toy.tiny")
 read_tensors = tiny.read_tensors
 SMALL_VAE = replace(tiny_v51.VAE, channels=(4, 4, 8, 8))
 SMALL_DIT = replace(tiny_v51.DIT, width=32, depth=2, heads=2)
+KINDS = ("one", "two")
 KNOWN = "A red ball moves left, the camera is still."
 
 
@@ -93,7 +97,7 @@ def test_its_latents_have_the_scale_that_the_transformer_was_trained_on(run):
 def test_it_is_judged_on_objects_that_training_never_saw(run):
     sheet = run / "sheet.png"
     result = scene_evaluation.evaluate_scenes(run / "model", sheet, count=1, settings=evaluation.Settings(steps=1))
-    assert result["psnr"] > 0 and set(result) == {"psnr", *scene_evaluation.KINDS}
+    assert result["psnr"] > 0 and set(result) == {"psnr", *scene_evaluation.KINDS, scene_evaluation.BY_PATH}
     assert all(0 <= result["one"][name] <= 1 for name in ("colour", "motion", "shape", "objects", "camera"))
     assert Image.open(sheet).height > 3 * 128
     judged = [scene for kind in scene_evaluation.KINDS for scene in scene_evaluation.held_out_scenes(9, kind)]
@@ -124,6 +128,51 @@ def test_small_latents_are_those_of_smaller_clips(run):
     )
     assert whole.latents.shape[2:] == (7, 16, 16) and small.latents.shape[2:] == (7, 8, 8)
     assert torch.equal(whole.mean, small.mean) and torch.equal(whole.deviation, small.deviation)
+
+
+def test_small_clips_have_one_object_which_is_as_large_as_each_of_two(run):
+    clips = scene_latents.SceneLatents(run / "small_latents")
+    assert {len(scene.things) for scene in clips.scenes} == {1}
+    rng = random.Random(3)
+    one, two = (scene_clips.draw_paths(scenes.draw_scene(scenes.split_things()[0], rng, kind), rng) for kind in KINDS)
+    assert float(one.things[0, 0, 2]) / 2 == pytest.approx(float(two.things[0, 0, 2]), rel=0.6)
+
+
+@pytest.mark.parametrize(
+    ("preset", "pan", "zoom"), [("Pan Right", 35.0, 1.0), ("Pan Left", -35.0, 1.0), ("Zoom In", 0, 1.625)]
+)
+def test_a_usual_camera_has_the_rays_of_the_host_at_speed_1(preset, pan, zoom):
+    """Its path is even in space; that of a zoom in clips is even in size, so only its end is the same."""
+    t = torch.linspace(0, 1, scene_clips.FRAMES)
+    ours = scene_camera.camera_rays(torch.stack([pan * (t - 0.5), 1 + (zoom - 1) * t], -1), torch.Size((7, 16, 16)))
+    size = scene_clips.SIZE
+    embedding = WanCameraEmbedding.execute(preset, size, size, scene_clips.FRAMES).result[0]
+    theirs = camera.camera_latents(embedding, torch.Size((1, 6, 7, 16, 16)))[0]
+    torch.testing.assert_close(ours[:, [0, -1]], theirs[:, [0, -1]], atol=0.3, rtol=0)
+    assert float((ours[:3, -1]).abs().max()) > 5
+
+
+def test_some_clips_come_with_their_camera_or_their_first_frame(run, monkeypatch):
+    monkeypatch.setattr(scene_latents, "TEXT_DROPOUT", 0.0)
+    clips, texts = scene_latents.SceneLatents(run / "latents"), []
+    batches = scene_latents.SceneBatches(clips, None, None)
+    monkeypatch.setattr(batches, "_context", lambda all_texts, rows, rng: texts.extend(all_texts) or (None, None))
+    batch = batches.videos(400, rows=48)(0, random.Random(0))
+    rays, reference = batch.given[:, :6], batch.given[:, 6:]
+    with_rays, with_reference = (part.flatten(1).any(1) for part in (rays, reference))
+    assert 90 < int(with_rays.sum()) < 150 and 40 < int(with_reference.sum()) < 80
+    assert any(torch.equal(rays[with_rays][0], each) for each in clips.rays.float())
+    assert torch.equal(reference[with_reference][:, :, 0], batch.latents[with_reference][:, :, 0])
+    assert not reference[:, :, 1:].any()
+    still = batches.videos(2, rows=48)(9, random.Random(0))
+    assert still.latents.shape[2] == 1 and not still.given.any()
+
+
+def test_a_caption_may_leave_a_given_camera_out():
+    scene, rng = scenes.Scene((scenes.Thing("red", "ball", "left"),), "black", "zoom in"), random.Random(0)
+    assert all("camera" in scenes.caption(scene, rng) for _ in range(20))
+    assert not any("camera" in scenes.caption(scene, rng, camera=False) for _ in range(20))
+    assert scenes.describe(scene, rng, camera=False).camera == scenes.STILL
 
 
 def test_encoding_goes_on_where_it_stopped(run, monkeypatch):
@@ -221,5 +270,6 @@ def test_a_transformer_from_scratch_begins_with_blocks_that_change_nothing():
     place = network.positions(1, 3, 4, {}, None)
     img, txt = network.transformer_blocks[0](tokens["img"].clone(), tokens["txt"], torch.randn(1, 64), place, {})
     assert torch.equal(img, tokens["img"]) and torch.equal(txt, tokens["txt"])
-    out = network(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), torch.randn(1, 3, 24))
+    given_too = torch.randn(1, SMALL_DIT.in_channels, 2, 4, 4)
+    out = network(given_too, torch.tensor([500.0]), torch.randn(1, 3, 24))
     assert out.shape == (1, 16, 2, 4, 4) and not out.any()

@@ -41,20 +41,26 @@ def held_out_prompts(count: int, seed: int = 0) -> tuple[list[Scene], list[str]]
 
 @torch.no_grad()
 def generate(
-    folder: Path, prompts: list[str], settings: Settings, seed: int, batch: int = 20, given: Tensor | None = None
+    folder: Path,
+    prompts: list[str],
+    settings: Settings,
+    seed: int,
+    batch: int = 20,
+    conds: dict[str, Tensor] | None = None,
+    transformer: str | None = None,
 ) -> Tensor:
     """Videos `[B, T, H, W, 3]` in 0..1 of the prompts, through the host's objects and sampler.
 
-    `given` `[B, 2*C, F, h, w]` are latents of masks and masked videos for the inpainting transformer; without them the
-    plain one is used.
+    `conds` are conditioning of each clip by its name in the host, such as `concat_latent_image`. `transformer` is a
+    folder of its own in `folder`.
     """
-    model = load_transformer(folder if given is None else folder / "transformer_inp")
+    model = load_transformer(folder / transformer if transformer else folder)
     clip, vae = load_text_encoder(folder), load_vae(folder)
     size = latent_size(vae.video.width, vae.video.height, vae.video.length, vae.plan)
     videos = []
     for start in range(0, len(prompts), batch):
         texts = prompts[start : start + batch]
-        extra = {} if given is None else {"concat_latent_image": given[start : start + batch]}
+        extra = {name: tensor[start : start + batch] for name, tensor in (conds or {}).items()}
         empty = torch.zeros([len(texts), vae.latent_channels, *size])
         prompts_and_empty = conditioning(clip, texts, extra), conditioning(clip, [""] * len(texts), extra)
         videos.append(vae.decode(sample_latents(model, prompts_and_empty, empty, settings, seed + start)))
@@ -75,7 +81,8 @@ def evaluate_given(folder: Path, kept: tuple[int, ...], count: int = 50, seed: i
     clips, vae = (pixels.movedim(1, -1) + 1) / 2, load_vae(folder)
     mask = all_but(FRAMES, *kept)
     given = torch.cat([inpaint_latents(vae, clip, mask) for clip in clips])
-    videos = generate(folder, prompts, FOR_GIVEN, seed, given=given)
+    conds = {"concat_latent_image": given}
+    videos = generate(folder, prompts, FOR_GIVEN, seed, conds=conds, transformer="transformer_inp")
     error = {f"frame {i}": 4 * (videos[:, i] - clips[:, i]).square().mean((1, 2, 3)) for i in kept}
     return asdict(score(videos, scenes)) | {name: float(psnr(e).mean()) for name, e in error.items()}
 

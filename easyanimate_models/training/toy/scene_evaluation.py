@@ -10,16 +10,21 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ...conditioning.control import CAMERA_LATENTS
 from ...files.atomic import atomic_write
 from ...media.contact_sheet import contact_sheet, evenly_spaced
 from ...sd import load_vae
+from ...vae.slicing import CAUSAL
+from ...vae.video_sizes import latent_size
 from ..vae.reconstruct import psnr
 from .evaluation import Settings, generate
-from .scene_clips import render
+from .scene_camera import camera_rays
+from .scene_clips import FRAMES, SIZE, draw_paths, render
 from .scene_judging import score
 from .scenes import Scene, caption, draw_scene, split_things
 
 KINDS = ("one", "two", "camera")  # of scenes, equally often
+BY_PATH = "camera by path"  # scenes of which the prompt leaves the camera out, as the transformer is given its path
 SHOWN, ACROSS = 12, 6  # videos on a sheet, and frames of each
 RECONSTRUCTED = 12  # clips that the VAE is judged by
 
@@ -34,15 +39,22 @@ def evaluate_scenes(folder: Path, sheet: Path, count: int = 100, settings: Setti
     """The `Score` of each kind of scene, and the PSNR in dB of reconstructed clips; writes a sheet of some videos."""
     result: dict = {"psnr": reconstruction_psnr(folder)}
     shown: list[Tensor] = []
-    for kind in KINDS:
-        scenes = held_out_scenes(math.ceil(count / len(KINDS)), kind)
+    for kind in (*KINDS, BY_PATH):
+        scenes = held_out_scenes(math.ceil(count / len(KINDS)), "camera" if kind == BY_PATH else kind)
         rng = random.Random(kind)
-        prompts = [caption(scene, rng) for scene in scenes]
-        videos = generate(folder, prompts, settings or Settings(), seed=0, batch=4)
+        prompts = [caption(scene, rng, camera=kind != BY_PATH) for scene in scenes]
+        conds = {CAMERA_LATENTS: _rays(scenes, rng)} if kind == BY_PATH else None
+        videos = generate(folder, prompts, settings or Settings(), seed=0, batch=4, conds=conds)
         result[kind] = asdict(score(videos, scenes, prompts))
         shown += videos[: SHOWN // len(KINDS)]
     write_sheet(sheet, shown)
     return result
+
+
+def _rays(scenes: list[Scene], rng: random.Random) -> Tensor:
+    """Those of a camera for each scene, `[B, 6, F, h, w]`."""
+    size = torch.Size(latent_size(SIZE, SIZE, FRAMES, CAUSAL))
+    return torch.stack([camera_rays(draw_paths(scene, rng).camera, size) for scene in scenes])
 
 
 @torch.no_grad()

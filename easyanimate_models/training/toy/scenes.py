@@ -78,9 +78,12 @@ def split_things(seed: int = 0) -> tuple[list[Thing], list[Thing]]:
     return [thing for i, thing in enumerate(things) if i % HELD_OUT], things[::HELD_OUT]
 
 
-def draw_scene(things: list[Thing], rng: random.Random, kind: str | None = None) -> Scene:
-    """A scene of these objects: `kind` is "one", "two" or "camera", or any of them; two differ in colour."""
-    kind = kind or rng.choices(("two", "camera", "one"), (TWO, MOVING_CAMERA, 1 - TWO - MOVING_CAMERA))[0]
+def draw_scene(things: list[Thing], rng: random.Random, kind: str | None = None, two: float = TWO) -> Scene:
+    """A scene of these objects: `kind` is "one", "two" or "camera", or any of them; two differ in colour.
+
+    `two` is the share of scenes with two objects.
+    """
+    kind = kind or rng.choices(("two", "camera", "one"), (two, MOVING_CAMERA, 1 - two - MOVING_CAMERA))[0]
     chosen, background = [_draw_thing(things, rng)], rng.choice(list(BACKGROUNDS))
     while kind == "two" and len(chosen) < 2:
         other = _draw_thing(things, rng)
@@ -112,12 +115,15 @@ class Caption:
     moving: bool
 
 
-def caption(scene: Scene, rng: random.Random, moving: bool = True) -> str:
-    """One of many wordings; motions and the camera are named only if `moving`, the background mostly."""
-    return describe(scene, rng, moving).text
+def caption(scene: Scene, rng: random.Random, moving: bool = True, camera: bool = True) -> str:
+    """One of many wordings; motions and the camera are named only if `moving`, the background mostly.
+
+    A `camera` that is given otherwise may be left out.
+    """
+    return describe(scene, rng, moving, camera).text
 
 
-def describe(scene: Scene, rng: random.Random, moving: bool = True) -> Caption:
+def describe(scene: Scene, rng: random.Random, moving: bool = True, camera: bool = True) -> Caption:
     """A caption, with what its phrases are about."""
     things = rng.sample(scene.things, len(scene.things))
     article = rng.choice(("a", "a", "the", ""))
@@ -126,13 +132,14 @@ def describe(scene: Scene, rng: random.Random, moving: bool = True) -> Caption:
     background = scene.background if rng.random() < NAMED_BACKGROUND else None
     if background is not None:
         text = _with_place(text, rng.choice(_places(background)), rng)
-    if moving and (scene.camera != STILL or rng.random() < NAMED_STILL_CAMERA):
-        camera = rng.choice(CAMERAS[scene.camera])
-        text = f"{camera}, {text}" if rng.random() < IN_FRONT else f"{text}, {camera}"
+    camera = camera and moving
+    if camera and (scene.camera != STILL or rng.random() < NAMED_STILL_CAMERA):
+        named = rng.choice(CAMERAS[scene.camera])
+        text = f"{named}, {text}" if rng.random() < IN_FRONT else f"{text}, {named}"
     ends = tuple(text.index(phrase) + len(phrase) for phrase in phrases)
     text = text[0].upper() + text[1:] if rng.random() < CAPITAL else text
     text = f"{text}." if rng.random() < FULL_STOP else text
-    return Caption(text, tuple(things), ends, background, scene.camera if moving else STILL, moving)
+    return Caption(text, tuple(things), ends, background, scene.camera if camera else STILL, moving)
 
 
 def beginnings() -> list[str]:

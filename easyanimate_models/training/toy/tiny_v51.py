@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...conditioning.control import CameraInputs
 from ...dit.mmdit import MMDiT, MMDiTConfig
 from ...files.atomic import write_safetensors, write_text
 from ...files.model_files import TINY_V51
@@ -49,7 +50,7 @@ VAE = SliceVAEConfig(
     attention=None,
 )
 DIT = MMDiTConfig(
-    in_channels=16,
+    in_channels=16 + CameraInputs.channels,
     latent_channels=16,
     width=192,
     depth=6,
@@ -147,8 +148,8 @@ def encode_latents(run: Path, count: int = SHARDS) -> None:
 
 
 def encode_small_latents(run: Path, count: int = SHARDS) -> None:
-    """The same of clips at half their width and height."""
-    encode_shards(run / SMALL, _trained_vae(run), split_things()[0], count, SEED + 2, shrink=2)
+    """The same of clips of one object, at half their width and height."""
+    encode_shards(run / SMALL, _trained_vae(run), split_things()[0], count, SEED + 2, small=True)
 
 
 def train_stills(run: Path, steps: int = 1200, batch: int = 64) -> None:
@@ -161,7 +162,7 @@ def train_stills(run: Path, steps: int = 1200, batch: int = 64) -> None:
 
 
 def train_small(run: Path, steps: int = 4000, batch: int = 32) -> None:
-    """What things do: the transformer on clips at half their width and height, a quarter of the tokens."""
+    """What one object does: the transformer on clips at half their width and height, a quarter of the tokens."""
     plan = TrainingPlan(steps, 8e-3, 50, 0.998, 1.0, SEED + 5, precision="auto", optimizer="muon")
     _train_dit(run, "small", _dit(run, "stills"), _batches(run, SMALL).videos(batch, SHORT_TEXT), plan)
 
