@@ -42,7 +42,7 @@ from .names.pixart import control_with_our_names
 from .sampling.guard import guarded
 from .supported_models import Release
 from .text_encoders.bert_mt5 import SPIECE, BertMT5TextEncoder
-from .text_encoders.qwen2_vl import INDEX, WORDS, Qwen2VLTextEncoder, taught_tokens
+from .text_encoders.qwen2_vl import INDEX, TAUGHT_WORDS, WORDS, Qwen2VLTextEncoder, taught_tokens
 from .text_encoders.t5 import T5TextEncoder
 from .vae.host_vae import HostVAE
 from .vae.previewer import FILE as PREVIEWER
@@ -255,7 +255,8 @@ def _one_text_encoder(checkpoint: Checkpoint, padding_positions: str) -> T5TextE
     encoder = model_detection.detect_text_encoder(checkpoint)
     if isinstance(encoder, Qwen2VLTextEncoder):
         taught = taught_tokens(checkpoint.tensors[WORDS])
-        return replace(encoder, padding_positions=padding_positions, taught=taught)
+        words = [str(word) for word in checkpoint.config.get(TAUGHT_WORDS) or ()]
+        return replace(encoder, padding_positions=padding_positions, taught=taught, words=words)
     return encoder
 
 

@@ -5,7 +5,7 @@ token, seeing the prompt only, at a position of its own.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management as mm
@@ -32,6 +32,7 @@ INDEX, ONE = "index", "one"
 PADDING_POSITIONS = (INDEX, ONE)
 WORDS = "model.embed_tokens.weight"
 TAUGHT = "taught"  # to the tokenizer: whether each token has an embedding, where some have none
+TAUGHT_WORDS = "taught_words"  # in the config.json of such a text encoder, and to the tokenizer
 FIRST = 8  # tokens, punctuation marks; a text encoder of few words lacks some
 
 
@@ -47,6 +48,7 @@ class Qwen2VLTokenizer(comfy.text_encoders.qwen_image.Qwen25_7BVLITokenizer):
         self.min_length = TOKENS
         self.before, self.after = (len(self.tokenizer(text)["input_ids"]) for text in (BEFORE, AFTER))
         self.taught: Tensor | None = (tokenizer_data or {}).get(TAUGHT)
+        self.words: list[str] = (tokenizer_data or {}).get(TAUGHT_WORDS, [])
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> list[Row]:
         row = self._row(text, return_word_ids, **kwargs)
@@ -75,8 +77,10 @@ class Qwen2VLTokenizer(comfy.text_encoders.qwen_image.Qwen25_7BVLITokenizer):
             return []
         ids = [token for token in ids_of(row) if not self.taught[token]]
         words = dict.fromkeys(self.tokenizer.decode([token]).strip() for token in ids)
-        listed = ", ".join(word for word in words if word)
-        return [f"This text encoder was not taught these words and ignores them: {listed}"] if listed else []
+        if not (listed := ", ".join(word for word in words if word)):
+            return []
+        known = f" It knows only: {', '.join(self.words)}." if self.words else ""
+        return [f"This text encoder was not taught these words and ignores them: {listed}.{known}"]
 
 
 class EasyAnimateQwen2VLTokenizer(sd1_clip.SD1Tokenizer):
@@ -152,12 +156,13 @@ def taught_tokens(words: Tensor) -> Tensor | None:
 class Qwen2VLTextEncoder:
     """A text tower of these sizes (by the names in its config.json), to be loaded as the host's CLIP.
 
-    `taught` is of `taught_tokens`.
+    `taught` is of `taught_tokens`, `words` are what its config.json says of it.
     """
 
     sizes: dict[str, int]
     padding_positions: str = INDEX
     taught: Tensor | None = None
+    words: list[str] = field(default_factory=list)
     name = "Qwen2-VL text encoder"
     precisions = "bf16"  # of its files that every host reads
     ignored = ("visual.", "lm_head.")
@@ -166,7 +171,7 @@ class Qwen2VLTextEncoder:
     @property
     def tokenizer_data(self) -> dict:
         """What the tokenizer is told of the weights."""
-        return {} if self.taught is None else {TAUGHT: self.taught}
+        return {} if self.taught is None else {TAUGHT: self.taught, TAUGHT_WORDS: self.words}
 
     def skeletons(self) -> list[torch.nn.Module]:
         """The text tower without memory behind its weights, to compare a file with."""

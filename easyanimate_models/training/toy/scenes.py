@@ -154,6 +154,12 @@ def wordings() -> list[str]:
     return [*beginnings(), *(text for table in tables for text in table)]
 
 
+def taught_words() -> list[str]:
+    """What captions can say, in one wording of each motion."""
+    shapes = [word for words in SHAPES.values() for word in words]
+    return [*shapes, *COLOURS, *BACKGROUNDS, *(texts[0] for table in (MOTIONS, CAMERAS) for texts in table.values())]
+
+
 def _phrase(thing: Thing, article: str, rng: random.Random, moving: bool) -> str:
     article = "an" if article == "a" and thing.colour == "orange" else article
     subject = f"{article} {thing.colour} {rng.choice(SHAPES[thing.shape])}".strip()

@@ -16,7 +16,7 @@ from ...files.atomic import write_safetensors, write_text
 from ...files.model_files import TINY_V51
 from ...latent_formats import CausalLatents
 from ...supported_models import DEFAULT_CFG, EasyAnimateV51
-from ...text_encoders.qwen2_vl import NAME, TOKENS, WORDS
+from ...text_encoders.qwen2_vl import NAME, TAUGHT_WORDS, TOKENS, WORDS
 from ...vae.cached_vae import CachedVAE
 from ...vae.slice_vae import SliceVAEConfig
 from ..denoiser.diffusion import LOGIT_NORMAL, NoiseWeights, prediction_of
@@ -33,7 +33,7 @@ from .objective import DrawCrops, VAEStage, vae_objective
 from .scene_clips import FRAMES, SIZE, render
 from .scene_evaluation import evaluate_scenes
 from .scene_latents import SceneBatches, SceneLatents, encode_shards
-from .scenes import draw_scene, split_things
+from .scenes import draw_scene, split_things, taught_words
 from .shapes import FPS
 from .text_tower import SIZES, CaptionReader, Vocabulary, new_tower, reading_objective
 from .tiny import OPS, copy_weights, memory_format, read_float32, read_tensors, set_latent_scale
@@ -67,7 +67,7 @@ KL_WEIGHT, EQUIVARIANCE = 3e-4, 1.0
 SHARDS = 64  # of encoded clips
 LATENTS, SMALL = "latents", "small_latents"  # their folders
 SHORT_TEXT = 48  # tokens that most steps see, since the rest is padding; the last stage sees all
-LEVELS = NoiseWeights(power=0.0, draw=LOGIT_NORMAL)
+LEVELS = NoiseWeights(power=0.0, draw=LOGIT_NORMAL, decisive=(450, 1000))  # sigma 0.71 to 1, where text counts
 DEFAULT_VIDEO = {"default_width": SIZE, "default_height": SIZE, "default_length": FRAMES, "default_fps": FPS}
 
 
@@ -218,7 +218,7 @@ def export(run: Path, folder: Path | None = None) -> None:
     vae_config = EasyAnimateV51.vae_config_json(vae.config) | DEFAULT_VIDEO | _preview_colours(vae)
     components: dict[str, tuple[dict, dict[str, Tensor]]] = {
         "vae": (vae_config, copy_weights(vae)),
-        "text_encoder": ({"model_type": NAME, **SIZES}, tower),
+        "text_encoder": ({"model_type": NAME, **SIZES, TAUGHT_WORDS: taught_words()}, tower),
     }
     trained = [run / f"{name}.safetensors" for name in ("fine_tune", "videos", "small", "stills")]
     if newest := next((file for file in trained if file.exists()), None):
