@@ -169,7 +169,7 @@ def train_small(run: Path, steps: int = 4000, batch: int = 32) -> None:
 
 def train_videos(run: Path, steps: int = 3000, batch: int = 16) -> None:
     """The transformer on clips."""
-    plan = TrainingPlan(steps, 8e-3, 50, 0.998, 1.0, SEED + 7, precision="auto", optimizer="muon")
+    plan = TrainingPlan(steps, 5e-3, 50, 0.998, 1.0, SEED + 7, precision="auto", optimizer="muon")
     _train_dit(run, "videos", _dit(run, "small"), _batches(run).videos(batch, SHORT_TEXT), plan)
 
 
