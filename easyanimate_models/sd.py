@@ -255,7 +255,8 @@ def _one_text_encoder(checkpoint: Checkpoint, padding_positions: str) -> T5TextE
     encoder = model_detection.detect_text_encoder(checkpoint)
     if isinstance(encoder, Qwen2VLTextEncoder):
         taught = taught_tokens(checkpoint.tensors[WORDS])
-        words = [str(word) for word in checkpoint.config.get(TAUGHT_WORDS) or ()]
+        listed = checkpoint.config.get(TAUGHT_WORDS)
+        words = [str(word) for word in listed] if isinstance(listed, list) else []
         return replace(encoder, padding_positions=padding_positions, taught=taught, words=words)
     return encoder
 

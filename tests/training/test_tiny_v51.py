@@ -1,5 +1,6 @@
 """The second built-in model's training at toy size: every stage, its files, and what a text tower knows."""
 
+import json
 import random
 import shutil
 from dataclasses import replace
@@ -262,6 +263,14 @@ def test_a_prompt_is_told_which_words_its_text_encoder_was_not_taught(run):
     assert "not taught" in note and "dragon, flies, !. It knows only: ball, circle, " in note
     for phrase in ("star, red, ", "sky, stays still, moves left, ", "the camera pans left, ", "the camera zooms in."):
         assert phrase in note
+
+
+def test_a_list_of_words_that_is_none_does_not_stop_a_text_encoder(run, tmp_path):
+    folder = shutil.copytree(run / "model" / "text_encoder", tmp_path / "model" / "text_encoder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"taught_words": 5}))
+    (note,) = prompt.lost_text(sd.load_text_encoder(tmp_path / "model"), "a red dragon")
+    assert note.endswith("ignores them: dragon.")
 
 
 def test_a_transformer_from_scratch_begins_with_blocks_that_change_nothing():
