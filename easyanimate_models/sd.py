@@ -256,7 +256,7 @@ def _one_text_encoder(checkpoint: Checkpoint, padding_positions: str) -> T5TextE
     if isinstance(encoder, Qwen2VLTextEncoder):
         taught = taught_tokens(checkpoint.tensors[WORDS])
         listed = checkpoint.config.get(TAUGHT_WORDS)
-        words = [str(word) for word in listed] if isinstance(listed, list) else []
+        words = tuple(map(str, listed)) if isinstance(listed, list) else ()
         return replace(encoder, padding_positions=padding_positions, taught=taught, words=words)
     return encoder
 

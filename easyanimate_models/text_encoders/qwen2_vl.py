@@ -5,7 +5,7 @@ token, seeing the prompt only, at a position of its own.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as mm
@@ -48,7 +48,7 @@ class Qwen2VLTokenizer(comfy.text_encoders.qwen_image.Qwen25_7BVLITokenizer):
         self.min_length = TOKENS
         self.before, self.after = (len(self.tokenizer(text)["input_ids"]) for text in (BEFORE, AFTER))
         self.taught: Tensor | None = (tokenizer_data or {}).get(TAUGHT)
-        self.words: list[str] = (tokenizer_data or {}).get(TAUGHT_WORDS, [])
+        self.words: tuple[str, ...] = (tokenizer_data or {}).get(TAUGHT_WORDS, ())
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs) -> list[Row]:
         row = self._row(text, return_word_ids, **kwargs)
@@ -72,7 +72,7 @@ class Qwen2VLTokenizer(comfy.text_encoders.qwen_image.Qwen25_7BVLITokenizer):
         return notes
 
     def _unknown_words(self, row: Row) -> list[str]:
-        """The pieces of a prompt that a small text encoder has no embedding for."""
+        """A note on the pieces of a prompt that a small text encoder has no embedding for, if there are any."""
         if self.taught is None:
             return []
         ids = [token for token in ids_of(row) if not self.taught[token]]
@@ -162,7 +162,7 @@ class Qwen2VLTextEncoder:
     sizes: dict[str, int]
     padding_positions: str = INDEX
     taught: Tensor | None = None
-    words: list[str] = field(default_factory=list)
+    words: tuple[str, ...] = ()
     name = "Qwen2-VL text encoder"
     precisions = "bf16"  # of its files that every host reads
     ignored = ("visual.", "lm_head.")
